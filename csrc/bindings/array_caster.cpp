@@ -1,0 +1,360 @@
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_23_API_VERSION
+#include "bindings/array_caster.h"
+
+#include <numpy/arrayobject.h>
+
+#include <algorithm>
+
+#include "bindings/dlpack.h"
+
+namespace smelt {
+
+namespace {
+
+// ml_dtypes registers bfloat16 with NumPy at run time: no such array exists before it has been imported.
+int bfloat16_number() {
+    static int number = -1;
+    if (number < 0) {
+        PyObject* const modules = PyImport_GetModuleDict();
+        PyObject* const m = PyDict_GetItemString(modules, "ml_dtypes");
+        if (m) {
+            const auto type = py::reinterpret_borrow<py::object>(m).attr("bfloat16");
+            number = py::module_::import("numpy").attr("dtype")(type).attr("num").cast<int>();
+        }
+    }
+    return number;
+}
+
+bool dtype_from_numpy(int number, DType& dtype) {
+    switch (number) {
+        case NPY_FLOAT: dtype = DType::f32; return true;
+        case NPY_DOUBLE: dtype = DType::f64; return true;
+        case NPY_HALF: dtype = DType::f16; return true;
+        default: dtype = DType::bf16; return number >= NPY_USERDEF && number == bfloat16_number();
+    }
+}
+
+py::object numpy_dtype(DType dtype) {
+    int number = NPY_FLOAT;
+    if (dtype == DType::f64) number = NPY_DOUBLE;
+    if (dtype == DType::f16) number = NPY_HALF;
+    if (dtype == DType::i64) number = NPY_INT64;
+    if (dtype == DType::bf16) {
+        py::module_::import("ml_dtypes");
+        number = bfloat16_number();
+    }
+    return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(PyArray_DescrFromType(number)));
+}
+
+bool is_dense(const Array& a) {
+    std::int64_t step = itemsize(a.dtype);
+    if (reinterpret_cast<std::uintptr_t>(a.data) % std::uintptr_t(step) != 0) return false;
+    for (int d = a.ndim - 1; d >= 0; --d) {
+        if (a.shape[d] != 1 && a.strides[d] != step) return a.size == 0;
+        step *= a.shape[d];
+    }
+    return true;
+}
+
+void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
+    if (!dtype_from_numpy(PyArray_TYPE(a), v.dtype)) {
+        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
+                             std::string(py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))));
+    }
+    if (!PyArray_ISNOTSWAPPED(a)) fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+    v.ndim = PyArray_NDIM(a);
+    if (v.ndim > Array::max_dims) {
+        fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", v.ndim);
+    }
+    v.data = PyArray_DATA(a);
+    v.size = 1;
+    for (int d = 0; d < v.ndim; ++d) {
+        v.shape[d] = PyArray_DIM(a, d);
+        v.strides[d] = PyArray_STRIDE(a, d);
+        v.size *= v.shape[d];
+    }
+    v.dense = PyArray_IS_C_CONTIGUOUS(a) && PyArray_ISALIGNED(a);
+    v.writeable = PyArray_ISWRITEABLE(a);
+}
+
+// The tensor inside a DLPack capsule of either version.
+const dlpack::Tensor* tensor_of(PyObject* capsule, bool& writeable) {
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        const auto* m = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+        writeable = !(m->flags & dlpack::flag_read_only);
+        return &m->tensor;
+    }
+    const auto* m = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"));
+    return m ? &m->tensor : nullptr;
+}
+
+void dlpack_view(py::handle object, const std::string& where, View& v) {
+    if (!PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
+        fail<py::type_error>(where, " must be an array (NumPy, or any object with __dlpack__), got ", describe(object));
+    }
+    const dlpack::Tensor* t = nullptr;
+    try {
+        v.keeper = object.attr("__dlpack__")();
+        t = tensor_of(v.keeper.ptr(), v.writeable);
+        if (!t) throw py::error_already_set();
+    } catch (py::error_already_set& e) {
+        fail<py::type_error>(where, " could not be read through DLPack: ", std::string(py::str(e.value())));
+    }
+    if (t->device.type == dlpack::cuda || t->device.type == dlpack::cuda_managed) {
+        fail<py::value_error>(where, " is on a CUDA device, and this build of smelt has no CUDA: "
+                                     "install a CUDA toolkit (nvcc) and build smelt again, or move the array to the CPU");
+    }
+    if (t->device.type != dlpack::cpu && t->device.type != dlpack::cuda_host) {
+        fail<py::value_error>(where, " must be on the CPU, got an array on DLPack device ", t->device.type);
+    }
+    const bool floating = t->dtype.code == dlpack::kind_float, one = t->dtype.lanes == 1;
+    if (one && floating && t->dtype.bits == 32) {
+        v.dtype = DType::f32;
+    } else if (one && floating && t->dtype.bits == 64) {
+        v.dtype = DType::f64;
+    } else if (one && floating && t->dtype.bits == 16) {
+        v.dtype = DType::f16;
+    } else if (one && t->dtype.code == dlpack::kind_bfloat && t->dtype.bits == 16) {
+        v.dtype = DType::bf16;
+    } else {
+        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
+                             std::string(py::str(object.attr("dtype"))));
+    }
+    if (t->ndim > Array::max_dims) {
+        fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", t->ndim);
+    }
+    v.is_numpy = false;
+    v.ndim = t->ndim;
+    v.data = static_cast<char*>(t->data) + t->byte_offset;
+    v.size = 1;
+    for (int d = 0; d < v.ndim; ++d) {
+        v.shape[d] = t->shape[d];
+        v.size *= v.shape[d];
+    }
+    std::int64_t step = itemsize(v.dtype);
+    for (int d = v.ndim - 1; d >= 0; --d) {
+        v.strides[d] = t->strides ? t->strides[d] * itemsize(v.dtype) : step;
+        step *= v.shape[d];
+    }
+    v.dense = is_dense(v);
+}
+
+void fill_view(py::handle object, const std::string& where, View& v) {
+    v.object = object;
+    if (PyArray_Check(object.ptr())) {
+        numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), where, v);
+    } else {
+        dlpack_view(object, where, v);
+    }
+}
+
+// First and last byte of the memory an array spans.
+void span_of(const Array& a, const char*& low, const char*& high) {
+    low = high = static_cast<const char*>(a.data);
+    for (int d = 0; d < a.ndim; ++d) {
+        const std::int64_t reach = (a.shape[d] - 1) * a.strides[d];
+        (reach < 0 ? low : high) += reach;
+    }
+    high += itemsize(a.dtype);
+}
+
+bool same_view(const Array& a, const Array& b) {
+    if (a.data != b.data || a.dtype != b.dtype || a.ndim != b.ndim) return false;
+    for (int d = 0; d < a.ndim; ++d) {
+        if (a.shape[d] != b.shape[d] || (a.shape[d] != 1 && a.strides[d] != b.strides[d])) return false;
+    }
+    return true;
+}
+
+// Exact where the two are NumPy arrays; for others overlapping extents count as overlap.
+bool share_memory(const View& a, const View& b) {
+    if (a.size == 0 || b.size == 0) return false;
+    const char *a_low, *a_high, *b_low, *b_high;
+    span_of(a, a_low, a_high);
+    span_of(b, b_low, b_high);
+    if (a_high <= b_low || b_high <= a_low) return false;
+    if (!a.is_numpy || !b.is_numpy) return true;
+    return py::module_::import("numpy").attr("shares_memory")(a.object, b.object).cast<bool>();
+}
+
+// Two elements in one place: a broadcast array, or a window that overlaps itself.
+bool overlaps_itself(const View& v) {
+    if (v.dense || v.size <= 1) return false;
+    std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // stride, extent
+    for (int d = 0; d < v.ndim; ++d) {
+        if (v.shape[d] > 1) axes.emplace_back(std::abs(v.strides[d]), v.shape[d]);
+    }
+    std::sort(axes.begin(), axes.end());
+    std::int64_t reach = itemsize(v.dtype);
+    for (const auto& [stride, extent] : axes) {
+        if (stride < reach) return true;
+        reach = stride * (extent - 1) + reach;
+    }
+    return false;
+}
+
+py::module_ interop() { return py::module_::import("smelt._interop"); }
+
+py::object numpy_empty(int ndim, const std::int64_t* shape, DType dtype) {
+    npy_intp dims[Array::max_dims];
+    std::copy(shape, shape + ndim, dims);
+    PyObject* const a =
+        PyArray_NewFromDescr(&PyArray_Type, reinterpret_cast<PyArray_Descr*>(numpy_dtype(dtype).release().ptr()), ndim,
+                             dims, nullptr, nullptr, 0, nullptr);
+    if (!a) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(a);
+}
+
+}  // namespace
+
+void import_numpy() {
+    if (_import_array() < 0) throw py::error_already_set();
+}
+
+std::string describe(py::handle object) {
+    if (object.is_none()) return "None";
+    if (PyArray_Check(object.ptr())) {
+        return "an array of " + std::string(py::str(object.attr("dtype"))) + " with shape " +
+               std::string(py::str(object.attr("shape")));
+    }
+    if (PyUnicode_Check(object.ptr()) || PyNumber_Check(object.ptr())) return py::repr(object);
+    return std::string("an object of type ") + Py_TYPE(object.ptr())->tp_name;
+}
+
+std::string text_of(DType dtype) {
+    switch (dtype) {
+        case DType::f16: return "float16";
+        case DType::bf16: return "bfloat16";
+        case DType::f32: return "float32";
+        case DType::f64: return "float64";
+        default: return "int64";
+    }
+}
+
+std::string shape_text(const Array& a) {
+    std::string text = "(";
+    for (int d = 0; d < a.ndim; ++d) text += (d ? ", " : "") + std::to_string(a.shape[d]);
+    return text + (a.ndim == 1 ? ",)" : ")");
+}
+
+View view(py::handle object, const std::string& where) {
+    View v;
+    fill_view(object, where, v);
+    return v;
+}
+
+View view(const Args& args, int i) {
+    View v;
+    PyObject* const o = args[i].ptr();
+    v.object = o;
+    // The common case makes no string.
+    if (PyArray_CheckExact(o) && PyArray_TYPE(reinterpret_cast<PyArrayObject*>(o)) == NPY_FLOAT &&
+        PyArray_ISNOTSWAPPED(reinterpret_cast<PyArrayObject*>(o)) &&
+        PyArray_NDIM(reinterpret_cast<PyArrayObject*>(o)) <= Array::max_dims) {
+        static const std::string nowhere;
+        numpy_view(reinterpret_cast<PyArrayObject*>(o), nowhere, v);
+    } else {
+        fill_view(o, args.where(i), v);
+    }
+    return v;
+}
+
+View writeable_view(py::handle object, const std::string& where) {
+    View v = view(object, where);
+    if (!v.writeable) fail<py::value_error>(where, " must be writeable, got a read-only array");
+    if (overlaps_itself(v)) {
+        fail<py::value_error>(where, " must not overlap itself, got strides that put two elements in one place");
+    }
+    return v;
+}
+
+void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
+    bool same = v.ndim == like.ndim;
+    for (int d = 0; same && d < v.ndim; ++d) same = v.shape[d] == like.shape[d];
+    if (!same) {
+        fail<py::value_error>(where, " must have the shape of ", like_name, ", ", shape_text(like), ", got ",
+                              shape_text(v));
+    }
+}
+
+void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name) {
+    if (v.dtype != dtype) {
+        fail<py::type_error>(where, " must have the dtype of ", like_name, ", ", text_of(dtype), ", got ",
+                             text_of(v.dtype));
+    }
+}
+
+void require_length(const View& v, const std::string& where, std::int64_t n) {
+    if (v.ndim != 1 || v.shape[0] != n) {
+        fail<py::value_error>(where, " must have shape (", n, ",), got ", shape_text(v));
+    }
+}
+
+void require_no_overlap(const View& out, const std::string& where, const View& in, const char* in_name) {
+    if (!same_view(out, in) && share_memory(out, in)) {
+        fail<py::value_error>(where, " must be ", in_name, " itself or not overlap it, got an overlapping view");
+    }
+}
+
+int axis_of(const Args& args, int i, const View& x) {
+    const std::int64_t axis = args.integer(i);
+    if (axis < -x.ndim || axis >= x.ndim) {
+        fail<py::value_error>(args.where(i), " must be an axis of an array of ", x.ndim, " dimensions, got ", axis);
+    }
+    return int(axis < 0 ? axis + x.ndim : axis);
+}
+
+Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype) {
+    if (!owner.is_numpy) {
+        py::list dims;
+        for (int d = 0; d < ndim; ++d) dims.append(shape[d]);
+        object_ = interop().attr("empty_like_owner")(owner.object, py::tuple(dims), text_of(dtype));
+        if (!object_.is_none()) {
+            array_ = view(object_, "result");
+            return;
+        }
+        owner_ = py::reinterpret_borrow<py::object>(owner.object);
+    }
+    object_ = numpy_empty(ndim, shape, dtype);
+    auto* a = reinterpret_cast<PyArrayObject*>(object_.ptr());
+    array_.object = object_;
+    array_.dtype = dtype;
+    array_.data = PyArray_DATA(a);
+    array_.ndim = ndim;
+    array_.size = 1;
+    for (int d = 0; d < ndim; ++d) {
+        array_.shape[d] = PyArray_DIM(a, d);
+        array_.strides[d] = PyArray_STRIDE(a, d);
+        array_.size *= array_.shape[d];
+    }
+}
+
+py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }
+
+py::object integer_labels(py::handle object) {
+    const py::object a = interop().attr("as_numpy")(object);
+    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(reinterpret_cast<PyArrayObject*>(a.ptr())))) return py::object();
+    PyObject* const labels = PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST);
+    if (!labels) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(labels);
+}
+
+py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,
+                         DType dtype) {
+    npy_intp dims[Array::max_dims];
+    std::copy(shape, shape + ndim, dims);
+    const auto doubles = py::reinterpret_steal<py::object>(PyArray_SimpleNew(ndim, dims, NPY_DOUBLE));
+    if (!doubles) throw py::error_already_set();
+    std::copy(values.begin(), values.end(),
+              static_cast<double*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(doubles.ptr()))));
+    const Result result(owner, ndim, shape, dtype);
+    const py::object target = interop().attr("as_numpy")(result.array().object);
+    if (PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(target.ptr()),
+                         reinterpret_cast<PyArrayObject*>(doubles.ptr())) < 0) {
+        throw py::error_already_set();
+    }
+    return result.finish();
+}
+
+}  // namespace smelt

@@ -1,0 +1,78 @@
+// What the register_*.cpp files share.
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include "bindings/array_caster.h"
+#include "bindings/function.h"
+#include "core/backend.h"
+
+namespace smelt {
+
+const Backend& backend();  // of the instruction set in use
+
+// Above this many elements a call lets other Python threads run.
+constexpr std::int64_t release_gil_above = 16384;
+
+template <class F>
+void compute(std::int64_t elements, const F& f) {
+    if (elements > release_gil_above) {
+        py::gil_scoped_release release;
+        f();
+    } else {
+        f();
+    }
+}
+
+// Where a function writes: the array given as `out`, once checked, or a new one like `like`.
+class Output {
+public:
+    Output(const Args& args, int i, const View& like, const char* like_name);
+
+    const View& array() const { return given_ ? *given_ : result_->array(); }
+    py::object finish() const {
+        return given_ ? py::reinterpret_borrow<py::object>(given_->object) : result_->finish();
+    }
+    void require_no_overlap_with(const View& in, const char* in_name) const {
+        if (given_) require_no_overlap(*given_, where_, in, in_name);
+    }
+
+private:
+    std::optional<View> given_;
+    std::optional<Result> result_;
+    std::string where_;
+};
+
+double number_in(const Args& args, int i, const Interval& interval);
+
+// A random stream source: seed, and how many streams have been handed out.
+struct Generator {
+    std::uint64_t seed = 0, stream = 0;
+
+    RandomStream next() { return {seed, stream++}; }
+};
+
+// The stream for one call from an argument that is a Generator, a seed, or None for the process's own generator.
+class Rng {
+public:
+    Rng(const Args& args, int i);
+    RandomStream next() { return generator_ ? generator_->next() : seed_; }
+
+private:
+    Generator* generator_ = nullptr;
+    RandomStream seed_;
+};
+
+// None, a name of the list, or a pair (name, {parameter: value}).
+Activation activation_of(const Args& args, int i);
+
+// Of a probability p: which half-words are kept and the scale that keeps the expectation. The stream is drawn if needed.
+Dropout dropout_of(const Args& args, int p, Rng& rng);
+
+void register_elementwise(py::module_& m);
+void register_channels(py::module_& m);
+void register_rows(py::module_& m);
+void register_optimizers(py::module_& m);
+
+}  // namespace smelt

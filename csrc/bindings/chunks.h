@@ -1,0 +1,49 @@
+// How the elements of many tensors are cut into chunks, and chunks gathered into tasks. By sizes alone: made once.
+#pragma once
+
+#include <vector>
+
+#include "core/backend.h"
+
+namespace smelt {
+
+class Chunks {
+public:
+    Chunks() = default;
+
+    template <class Sizes>
+    explicit Chunks(const Sizes& sizes) {
+        constexpr std::int64_t task_size = 2 * ChunkTable::chunk_size;
+        std::int64_t total = 0, in_task = 0;
+        for (const std::int64_t n : sizes) total += n;
+        const bool one_task = total <= 2 * task_size;  // not worth waking another thread
+        tasks_.push_back(0);
+        for (std::size_t tensor = 0; tensor < sizes.size(); ++tensor) {
+            for (std::int64_t start = 0; start < sizes[tensor]; start += ChunkTable::chunk_size) {
+                const std::int64_t left = sizes[tensor] - start;
+                const std::int64_t count = left < ChunkTable::chunk_size ? left : ChunkTable::chunk_size;
+                chunks_.push_back({int(tensor), start, count});
+                in_task += count;
+                if (!one_task && in_task >= task_size) {
+                    tasks_.push_back(int(chunks_.size()));
+                    in_task = 0;
+                }
+            }
+        }
+        if (tasks_.back() != int(chunks_.size())) tasks_.push_back(int(chunks_.size()));
+        elements_ = total;
+    }
+
+    ChunkTable table(const Tensor* tensors) const {
+        return {tensors, chunks_.data(), tasks_.data(), int(tasks_.size()) - 1};
+    }
+    const std::vector<Chunk>& chunks() const { return chunks_; }
+    std::int64_t elements() const { return elements_; }
+
+private:
+    std::vector<Chunk> chunks_;
+    std::vector<int> tasks_;
+    std::int64_t elements_ = 0;
+};
+
+}  // namespace smelt

@@ -1,0 +1,40 @@
+// The part of the DLPack ABI (version 0 and 1) that a reader of host arrays needs.
+#pragma once
+
+#include <cstdint>
+
+namespace smelt::dlpack {
+
+constexpr std::int32_t cpu = 1, cuda = 2, cuda_host = 3, cuda_managed = 13;
+constexpr std::uint8_t kind_int = 0, kind_uint = 1, kind_float = 2, kind_bfloat = 4, kind_bool = 6;
+constexpr std::uint64_t flag_read_only = 1;
+
+struct Device {
+    std::int32_t type, id;
+};
+struct DataType {
+    std::uint8_t code, bits;
+    std::uint16_t lanes;
+};
+struct Tensor {
+    void* data;
+    Device device;
+    std::int32_t ndim;
+    DataType dtype;
+    std::int64_t *shape, *strides;  // strides in elements; null means C order
+    std::uint64_t byte_offset;
+};
+struct Managed {
+    Tensor tensor;
+    void* context;
+    void (*deleter)(Managed*);
+};
+struct ManagedVersioned {
+    std::uint32_t major, minor;
+    void* context;
+    void (*deleter)(ManagedVersioned*);
+    std::uint64_t flags;
+    Tensor tensor;
+};
+
+}  // namespace smelt::dlpack

@@ -1,0 +1,83 @@
+#include <cstdlib>
+
+#include "bindings/bindings.h"
+#include "cpu/parallel.h"
+
+namespace smelt {
+
+namespace {
+
+const Backend* chosen = nullptr;
+
+std::string names_of_backends() {
+    int count = 0;
+    const Backend* const* all = backends(count);
+    std::string names;
+    for (int k = 0; k < count; ++k) names += (k ? ", " : "") + std::string(all[k]->name);
+    return names;
+}
+
+// The best this processor can run, or what SMELT_ISA asks for.
+void choose_backend() {
+    int count = 0;
+    const Backend* const* all = backends(count);
+    chosen = all[count - 1];
+    const char* const wanted = std::getenv("SMELT_ISA");
+    if (!wanted || !*wanted) return;
+    for (int k = 0; k < count; ++k) {
+        if (std::string(wanted) == all[k]->name) {
+            chosen = all[k];
+            return;
+        }
+    }
+    fail<py::value_error>("SMELT_ISA must be one of ", names_of_backends(), " on this machine, got '", wanted, "'");
+}
+
+}  // namespace
+
+const Backend& backend() { return *chosen; }
+
+}  // namespace smelt
+
+PYBIND11_MODULE(_core, m) {
+    using namespace smelt;
+    m.doc() = "The compiled core of smelt.";
+    import_numpy();
+    choose_backend();
+    register_elementwise(m);
+    register_channels(m);
+    register_rows(m);
+    register_optimizers(m);
+    define(m, "set_num_threads(n)",
+           "The number of threads a call may use, this thread included. Results do not depend on it.\n\n"
+           "Raises TypeError or ValueError for anything but an integer of at least 1 and at most 1024.",
+           [](const Args& args) {
+               const std::int64_t n = args.integer(0);
+               if (n < 1 || n > 1024) fail<py::value_error>(args.where(0), " must be in [1, 1024], got ", n);
+               const py::gil_scoped_release release;
+               set_num_threads(int(n));
+               const py::gil_scoped_acquire acquire;
+               return py::object(py::none());
+           });
+    define(m, "get_num_threads()", "The number of threads a call may use.",
+           [](const Args&) { return py::object(py::int_(get_num_threads())); });
+    define(m, "build_info()", "How this core was built and what it runs on, as a dict.", [](const Args&) {
+        py::dict info;
+        info["version"] = SMELT_VERSION;
+        info["isa"] = backend().name;
+        info["isas"] = names_of_backends();
+        info["threading"] = threading_name();
+        info["compiler"] = SMELT_COMPILER;
+        return py::object(info);
+    });
+
+    // What smelt itself offers of this; the rest serves its Python layer.
+    py::list names;
+    for (const auto& [key, value] : m.attr("__dict__").cast<py::dict>()) {
+        const auto name = key.cast<std::string>();
+        const bool internal = name == "build_info" || name == "Plan" || name == "optimizer_list" ||
+                              name == "optimizer_slots" || name == "activation_info";
+        if (name[0] != '_' && !internal && (name == "Generator" || !py::isinstance<py::type>(value))) names.append(key);
+    }
+    m.attr("__all__") = names;
+}

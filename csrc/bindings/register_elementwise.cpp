@@ -1,0 +1,430 @@
+#include <cmath>
+
+#include "bindings/bindings.h"
+#include "formulas/activations/list.h"
+#include "formulas/dropout.h"
+
+namespace smelt {
+
+namespace {
+
+template <template <class> class... Formulas>
+constexpr const ActivationInfo* row_info(int row, List<Formulas...>) {
+    const ActivationInfo* rows[] = {&Formulas<float>::info...};
+    return rows[row];
+}
+const ActivationInfo& info_of(int row) { return *row_info(row, Activations{}); }
+
+int parameter_count(const ActivationInfo& info) {
+    int n = 0;
+    while (n < ActivationInfo::max_parameters && info.parameters[n].name) ++n;
+    return n;
+}
+
+std::string number_text(double v) { return std::string(py::repr(py::float_(v))); }
+
+// The arguments from place `first` on are the row's parameters.
+Activation activation_from(const Args& args, int first) {
+    const ActivationInfo& info = info_of(args.tag());
+    Activation a;
+    a.row = args.tag();
+    for (int k = 0; k < parameter_count(info); ++k) {
+        a.parameters[k] = number_in(args, first + k, info.parameters[k].interval);
+    }
+    return a;
+}
+
+py::object forward(const Args& args) {
+    const int parameters = parameter_count(info_of(args.tag()));
+    const View x = view(args, 0);
+    const Activation a = activation_from(args, 1);
+    const Output y(args, 1 + parameters, x, "x");
+    y.require_no_overlap_with(x, "x");
+    compute(x.size, [&] { backend().activation_forward(a, x, y.array()); });
+    return y.finish();
+}
+
+py::object backward(const Args& args) {
+    const int parameters = parameter_count(info_of(args.tag()));
+    const View dy = view(args, 0), saved = view(args, 1);
+    const Activation a = activation_from(args, 2);
+    require_shape(saved, args.where(1), dy, "grad_out");
+    require_dtype(saved, args.where(1), dy.dtype, "grad_out");
+    const Output dx(args, 2 + parameters, dy, "grad_out");
+    dx.require_no_overlap_with(dy, "grad_out");
+    dx.require_no_overlap_with(saved, "saved");
+    compute(dy.size, [&] { backend().activation_backward(a, dy, saved, dx.array()); });
+    return dx.finish();
+}
+
+std::string shapes_text(bool backward) {
+    return backward ? "grad_out, saved and the result share shape and dtype (float16, bfloat16, float32 or float64)."
+                    : "x and the result share shape and dtype (float16, bfloat16, float32 or float64).";
+}
+
+void register_activation(py::module_& m, int row) {
+    const ActivationInfo& info = info_of(row);
+    std::string parameters, limits;
+    for (int k = 0; k < parameter_count(info); ++k) {
+        const Parameter& p = info.parameters[k];
+        parameters += std::string(", ") + p.name + "=" + number_text(p.value);
+        limits += std::string("\n") + p.name + " is " + p.interval.text + ".";
+    }
+    const std::string name = info.name, saved = info.saves == Saves::x ? "x" : "y";
+    const std::string errors =
+        "\n\nout, if given, receives the result; it may be an input itself.\n"
+        "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape or value or an `out` that cannot be "
+        "written.\nSource: " + std::string(info.source) + ".";
+    define(m, name + "(x" + parameters + ", *, out=None)",
+           std::string("y = ") + info.formula + "\n\n" + shapes_text(false) + limits + errors, forward, row);
+    define(m, name + "_backward(grad_out, saved" + parameters + ", *, out=None)",
+           "dx = grad_out * dy/dx of " + name + ", y = " + info.formula + "\n\nsaved is the forward's " + saved + ". " +
+               shapes_text(true) + limits + errors,
+           backward, row);
+}
+
+// ---- dropout, alpha dropout, rrelu, prelu: their backward needs more than an array
+
+struct DropoutContext {
+    Dropout backward;
+    std::vector<std::int64_t> shape;
+    DType dtype;
+};
+
+template <class Context>
+const Context& context_of(const Args& args, int i, const char* kind) {
+    if (!py::isinstance<Context>(args[i])) {
+        fail<py::type_error>(args.where(i), " must be the context that ", kind, " returned, got ", describe(args[i]));
+    }
+    return args[i].cast<const Context&>();
+}
+
+void require_like_forward(const View& dy, const Args& args, const std::vector<std::int64_t>& shape, DType dtype) {
+    Array forward;
+    forward.ndim = int(shape.size());
+    std::copy(shape.begin(), shape.end(), forward.shape);
+    require_shape(dy, args.where(0), forward, "the forward's result");
+    require_dtype(dy, args.where(0), dtype, "the forward's result");
+}
+
+template <Dropout (*Forward)(double), Dropout (*Backward)(double)>
+py::object dropout_forward(const Args& args) {
+    const View x = view(args, 0);
+    Rng rng(args, 2);
+    const double p = number_in(args, 1, unit_interval);
+    Dropout forward = Forward(p), backward_op = Backward(p);
+    const Result y(x);
+    if (p > 0) forward.random = backward_op.random = rng.next();
+    compute(x.size, [&] { backend().dropout(forward, x, y.array()); });
+    return py::make_tuple(
+        y.finish(), DropoutContext{backward_op, std::vector<std::int64_t>(x.shape, x.shape + x.ndim), x.dtype});
+}
+
+py::object dropout_backward(const Args& args) {
+    const View dy = view(args, 0);
+    const auto& ctx = context_of<DropoutContext>(args, 1, "the forward");
+    require_like_forward(dy, args, ctx.shape, ctx.dtype);
+    const Result dx(dy);
+    compute(dy.size, [&] { backend().dropout(ctx.backward, dy, dx.array()); });
+    return dx.finish();
+}
+
+struct RReluContext {
+    py::object x;
+    RandomStream random;
+    double lower, upper;
+};
+
+py::object rrelu_forward(const Args& args) {
+    enum { x_, lower_, upper_, training_, rng_ };
+    const View x = view(args, x_);
+    double lower = number_in(args, lower_, finite), upper = number_in(args, upper_, finite);
+    if (lower > upper) fail<py::value_error>(args.where(lower_), " must be at most upper, got ", lower, " > ", upper);
+    Rng rng(args, rng_);
+    const bool training = args.flag(training_);
+    const Result y(x);
+    const RandomStream random = training ? rng.next() : RandomStream{};
+    if (!training) lower = upper = (lower + upper) / 2;
+    compute(x.size, [&] { backend().rrelu(random, lower, upper, x, x, y.array()); });
+    return py::make_tuple(y.finish(),
+                          RReluContext{py::reinterpret_borrow<py::object>(x.object), random, lower, upper});
+}
+
+py::object rrelu_backward(const Args& args) {
+    const View dy = view(args, 0);
+    const auto& ctx = context_of<RReluContext>(args, 1, "rrelu_forward");
+    const View x = view(ctx.x, "rrelu_backward: ctx.x");
+    require_shape(dy, args.where(0), x, "x");
+    require_dtype(dy, args.where(0), x.dtype, "x");
+    const Result dx(dy);
+    compute(dy.size, [&] { backend().rrelu(ctx.random, ctx.lower, ctx.upper, x, dy, dx.array()); });
+    return dx.finish();
+}
+
+struct PReluContext {
+    py::object x, weight;
+    int axis;
+};
+
+ChannelShape prelu_shape(const View& x, const View& weight, const std::string& where, int axis) {
+    if (weight.ndim == 1 && weight.shape[0] == 1) {
+        ChannelShape all;
+        all.inner = x.size;
+        return all;
+    }
+    if (weight.ndim != 1 || axis < 0 || weight.shape[0] != x.shape[axis]) {
+        fail<py::value_error>(where, " must have shape (1,) or one value per channel of x, shape ", shape_text(x),
+                              ", got ", shape_text(weight));
+    }
+    return channel_shape(x, axis);
+}
+
+py::object prelu_forward(const Args& args) {
+    enum { x_, weight_, axis_ };
+    const View x = view(args, x_), weight = view(args, weight_);
+    require_dtype(weight, args.where(weight_), x.dtype, "x");
+    const bool shared = weight.ndim == 1 && weight.shape[0] == 1;
+    const int axis = shared ? -1 : axis_of(args, axis_, x);
+    const ChannelShape shape = prelu_shape(x, weight, args.where(weight_), axis);
+    const Result y(x);
+    compute(x.size, [&] { backend().prelu_forward(shape, x, weight, y.array()); });
+    return py::make_tuple(y.finish(), PReluContext{py::reinterpret_borrow<py::object>(x.object),
+                                                   py::reinterpret_borrow<py::object>(weight.object), axis});
+}
+
+py::object prelu_backward(const Args& args) {
+    const View dy = view(args, 0);
+    const auto& ctx = context_of<PReluContext>(args, 1, "prelu_forward");
+    const View x = view(ctx.x, "prelu_backward: ctx.x"), weight = view(ctx.weight, "prelu_backward: ctx.weight");
+    require_shape(dy, args.where(0), x, "x");
+    require_dtype(dy, args.where(0), x.dtype, "x");
+    const ChannelShape shape = prelu_shape(x, weight, "prelu_backward: ctx.weight", ctx.axis);
+    const Result dx(dy);
+    std::vector<double> dweight(std::size_t(shape.channels));
+    compute(dy.size, [&] { backend().prelu_backward(shape, dy, x, weight, dx.array(), dweight.data()); });
+    return py::make_tuple(dx.finish(), vector_result(weight, dweight, 1, weight.shape, weight.dtype));
+}
+
+Generator& process_generator() {
+    static Generator g = [] {
+        const auto bits = py::module_::import("secrets").attr("randbits")(64);
+        return Generator{bits.cast<std::uint64_t>(), 0};
+    }();
+    return g;
+}
+
+std::uint64_t word(py::handle value, const char* where) {
+    const unsigned long long v =
+        PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr()) ? PyLong_AsUnsignedLongLong(value.ptr()) : 0;
+    if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) {
+        fail<py::type_error>(where, " must be an integer, got ", describe(value));
+    }
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fail<py::value_error>(where, " must be in [0, 2**64), got ", std::string(py::str(value)));
+    }
+    return v;
+}
+
+void load_generator_state(Generator& g, const py::dict& state) {
+    if (!state.contains("seed") || !state.contains("stream") || state.size() != 2) {
+        fail<py::value_error>("Generator.load_state_dict: state must have the keys seed and stream, got ",
+                              std::string(py::str(py::list(state))));
+    }
+    const std::uint64_t seed = word(state["seed"], "Generator.load_state_dict: seed");
+    g = {seed, word(state["stream"], "Generator.load_state_dict: stream")};
+}
+
+py::dict generator_state(const Generator& g) {
+    py::dict state;
+    state["seed"] = g.seed;
+    state["stream"] = g.stream;
+    return state;
+}
+
+void register_generator(py::module_& m) {
+    py::class_<Generator>(m, "Generator",
+                          "A source of random streams: dropout and RReLU draw one stream number per call.\n\n"
+                          "A mask is a function of (seed, stream, element) alone, the same on every device, thread "
+                          "count and dtype.\nThe bits are those of Philox4x32-10 (Salmon et al. 2011).")
+        .def(py::init([](py::object seed) { return Generator{word(seed, "Generator: seed"), 0}; }), py::arg("seed"))
+        .def_property_readonly("seed", [](const Generator& g) { return g.seed; }, "The 64-bit seed.")
+        .def_property_readonly("stream", [](const Generator& g) { return g.stream; }, "The next call's stream number.")
+        .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
+        .def("load_state_dict", load_generator_state, py::arg("state"), "Takes on a state from state_dict().")
+        .def("__repr__", [](const Generator& g) {
+            return "Generator(seed=" + std::to_string(g.seed) + ", stream=" + std::to_string(g.stream) + ")";
+        })
+        .def(py::pickle([](const Generator& g) { return generator_state(g); },
+                        [](const py::dict& state) {
+                            Generator g;
+                            load_generator_state(g, state);
+                            return g;
+                        }));
+}
+
+}  // namespace
+
+Output::Output(const Args& args, int i, const View& like, const char* like_name) {
+    if (!args.given(i)) {
+        result_.emplace(like);
+        return;
+    }
+    where_ = args.where(i);
+    given_ = writeable_view(args[i], where_);
+    require_shape(*given_, where_, like, like_name);
+    require_dtype(*given_, where_, like.dtype, like_name);
+}
+
+double number_in(const Args& args, int i, const Interval& interval) {
+    const double v = args.number(i);
+    if (!interval.contains(v)) {
+        fail<py::value_error>(args.where(i), " must be ", interval.text, ", got ", number_text(v));
+    }
+    return v;
+}
+
+Rng::Rng(const Args& args, int i) {
+    if (!args.given(i)) {
+        generator_ = &process_generator();
+    } else if (py::isinstance<Generator>(args[i])) {
+        generator_ = &args[i].cast<Generator&>();
+    } else if (PyLong_Check(args[i].ptr()) && !PyBool_Check(args[i].ptr())) {
+        seed_.seed = word(args[i], args.where(i).c_str());
+    } else {
+        fail<py::type_error>(args.where(i), " must be a Generator, an integer seed or None, got ", describe(args[i]));
+    }
+}
+
+Activation activation_of(const Args& args, int i) {
+    Activation a;
+    if (!args.given(i)) return a;
+    py::object name = py::reinterpret_borrow<py::object>(args[i]);
+    py::dict given;
+    if (py::isinstance<py::tuple>(name) && py::len(name) == 2 && py::isinstance<py::dict>(name[py::int_(1)])) {
+        given = name[py::int_(1)];
+        name = name[py::int_(0)];
+    }
+    if (!py::isinstance<py::str>(name)) {
+        fail<py::type_error>(args.where(i), " must be a name, a pair (name, {parameter: value}) or None, got ",
+                             describe(args[i]));
+    }
+    const std::string wanted = name.cast<std::string>();
+    for (int row = 0; row < Activations::size; ++row) {
+        if (wanted == info_of(row).name) a.row = row;
+    }
+    if (a.row < 0) {
+        fail<py::value_error>(args.where(i), " must be one of smelt.activations(), got '", wanted, "'");
+    }
+    const ActivationInfo& info = info_of(a.row);
+    for (int k = 0; k < parameter_count(info); ++k) a.parameters[k] = info.parameters[k].value;
+    for (const auto& [key, value] : given) {
+        int k = 0;
+        while (k < parameter_count(info) && !key.equal(py::str(info.parameters[k].name))) ++k;
+        if (k == parameter_count(info)) {
+            fail<py::value_error>(args.where(i), ": ", wanted, " has no parameter ", std::string(py::repr(key)));
+        }
+        const double v = PyFloat_AsDouble(value.ptr());
+        if (PyErr_Occurred()) {
+            PyErr_Clear();
+            fail<py::type_error>(args.where(i), ": ", info.parameters[k].name, " must be a number, got ", describe(value));
+        }
+        if (!info.parameters[k].interval.contains(v)) {
+            fail<py::value_error>(args.where(i), ": ", info.parameters[k].name, " must be ",
+                                  info.parameters[k].interval.text, ", got ", number_text(v));
+        }
+        a.parameters[k] = v;
+    }
+    return a;
+}
+
+Dropout dropout_of(const Args& args, int p, Rng& rng) {
+    const double probability = number_in(args, p, unit_interval);
+    Dropout d = plain_dropout(probability);
+    if (probability > 0) d.random = rng.next();
+    return d;
+}
+
+void register_elementwise(py::module_& m) {
+    for (int row = 0; row < Activations::size; ++row) register_activation(m, row);
+
+    define(m, "activations()", "The names of the elementwise activations, in the order of the list.", [](const Args&) {
+        py::list names;
+        for (int row = 0; row < Activations::size; ++row) names.append(info_of(row).name);
+        return py::object(names);
+    });
+    define(m, "activation_info(name)",
+           "What an activation says of itself: {'saves', 'formula', 'source', 'parameters': {name: default}}.",
+           [](const Args& args) {
+               const Activation a = activation_of(args, 0);
+               if (a.row < 0) fail<py::type_error>(args.where(0), " must be a name, got None");
+               const ActivationInfo& info = info_of(a.row);
+               py::dict parameters, result;
+               for (int k = 0; k < parameter_count(info); ++k) {
+                   parameters[info.parameters[k].name] = info.parameters[k].value;
+               }
+               result["saves"] = info.saves == Saves::x ? "x" : "y";
+               result["formula"] = info.formula;
+               result["source"] = info.source;
+               result["parameters"] = parameters;
+               return py::object(result);
+           });
+    define(m, "saves(name)", "What name's backward is given as `saved`: 'x', the forward's input, or 'y', its result.",
+           [](const Args& args) {
+               const Activation a = activation_of(args, 0);
+               if (a.row < 0) fail<py::type_error>(args.where(0), " must be a name, got None");
+               return py::object(py::str(info_of(a.row).saves == Saves::x ? "x" : "y"));
+           });
+
+    register_generator(m);
+    py::class_<DropoutContext>(m, "DropoutContext", "What dropout's backward needs. It holds no array.");
+    py::class_<RReluContext>(m, "RReluContext", "What rrelu_backward needs. It holds x.");
+    py::class_<PReluContext>(m, "PReluContext", "What prelu_backward needs. It holds x and weight.");
+
+    const std::string mask =
+        "\n\nThe mask is a function of (seed, stream, element) alone and is recomputed by the backward, never stored. "
+        "p is rounded to 1/65536.\nrng is a Generator, an integer seed (stream 0), or None for the process's own "
+        "generator, seeded by the system.\nRaises ValueError for p outside [0, 1], TypeError for a wrong kind or "
+        "dtype.\n";
+    define(m, "dropout_forward(x, p=0.5, *, rng=None)",
+           "(y, ctx), y = x / (1 - p) where kept, 0 where dropped (with probability p).\n\n"
+           "y has the shape and dtype of x. A dropped infinity or NaN is 0." + mask +
+               "Source: Srivastava et al. 2014; torch.nn.functional.dropout.",
+           dropout_forward<plain_dropout, plain_dropout>);
+    define(m, "dropout_backward(grad_out, ctx)",
+           "dx = grad_out / (1 - p) where kept, else 0; shape and dtype as x.\n\n"
+           "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
+           dropout_backward);
+    define(m, "alpha_dropout_forward(x, p=0.5, *, rng=None)",
+           "(y, ctx), y = a x + b where kept, a alpha' + b where dropped: mean 0 and variance 1 stay so.\n\n"
+           "alpha' = -1.7580993408473766, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = -a p alpha'; p = 1 gives 0. "
+           "y has the shape and dtype of x." + mask +
+               "Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.",
+           dropout_forward<alpha_dropout, alpha_dropout_gradient>);
+    define(m, "alpha_dropout_backward(grad_out, ctx)",
+           "dx = a grad_out where kept, else 0; shape and dtype as x.\n\n"
+           "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
+           dropout_backward);
+    define(m, "rrelu_forward(x, lower=1/8, upper=1/3, *, training=True, rng=None)",
+           "(y, ctx), y = x if x > 0 else slope * x, the slope uniform in [lower, upper] per element in training, else "
+           "their mean.\n\ny has the shape and dtype of x; lower and upper are finite, lower <= upper. rng as in "
+           "dropout_forward.\nRaises TypeError for a wrong kind or dtype, ValueError for wrong bounds.\n"
+           "Source: Xu et al. 2015; torch.nn.functional.rrelu.",
+           rrelu_forward);
+    define(m, "rrelu_backward(grad_out, ctx)",
+           "dx = grad_out if x > 0 else slope * grad_out; shape and dtype as x.\n\n"
+           "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
+           rrelu_backward);
+    define(m, "prelu_forward(x, weight, *, axis=1)",
+           "(y, ctx), y = x if x > 0 else weight * x.\n\nweight has shape (1,), or (C,) for the C channels on `axis`; its "
+           "dtype is that of x, as is y's.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or "
+           "axis.\nSource: He et al. 2015; torch.nn.functional.prelu.",
+           prelu_forward);
+    define(m, "prelu_backward(grad_out, ctx)",
+           "(dx, dweight), dx = grad_out if x > 0 else weight * grad_out, dweight = sum of grad_out * min(x, 0).\n\n"
+           "dx has the shape of x, dweight that of weight.\n"
+           "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
+           prelu_backward);
+}
+
+}  // namespace smelt

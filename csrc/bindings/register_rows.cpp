@@ -1,0 +1,200 @@
+// Softmax, the losses and maxout.
+#include <cmath>
+
+#include "bindings/bindings.h"
+
+namespace smelt {
+
+namespace {
+
+enum SoftmaxTag { plain = 0, log = 1 };
+
+py::object softmax(const Args& args) {
+    const View x = view(args, 0);
+    const ChannelShape shape = channel_shape(x, axis_of(args, 1, x));
+    const Output y(args, 2, x, "x");
+    y.require_no_overlap_with(x, "x");
+    compute(x.size, [&] { backend().softmax(shape, args.tag() == log, x, y.array()); });
+    return y.finish();
+}
+
+py::object softmax_backward(const Args& args) {
+    const View dy = view(args, 0), y = view(args, 1);
+    require_shape(y, args.where(1), dy, "grad_out");
+    require_dtype(y, args.where(1), dy.dtype, "grad_out");
+    const ChannelShape shape = channel_shape(dy, axis_of(args, 2, dy));
+    const Output dx(args, 3, dy, "grad_out");
+    dx.require_no_overlap_with(dy, "grad_out");
+    dx.require_no_overlap_with(y, "y");
+    compute(dy.size, [&] { backend().softmax_backward(shape, args.tag() == log, dy, y, dx.array()); });
+    return dx.finish();
+}
+
+Reduction reduction_of(const Args& args, int i) {
+    const std::string text = args.text(i);
+    if (text == "none") return Reduction::none;
+    if (text == "mean") return Reduction::mean;
+    if (text == "sum") return Reduction::sum;
+    fail<py::value_error>(args.where(i), " must be 'none', 'mean' or 'sum', got '", text, "'");
+}
+
+// Losses are summed in double, in order, and given in float32, or float64 for float64.
+DType loss_dtype(const View& x) { return x.dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+py::object reduced(const View& like, Reduction reduction, const std::vector<double>& losses) {
+    double total = 0;
+    for (const double loss : losses) total += loss;
+    if (reduction == Reduction::mean) total /= double(losses.size());
+    return vector_result(like, {total}, 0, nullptr, loss_dtype(like));
+}
+
+py::object cross_entropy(const Args& args) {
+    enum { logits_, target_, label_smoothing_, reduction_ };
+    const View logits = view(args, logits_);
+    if (logits.ndim != 2 || logits.shape[1] == 0) {
+        fail<py::value_error>(args.where(logits_), " must have shape (N, C) with C > 0, got ", shape_text(logits));
+    }
+    const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+    const double smoothing = number_in(args, label_smoothing_, unit_interval);
+    const Reduction reduction = reduction_of(args, reduction_);
+    const py::object labels = integer_labels(args[target_]);
+    View probabilities;
+    Array target;
+    if (labels) {
+        const auto length = labels.attr("size").cast<std::int64_t>();
+        if (labels.attr("ndim").cast<int>() != 1 || length != rows) {
+            fail<py::value_error>(args.where(target_), " must be class indices of shape (", rows, ",), got shape ",
+                                  std::string(py::str(labels.attr("shape"))));
+        }
+        target.dtype = DType::i64;
+        target.data = reinterpret_cast<void*>(labels.attr("ctypes").attr("data").cast<std::uintptr_t>());
+        const auto* index = static_cast<const std::int64_t*>(target.data);
+        for (std::int64_t r = 0; r < rows; ++r) {
+            if (index[r] < 0 || index[r] >= classes) {
+                fail<py::value_error>(args.where(target_), " must hold classes in [0, ", classes, "), got ", index[r]);
+            }
+        }
+    } else {
+        probabilities = view(args, target_);
+        require_shape(probabilities, args.where(target_), logits, "logits");
+        require_dtype(probabilities, args.where(target_), logits.dtype, "logits");
+    }
+    const Result dlogits(logits);
+    std::vector<double> losses(static_cast<std::size_t>(rows));
+    const double scale = reduction == Reduction::mean ? 1 / double(rows) : 1;
+    compute(logits.size, [&] {
+        backend().cross_entropy(logits, labels ? target : static_cast<const Array&>(probabilities), smoothing, scale,
+                                losses.data(), dlogits.array());
+    });
+    py::object loss = reduction == Reduction::none ? vector_result(logits, losses, 1, &rows, loss_dtype(logits))
+                                                   : reduced(logits, reduction, losses);
+    return py::make_tuple(loss, dlogits.finish());
+}
+
+py::object mse_loss(const Args& args) {
+    enum { pred_, target_, reduction_ };
+    const View pred = view(args, pred_), target = view(args, target_);
+    require_shape(target, args.where(target_), pred, "pred");
+    require_dtype(target, args.where(target_), pred.dtype, "pred");
+    const Reduction reduction = reduction_of(args, reduction_);
+    const Result dpred(pred);
+    std::optional<Result> losses;
+    if (reduction == Reduction::none) losses.emplace(pred, pred.ndim, pred.shape, loss_dtype(pred));
+    const double scale = reduction == Reduction::mean ? 1 / double(pred.size) : 1;
+    double sum = 0;
+    compute(pred.size, [&] {
+        backend().mse_loss(pred, target, scale, &sum, losses ? &losses->array() : nullptr, dpred.array());
+    });
+    py::object loss =
+        losses ? losses->finish() : vector_result(pred, {sum * scale}, 0, nullptr, loss_dtype(pred));
+    return py::make_tuple(loss, dpred.finish());
+}
+
+struct MaxoutContext {
+    py::object x;
+    int pieces, axis;
+};
+
+ChannelShape maxout_shape(const View& x, int axis, std::int64_t pieces, std::int64_t* out) {
+    std::copy(x.shape, x.shape + x.ndim, out);
+    out[axis] /= pieces;
+    return channel_shape(x, axis);
+}
+
+py::object maxout_forward(const Args& args) {
+    const View x = view(args, 0);
+    const std::int64_t pieces = args.integer(1);
+    const int axis = axis_of(args, 2, x);
+    if (pieces < 1 || pieces > 1 << 30 || x.shape[axis] % pieces != 0) {
+        fail<py::value_error>(args.where(1), " must be a positive divisor of the ", x.shape[axis], " channels of x, got ",
+                              pieces);
+    }
+    std::int64_t out[Array::max_dims];
+    const ChannelShape shape = maxout_shape(x, axis, pieces, out);
+    const Result y(x, x.ndim, out, x.dtype);
+    compute(x.size, [&] { backend().maxout_forward(shape, int(pieces), x, y.array()); });
+    return py::make_tuple(y.finish(), MaxoutContext{py::reinterpret_borrow<py::object>(x.object), int(pieces), axis});
+}
+
+py::object maxout_backward(const Args& args) {
+    const View dy = view(args, 0);
+    if (!py::isinstance<MaxoutContext>(args[1])) {
+        fail<py::type_error>(args.where(1), " must be the context that maxout_forward returned, got ", describe(args[1]));
+    }
+    const auto& ctx = args[1].cast<const MaxoutContext&>();
+    const View x = view(ctx.x, "maxout_backward: ctx.x");
+    Array y;
+    y.ndim = x.ndim;
+    const ChannelShape shape = maxout_shape(x, ctx.axis, ctx.pieces, y.shape);
+    require_shape(dy, args.where(0), y, "the forward's result");
+    require_dtype(dy, args.where(0), x.dtype, "x");
+    const Result dx(x);
+    compute(x.size, [&] { backend().maxout_backward(shape, ctx.pieces, dy, x, dx.array()); });
+    return dx.finish();
+}
+
+}  // namespace
+
+void register_rows(py::module_& m) {
+    const std::string same = "All arrays share shape and dtype (float16, bfloat16, float32 or float64). out may be an "
+                             "input itself.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape, "
+                             "axis or an `out` that cannot be written.\n";
+    define(m, "softmax(x, *, axis=-1, out=None)",
+           "y = exp(x - max) / sum(exp(x - max)) along axis.\n\n" + same +
+               "A row of nothing but -inf gives NaN.\nSource: Bridle 1990; torch.softmax.",
+           softmax, plain);
+    define(m, "softmax_backward(grad_out, y, *, axis=-1, out=None)",
+           "dx = y * (grad_out - sum(grad_out * y)) along axis, y the forward's result.\n\n" + same, softmax_backward,
+           plain);
+    define(m, "log_softmax(x, *, axis=-1, out=None)",
+           "y = x - max - log(sum(exp(x - max))) along axis.\n\n" + same + "Source: torch.log_softmax.", softmax, log);
+    define(m, "log_softmax_backward(grad_out, y, *, axis=-1, out=None)",
+           "dx = grad_out - exp(y) * sum(grad_out) along axis, y the forward's result.\n\n" + same, softmax_backward, log);
+    define(m, "cross_entropy(logits, target, *, label_smoothing=0.0, reduction='mean')",
+           "(loss, dlogits), loss = -sum(q * log softmax(logits)) per row, q = (1 - label_smoothing) * target + "
+           "label_smoothing / C.\n\nlogits has shape (N, C); target is N class indices of an integer dtype, or "
+           "probabilities of the shape and dtype of logits. reduction 'mean' or 'sum' gives a 0-d loss, 'none' gives (N,) "
+           "and each row's own gradient. The loss is float32, float64 for float64; dlogits has the dtype of logits.\n"
+           "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, class or value.\n"
+           "Source: torch.nn.functional.cross_entropy.",
+           cross_entropy);
+    define(m, "mse_loss(pred, target, *, reduction='mean')",
+           "(loss, dpred), loss = (pred - target)^2 reduced, dpred its gradient.\n\npred and target share shape and dtype, "
+           "as does dpred. reduction 'mean' or 'sum' gives a 0-d loss, 'none' one per element; the loss is float32, "
+           "float64 for float64.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or reduction.\n"
+           "Source: torch.nn.functional.mse_loss.",
+           mse_loss);
+    py::class_<MaxoutContext>(m, "MaxoutContext", "What maxout_backward needs. It holds x.");
+    define(m, "maxout_forward(x, num_pieces, *, axis=1)",
+           "(y, ctx), y = the maximum over num_pieces groups of the channels on axis.\n\nThe C channels are num_pieces "
+           "groups of U = C / num_pieces, one after another: y[u] = max over k of x[k * U + u], and y has U channels. NaN "
+           "wins; of equal values the first has the gradient.\nRaises TypeError for a wrong kind or dtype, ValueError for "
+           "an axis that does not exist or num_pieces that does not divide C.\nSource: Goodfellow et al. 2013.",
+           maxout_forward);
+    define(m, "maxout_backward(grad_out, ctx)",
+           "dx: grad_out where x was the (first) maximum of its unit, 0 elsewhere; shape and dtype as x.\n\n"
+           "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
+           maxout_backward);
+}
+
+}  // namespace smelt

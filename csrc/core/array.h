@@ -1,0 +1,44 @@
+// A view of somebody's array: what every loop, on every device, is given.
+#pragma once
+
+#include <cstdint>
+
+#include "core/config.h"
+
+namespace smelt {
+
+enum class DType : std::uint8_t { f16, bf16, f32, f64, i64 };  // i64: class indices only
+
+SMELT_HD constexpr std::int64_t itemsize(DType d) { return d >= DType::f64 ? 8 : d == DType::f32 ? 4 : 2; }
+
+// Half types are computed in float, double in double.
+SMELT_HD constexpr bool computes_in_double(DType d) { return d == DType::f64; }
+
+struct Array {
+    static constexpr int max_dims = 16;
+
+    void* data = nullptr;
+    DType dtype = DType::f32;
+    bool dense = true;  // C-contiguous and aligned to its item size
+    int ndim = 0;
+    std::int64_t size = 0;
+    std::int64_t shape[max_dims];
+    std::int64_t strides[max_dims];  // in bytes
+
+    Array() {}  // shape and strides beyond ndim stay unset: a call on 16 floats must not clear 256 bytes
+};
+
+// An array seen from one of its axes: [outer][channels][inner] in C order.
+struct ChannelShape {
+    std::int64_t outer = 1, channels = 1, inner = 1;
+
+    SMELT_HD std::int64_t size() const { return outer * channels * inner; }
+};
+
+inline ChannelShape channel_shape(const Array& x, int axis) {
+    ChannelShape s;
+    for (int d = 0; d < x.ndim; ++d) (d < axis ? s.outer : d == axis ? s.channels : s.inner) *= x.shape[d];
+    return s;
+}
+
+}  // namespace smelt

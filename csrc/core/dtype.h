@@ -1,0 +1,102 @@
+// Storage types and their conversion. Formulas only see float and double: half types exist at load and store.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/array.h"
+#include "core/config.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class To, class From>
+SMELT_HD To bit_cast(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(To));
+    return to;
+}
+
+struct Half {
+    std::uint16_t bits;
+};
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+SMELT_HD float to_float(BFloat16 h) { return bit_cast<float>(std::uint32_t(h.bits) << 16); }
+
+SMELT_HD float to_float(Half h) {
+    // The half's bits, seen as a float's, are its value times 2^-112: one multiplication mends exponent and denormals.
+    const std::uint32_t magnitude = std::uint32_t(h.bits & 0x7fff) << 13;
+    const std::uint32_t scaled = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
+    const std::uint32_t finite_or_not = (h.bits & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000u : scaled;
+    return bit_cast<float>(finite_or_not | std::uint32_t(h.bits & 0x8000) << 16);
+}
+
+// Round to nearest, ties to even; a NaN stays a quiet NaN.
+SMELT_HD BFloat16 to_bfloat16(float x) {
+    const std::uint32_t u = bit_cast<std::uint32_t>(x);
+    const std::uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    return {std::uint16_t(x != x ? (u >> 16) | 0x40 : rounded)};
+}
+
+SMELT_HD Half to_half(float x) {
+    const std::uint32_t u = bit_cast<std::uint32_t>(x), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
+    // Below 2^-14 the half is denormal: adding 0.5 leaves its bits, rightly rounded, at the bottom of the sum.
+    const std::uint32_t denormal = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+    const std::uint32_t normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    std::uint32_t h = magnitude < 0x38800000u ? denormal : normal;
+    h = magnitude >= 0x477ff000u ? 0x7c00u : h;  // 65520 and more round to infinity
+    h = magnitude > 0x7f800000u ? 0x7e00u : h;
+    return {std::uint16_t(h | sign)};
+}
+
+template <class S>
+struct Storage {  // float and double store themselves
+    template <class T>
+    static SMELT_HD T load(S s) {
+        return T(s);
+    }
+    template <class T>
+    static SMELT_HD S store(T x) {
+        return S(x);
+    }
+};
+template <>
+struct Storage<Half> {
+    template <class T>
+    static SMELT_HD T load(Half h) {
+        return T(to_float(h));
+    }
+    template <class T>
+    static SMELT_HD Half store(T x) {
+        return to_half(float(x));
+    }
+};
+template <>
+struct Storage<BFloat16> {
+    template <class T>
+    static SMELT_HD T load(BFloat16 h) {
+        return T(to_float(h));
+    }
+    template <class T>
+    static SMELT_HD BFloat16 store(T x) {
+        return to_bfloat16(float(x));
+    }
+};
+
+// Calls f with a value of the storage type that `dtype` names.
+template <class F>
+SMELT_HD void with_storage(DType dtype, F&& f) {
+    switch (dtype) {
+        case DType::f16: return f(Half{});
+        case DType::bf16: return f(BFloat16{});
+        case DType::f32: return f(float{});
+        default: return f(double{});
+    }
+}
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,80 @@
+// What a formula says of itself: its name, its hyper-parameters and its documentation. Bindings, Python classes,
+// tests, benchmarks, stubs and the documentation's tables are all made from these.
+#pragma once
+
+#include <limits>
+
+namespace smelt {
+
+// The values a hyper-parameter may take. NaN lies in no interval.
+struct Interval {
+    double low, high;
+    bool open_low = false, open_high = false;
+    const char* text = "";  // as it stands in documentation and errors
+
+    constexpr bool contains(double v) const {
+        return (open_low ? v > low : v >= low) && (open_high ? v < high : v <= high);
+    }
+};
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr Interval finite{-infinity, infinity, true, true, "a finite number"};
+constexpr Interval at_least_zero{0, infinity, false, true, "a finite number >= 0"};
+constexpr Interval above_zero{0, infinity, true, true, "a finite number > 0"};
+constexpr Interval below_one{0, 1, false, true, "a number in [0, 1)"};
+constexpr Interval unit_interval{0, 1, false, false, "a number in [0, 1]"};
+
+// What the backward of an activation is given: the input or the output of the forward.
+enum class Saves { x, y };
+
+struct Parameter {
+    const char* name = nullptr;
+    double value = 0;  // default
+    Interval interval = finite;
+};
+
+struct ActivationInfo {
+    static constexpr int max_parameters = 2;
+
+    const char* name;
+    Saves saves;
+    const char* formula;  // forward
+    const char* source;   // the paper or function matched
+    Parameter parameters[max_parameters] = {};
+};
+
+enum class Kind { number, pair, flag };  // a pair takes two places among the values
+
+struct Hyper {
+    const char* name = nullptr;
+    Kind kind = Kind::number;
+    double value = 0, second = 0;  // default, and that of a pair's second number
+    Interval interval = finite;
+};
+
+struct OptimizerInfo {
+    static constexpr int max_hypers = 8, max_values = 10, max_slots = 3;
+
+    const char* name;
+    const char* formula;  // the update of one element
+    const char* source;
+    const char* slots[max_slots];  // the state: one array each per parameter
+    Hyper hypers[max_hypers];      // in the order of the constructor's arguments, after `params`; the first is lr
+    bool decoupled_weight_decay = false;       // default of an argument that every optimizer has
+    const char* initial_value = nullptr;       // the hyper-parameter that the state starts from, where it is not 0
+
+    // The place among the values of the hyper-parameter called `hyper`, -1 if there is none.
+    constexpr int place(const char* hyper) const {
+        int at = 0;
+        for (const Hyper& h : hypers) {
+            if (!h.name) break;
+            const char *a = h.name, *b = hyper;
+            while (*a && *a == *b) ++a, ++b;
+            if (*a == *b) return at;
+            at += h.kind == Kind::pair ? 2 : 1;
+        }
+        return -1;
+    }
+};
+
+}  // namespace smelt

@@ -1,0 +1,17 @@
+// A list of formulas: class templates over the compute type, each with a static `info`.
+#pragma once
+
+#include <cstring>
+
+#include "core/config.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <template <class> class... Formulas>
+struct List {
+    static constexpr int size = sizeof...(Formulas);
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,71 @@
+// One loop for every operation that takes elements one by one: any number of arrays in, one or more out.
+#pragma once
+
+#include <cstdint>
+
+#include "core/backend.h"
+#include "cpu/parallel.h"
+#include "cpu/tile.h"
+#include "formulas/activations/list.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+// Work is cut in blocks of this many elements (a multiple of the tile and of Philox's block); waking another thread
+// costs 15 to 40 us, so that fewer than two blocks are not worth one.
+constexpr std::int64_t block_size = 8 * tile_size;
+
+// Calls f(start, count) for blocks of [0, n), in parallel.
+template <class F>
+inline void for_blocks(std::int64_t n, const F& f) {
+    if (n <= 2 * block_size) {
+        if (n > 0) f(std::int64_t(0), n);
+        return;
+    }
+    parallel((n + block_size - 1) / block_size, [&](std::int64_t k) {
+        const std::int64_t start = k * block_size, left = n - start;
+        f(start, left < block_size ? left : block_size);
+    });
+}
+
+// Calls f(start, count) for the tiles of [start, start + n); for one run of it all where no tile needs converting.
+template <class F>
+inline void for_tiles(std::int64_t start, std::int64_t n, bool direct, const F& f) {
+    const std::int64_t step = direct ? n : tile_size;
+    for (std::int64_t done = 0; done < n; done += step) {
+        const std::int64_t left = n - done;
+        f(start + done, left < step ? left : step);
+    }
+}
+
+// The compiled loops of one activation. Input and output may be the same array.
+template <class T>
+struct ActivationLoops {
+    void (*forward)(const double* parameters, const T* x, T* y, std::int64_t n);
+    void (*backward)(const double* parameters, const T* dy, const T* saved, T* dx, std::int64_t n);
+    Saves saves;
+};
+
+template <template <class> class Formula, class T>
+void forward_loop(const double* parameters, const T* x, T* y, std::int64_t n) {
+    const Formula<T> f(parameters);
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) y[i] = f.forward(x[i]);
+}
+
+template <template <class> class Formula, class T>
+void backward_loop(const double* parameters, const T* dy, const T* saved, T* dx, std::int64_t n) {
+    const Formula<T> f(parameters);
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) dx[i] = f.backward(dy[i], saved[i]);
+}
+
+template <class T>
+const ActivationLoops<T>& activation_loops(int row);
+
+// y = dropout(x), elements [start, start + n) of the array. In place or not.
+template <class T>
+void dropout_tile(const Dropout& d, std::int64_t start, const T* x, T* y, std::int64_t n);
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,30 @@
+// Scratch memory of a length known at run time, uninitialised. (The standard containers' functions would be shared
+// between the instruction sets' builds; this one has the namespace of its own.)
+#pragma once
+
+#include <cstdint>
+#include <new>
+
+#include "core/config.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class T>
+class Heap {
+public:
+    explicit Heap(std::int64_t n) : data_(static_cast<T*>(::operator new(sizeof(T) * std::size_t(n ? n : 1), align))) {}
+    ~Heap() { ::operator delete(data_, align); }
+    Heap(const Heap&) = delete;
+    Heap& operator=(const Heap&) = delete;
+
+    T& operator[](std::int64_t i) const { return data_[i]; }
+    T* data() const { return data_; }
+
+private:
+    static constexpr std::align_val_t align{64};
+    T* const data_;
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,37 @@
+// The CPU's functions for the backend table, of this translation unit's instruction set. See core/backend.h.
+#pragma once
+
+#include "core/backend.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+void activation_forward(const Activation&, const Array& x, const Array& y);
+void activation_backward(const Activation&, const Array& dy, const Array& saved, const Array& dx);
+void dropout(const Dropout&, const Array& x, const Array& y);
+void rrelu(RandomStream, double lower, double upper, const Array& x, const Array& v, const Array& out);
+
+void prelu_forward(const ChannelShape&, const Array& x, const Array& weight, const Array& y);
+void prelu_backward(const ChannelShape&, const Array& dy, const Array& x, const Array& weight, const Array& dx,
+                    double* dweight);
+void channel_statistics(const ChannelOp&, const Array& x, double* mean, double* squares);
+void channel_forward(const ChannelOp&, const ChannelArrays&);
+void channel_backward(const ChannelOp&, const ChannelArrays&);
+void max_norm(const ChannelShape&, double limit, const Array& w);
+
+void softmax(const ChannelShape&, bool log, const Array& x, const Array& y);
+void softmax_backward(const ChannelShape&, bool log, const Array& dy, const Array& y, const Array& dx);
+void cross_entropy(const Array& logits, const Array& target, double label_smoothing, double scale, double* losses,
+                   const Array& dlogits);
+void mse_loss(const Array& pred, const Array& target, double scale, double* sum, const Array* losses,
+              const Array& dpred);
+void maxout_forward(const ChannelShape&, int pieces, const Array& x, const Array& y);
+void maxout_backward(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
+
+void squared_norms(const ChunkTable&, double* per_chunk);
+void scale(const ChunkTable&, const double* factors);
+void clamp(const ChunkTable&, double limit);
+void optimizer_step(int optimizer, const ChunkTable&, const GroupStep*);
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "core/info.h"
+#include "core/math.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class T>
+struct Hardsigmoid {
+    static constexpr ActivationInfo info{
+        "hardsigmoid", Saves::x, "min(max(x + 3, 0), 6) / 6",
+        "Courbariaux, Bengio and David 2015; torch.nn.functional.hardsigmoid"};
+
+    explicit SMELT_HD Hardsigmoid(const double*) {}
+
+    SMELT_HD T forward(T x) const { return math::min(math::max(x + 3, T(0)), T(6)) / 6; }
+    SMELT_HD T backward(T dy, T x) const { return (x > -3) & (x < 3) ? dy / 6 : T(0); }
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

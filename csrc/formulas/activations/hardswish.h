@@ -1,0 +1,25 @@
+#pragma once
+
+#include "core/info.h"
+#include "core/math.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class T>
+struct Hardswish {
+    static constexpr ActivationInfo info{
+        "hardswish", Saves::x, "x * min(max(x + 3, 0), 6) / 6",
+        "Howard et al. 2019; torch.nn.functional.hardswish"};
+
+    explicit SMELT_HD Hardswish(const double*) {}
+
+    SMELT_HD T forward(T x) const { return x * (math::min(math::max(x + 3, T(0)), T(6)) / 6); }
+    SMELT_HD T backward(T dy, T x) const {
+        const T inside = dy * (x / 3 + T(0.5));
+        return x <= -3 ? T(0) : x >= 3 ? dy : inside;
+    }
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

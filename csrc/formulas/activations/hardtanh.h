@@ -1,0 +1,25 @@
+#pragma once
+
+#include "core/info.h"
+#include "core/math.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class T>
+struct Hardtanh {
+    static constexpr ActivationInfo info{
+        "hardtanh", Saves::x, "min(max(x, min_val), max_val)",
+        "Collobert 2004; torch.nn.functional.hardtanh",
+        {{"min_val", -1.0, finite}, {"max_val", 1.0, finite}}};
+
+    T min_val, max_val;
+
+    explicit SMELT_HD Hardtanh(const double* p) : min_val(T(p[0])), max_val(T(p[1])) {}
+
+    SMELT_HD T forward(T x) const { return x < min_val ? min_val : x > max_val ? max_val : x; }
+    SMELT_HD T backward(T dy, T x) const { return (x <= min_val) | (x >= max_val) ? T(0) : dy; }
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

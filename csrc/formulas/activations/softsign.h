@@ -1,0 +1,25 @@
+#pragma once
+
+#include "core/info.h"
+#include "core/math.h"
+
+namespace smelt {
+inline namespace SMELT_ISA {
+
+template <class T>
+struct Softsign {
+    static constexpr ActivationInfo info{
+        "softsign", Saves::x, "x / (1 + abs(x))",
+        "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
+
+    explicit SMELT_HD Softsign(const double*) {}
+
+    SMELT_HD T forward(T x) const { return x / (1 + math::abs(x)); }
+    SMELT_HD T backward(T dy, T x) const {
+        const T d = 1 / (1 + math::abs(x));
+        return dy * (d * d);
+    }
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

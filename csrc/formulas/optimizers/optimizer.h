@@ -1,0 +1,34 @@
+// What every optimizer's formula is made of.
+//
+// A formula is built once per step, on the host and in double, from the values of its hyper-parameters (in the order of
+// info.hypers, a pair taking two places, the schedule's lr first) and the clock; what it keeps is the compute type's
+// constants. `update` then takes one element: its parameter, its gradient (already unscaled, clipped, sign and weight
+// decay seen to) and its state. `Slots` has a bit for each state array in use: the others are neither read nor written.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/info.h"
+#include "core/math.h"
+
+namespace smelt {
+
+// Time as one parameter group sees it.
+struct Clock {
+    std::int64_t t = 0;         // steps, the current one included
+    double momentum_product = 1;  // NAdam's product of mu_1 .. mu_t
+};
+
+inline namespace SMELT_ISA {
+
+// The sets of state arrays a formula is compiled for.
+template <unsigned... Slots>
+struct SlotSets {};
+
+struct Optimizer {
+    static void advance(const double*, Clock&) {}  // called once a step, after t has been counted
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt

@@ -1,0 +1,44 @@
+"""Arrays of other libraries: how their results are allocated. NumPy's own never come here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def _torch_of(x: Any) -> Any:
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(x, torch.Tensor) else None
+
+
+def empty_like_owner(x: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """An uninitialised array from the library that owns x, or None where its arrays cannot be written."""
+    torch = _torch_of(x)
+    return None if torch is None else torch.empty(shape, dtype=getattr(torch, dtype), device=x.device)
+
+
+def to_owner_kind(x: Any, result: np.ndarray) -> Any:
+    """A NumPy result as an array of the library that owns x."""
+    return x.__array_namespace__().asarray(result)
+
+
+def as_numpy(x: Any) -> np.ndarray | None:
+    """A NumPy view of a host array, bfloat16 included, or None for what is no array."""
+    if isinstance(x, np.ndarray):
+        return x
+    torch = _torch_of(x)
+    if torch is not None and x.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return np.from_dlpack(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None
+
+
+def state_array(p: Any, where: str, initial: float) -> np.ndarray:
+    """Optimizer state for a parameter: its shape, float32 or, for float64 parameters, float64."""
+    values = as_numpy(p)
+    if values is None:
+        raise TypeError(f"{where} must be arrays (NumPy, or any object with __dlpack__), got {type(p).__name__}")
+    return np.full(values.shape, initial, np.float64 if values.dtype.itemsize == 8 else np.float32)
