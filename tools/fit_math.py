@@ -94,6 +94,10 @@ def atanh_tail(u):  # log1p(f) = f + s (u P(u) - f), s = f / (2 + f), u = s^2
     return 2 * (mp.atanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u
 
 
+def tanh_tail(z):  # tanh(x) = x + x z P(z), z = x^2
+    return (mp.tanh(mp.sqrt(z)) / mp.sqrt(z) - 1) / z
+
+
 def mills(a):  # Phi(-a) = exp(-a^2 / 2) P(a) / Q(a)
     return mp.erfc(a / mp.sqrt(2)) * mp.exp(a * a / 2) / 2
 
@@ -112,8 +116,11 @@ def main():
     fit("log1p_tail", "double", chebyshev(0, mpf(1) / 25, 100), atanh_tail, lambda u: u, 6)
     fit("log1p_unit", "float", chebyshev(0, 1, 100), log1p_tail, relative, 8)
     fit("log1p_unit", "double", chebyshev(0, mpf(1) / 9, 100), atanh_tail, lambda u: u, 9)
-    fit("mills", "float", chebyshev(0, "14.5", 120), mills, lambda a: 1 / mills(a), 4, 5, p0="0.5")
-    fit("mills", "double", chebyshev(0, "38.6", 200), mills, lambda a: 1 / mills(a), 10, 11, p0="0.5")
+    relative = lambda z: z / (1 + z * tanh_tail(z))  # noqa: E731
+    fit("tanh_tail", "float", squares(mpf("0.55"), 100), tanh_tail, relative, 4)
+    fit("tanh_tail", "double", squares(mpf("0.55"), 100), tanh_tail, relative, 11)
+    fit("mills", "float", chebyshev(0, "14.5", 120), mills, lambda a: 1 / mills(a), 4, 5, p0="0.875", q0="1.75")
+    fit("mills", "double", chebyshev(0, "38.6", 200), mills, lambda a: 1 / mills(a), 10, 11, p0="0.875", q0="1.75")
     relative = lambda z: 1 / (1 + erf_tail(z))  # noqa: E731
     fit("erf_tail", "float", squares(1, 100), erf_tail, relative, 6)
     fit("erf_tail", "double", squares(1, 100), erf_tail, relative, 11)

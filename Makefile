@@ -1,0 +1,58 @@
+# Every task is one command: `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test bench sanitize format lint stubs clean
+
+SOURCES := $(shell find csrc python tools -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "make %-10s%s\n", $$1, $$2}'
+
+demo: $(VENV)/.built  ## train on handwritten digits and show the result
+	$(BIN)/python examples/digits.py
+
+build: $(VENV)/.built  ## build and install smelt into the virtual environment
+
+test: $(VENV)/.built  ## the whole test suite
+	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+bench: $(VENV)/.bench  ## measure against NumPy, PyTorch and JAX; writes benchmarks/results
+	$(BIN)/python -m smelt.bench --output benchmarks/results
+
+sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
+	PYTHON=$(BIN)/python tools/sanitize.sh
+
+format: $(VENV)/.tools  ## bring sources into the project's form
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' | xargs $(BIN)/clang-format -i
+
+lint: $(VENV)/.built  ## form, style, types and stubs, as CI checks them
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/mypy
+	$(BIN)/python tools/generate.py --check
+
+stubs: $(VENV)/.built  ## generate the stubs and the README's tables from the lists
+	$(BIN)/python tools/generate.py
+
+clean:  ## remove what was built
+	rm -rf build dist $(VENV)/.built python/smelt/*.so
+
+# The environment: the build's and the tools' packages, then smelt itself, built again whenever a source changes.
+$(VENV)/.tools: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	$(PIP) install --quiet --group build --group dev
+	touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall .
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) install --quiet --group bench
+	touch $@

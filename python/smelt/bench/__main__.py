@@ -1,0 +1,133 @@
+"""The command line of the benchmark; see `python -m smelt.bench --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# In elements of float32, per array: in L2, in L3, in DRAM.
+SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m smelt.bench", description="Measures smelt beside its peers.")
+    parser.add_argument("--output", type=Path, default=Path("smelt-bench"), help="folder for table, JSON and picture")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--where", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
+    parser.add_argument("--threads", nargs="+", type=int, help="thread counts (default: one, and all)")
+    parser.add_argument("--seconds", type=float, default=0.15, help="time for each contender of a cell")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _machine() -> dict[str, str]:
+    """The machine and the versions, for whoever reads the figures."""
+    import numpy as np
+
+    import smelt
+    from smelt import _core
+    from smelt.bench.cases import optional
+
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        named = {k.strip(): v.strip() for k, v in fields.items()}
+        processor = f"{named.get('model name', processor)} (family {named.get('cpu family')}, model {named.get('model')})"
+    versions = {"numpy": np.__version__, "python": platform.python_version()}
+    for peer in ("torch", "jax", "numexpr", "numba"):
+        if module := optional(peer):
+            versions[peer] = module.__version__
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "processor": processor,
+        "cores": str(os.cpu_count()),
+        "instruction set": _core.build_info()["isa"],
+        "compiler": _core.build_info()["compiler"],
+        "smelt": smelt.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+    }
+
+
+def _work(args: argparse.Namespace) -> None:
+    """Measures with one thread count, in a process of its own; prints JSON lines."""
+    import numpy as np
+
+    import smelt
+    from smelt.bench.cases import all_cases, optional
+    from smelt.bench.timing import measure
+
+    smelt.set_num_threads(args.worker)
+    if torch := optional("torch"):
+        torch.set_num_threads(args.worker)
+    print(json.dumps({"machine": _machine()}), flush=True)
+    for case in all_cases():
+        if args.only not in case.name:
+            continue
+        for where, n in {"own": case.sizes[0]}.items() if case.sizes else [(w, SIZES[w]) for w in args.where]:
+            source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
+            calls = {**case.build(n), "copy": lambda s=source, t=target: np.copyto(t, s)}
+            seconds = measure(calls, args.seconds)
+            copy = seconds.pop("copy").median
+            row = {
+                "case": case.name,
+                "family": case.family,
+                "where": where,
+                "threads": args.worker,
+                "elements": n,
+                "copy_share": None if where == "own" else case.bytes / 8 * copy / seconds["smelt"].median,
+                "seconds": {k: vars(v) for k, v in seconds.items()},
+            }
+            print(json.dumps(row), flush=True)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+    limits = {name: str(threads) for name in names}
+    if threads == 1:
+        limits["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    return {**os.environ, **limits}
+
+
+def main() -> None:
+    args = _arguments()
+    if args.worker:
+        _work(args)
+        return
+    from smelt.bench import report
+
+    results: dict[str, Any] = {"machine": {}, "rows": []}
+    for threads in args.threads or sorted({1, os.cpu_count() or 1}):
+        command = [sys.executable, "-m", "smelt.bench", *sys.argv[1:], "--worker", str(threads)]
+        print(f"\n{threads} thread{'s' if threads > 1 else ''}")
+        first = True
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(threads)) as worker:
+            for line in worker.stdout or ():
+                item = json.loads(line)
+                if "machine" in item:
+                    results["machine"] = item["machine"]
+                    continue
+                results["rows"].append(item)
+                text = report.table([item]).splitlines()
+                print(text[0] + "\n" + text[1] if first else text[1], flush=True)
+                first = False
+        if worker.returncode:
+            sys.exit(worker.returncode)
+    print()
+    print(report.table(results["rows"]))
+    isa = results["machine"].get("instruction set", "cpu")
+    for path in report.write(results, args.output, f"cpu-{isa}"):
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

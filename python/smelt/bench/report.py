@@ -1,0 +1,89 @@
+"""What a run leaves: a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def best_peer(row: Row) -> tuple[str, float] | None:
+    """The fastest contender besides smelt, and how many times smelt's time it takes."""
+    others = {k: v["median"] for k, v in row["seconds"].items() if k != "smelt"}
+    if not others:
+        return None
+    name = min(others, key=lambda k: others[k])
+    return name, others[name] / row["seconds"]["smelt"]["median"]
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text: time per element, share of the copy speed, ratio to each peer (above 1: smelt is faster)."""
+    names = sorted({k for r in rows for k in r["seconds"]} - {"smelt"}, key=lambda k: (k != "numpy", k != "torch", k))
+    head = ["case", "where", "threads", "ns/element", "of copy", *(f"x {n}" for n in names)]
+    lines = [head]
+    for r in rows:
+        mine = r["seconds"]["smelt"]["median"]
+        share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
+        ratios = [f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in names]
+        lines.append([r["case"], r["where"], str(r["threads"]), f"{mine / r['elements'] * 1e9:.3f}", share, *ratios])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    """The README's table: one line per case, in DRAM (or the case's own size), one thread."""
+    lines = ["| operation | ns per element | share of copy | times NumPy | times PyTorch |", "|---|---|---|---|---|"]
+    for r in rows:
+        if r["threads"] != 1 or r["where"] not in ("DRAM", "own"):
+            continue
+        mine = r["seconds"]["smelt"]["median"]
+        cells = [
+            f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in ("numpy", "torch")
+        ]
+        share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
+        lines.append(f"| {r['case']} | {mine / r['elements'] * 1e9:.2f} | {share} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def picture(rows: list[Row], path: Path) -> None:
+    """How many times faster smelt is than the best peer: one line per case, a dot per size, one thread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [r for r in rows if r["threads"] == 1 and best_peer(r)]
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    figure, axes = plt.subplots(figsize=(8, 0.22 * len(cases) + 1.2), layout="constrained")
+    for where, colour in {"L2": "#4c78a8", "L3": "#72b7b2", "DRAM": "#f58518", "own": "#54a24b"}.items():
+        points = [(peer[1], cases.index(r["case"])) for r in rows if r["where"] == where and (peer := best_peer(r))]
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=18, color=colour, label=where, zorder=3)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(cases)), cases, fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="x", which="both", linewidth=0.3)
+    axes.set_xlabel("times faster than the best peer installed, one thread")
+    axes.legend(title="data in")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write(results: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Writes stem.txt, stem.json and, where matplotlib is installed, stem.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.json", folder / f"{stem}.txt", folder / f"{stem}.png"]
+    paths[0].write_text(json.dumps(results, indent=1) + "\n")
+    machine = "\n".join(f"{k}: {v}" for k, v in results["machine"].items())
+    paths[1].write_text(f"{machine}\n\n{table(results['rows'])}\n")
+    try:
+        picture(results["rows"], paths[2])
+    except ImportError:
+        paths.pop()
+    return paths

@@ -1,0 +1,48 @@
+"""Interleaved timing: in every round each candidate runs once, so that drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one call."""
+
+    median: float
+    low: float  # 20th percentile
+    high: float  # 80th percentile
+
+
+def _once(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def measure(calls: dict[str, Callable[[], object]], seconds: float, least_rounds: int = 9) -> dict[str, Sample]:
+    """Times the calls against each other for about `seconds` each."""
+    repeats, estimates = {}, {}
+    for name, call in calls.items():
+        call()
+        estimate = min(_once(call, 1) for _ in range(2))
+        repeats[name] = max(1, int(5e-4 / estimate))  # a timing of at least half a millisecond
+        estimates[name] = estimate * repeats[name]
+    rounds = max(least_rounds, int(seconds / max(estimates.values())))
+    rounds = min(rounds, 200)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for round_ in range(rounds):
+        for k in range(len(names)):  # another one goes first each round
+            name = names[(k + round_) % len(names)]
+            times[name].append(_once(calls[name], repeats[name]))
+    result = {}
+    for name, values in times.items():
+        low, median, high = np.percentile(values, [20, 50, 80])
+        result[name] = Sample(float(median), float(low), float(high))
+    return result
