@@ -75,7 +75,11 @@ def fit(title, dtype, xs, f, weight, p_degree, q_degree=0, p0=None, q0=1):
         known[free[0]] = rounded(c[free[0]], dtype)
     print(f"{title}, {dtype}: error 2^{float(mp.log(error, 2)):.1f}, before rounding 2^{float(mp.log(best, 2)):.1f}")
     for which in "PQ" if q_degree else "P":
-        print(f"  {which}:", ", ".join(literal(c[name], dtype) for name in sorted(c) if name[0] == which), flush=True)
+        print(
+            f"  {which}:",
+            ", ".join(literal(c[name], dtype) for name in sorted(c) if name[0] == which),
+            flush=True,
+        )
 
 
 def literal(x, dtype):
@@ -117,10 +121,30 @@ def main():
     fit("log1p_unit", "float", chebyshev(0, 1, 100), log1p_tail, relative, 8)
     fit("log1p_unit", "double", chebyshev(0, mpf(1) / 9, 100), atanh_tail, lambda u: u, 9)
     relative = lambda z: z / (1 + z * tanh_tail(z))  # noqa: E731
-    fit("tanh_tail", "float", squares(mpf("0.55"), 100), tanh_tail, relative, 4)
-    fit("tanh_tail", "double", squares(mpf("0.55"), 100), tanh_tail, relative, 11)
-    fit("mills", "float", chebyshev(0, "14.5", 120), mills, lambda a: 1 / mills(a), 4, 5, p0="0.875", q0="1.75")
-    fit("mills", "double", chebyshev(0, "38.6", 200), mills, lambda a: 1 / mills(a), 10, 11, p0="0.875", q0="1.75")
+    fit("tanh_tail", "float", squares(mpf("0.268"), 60), tanh_tail, relative, 2)
+    fit("tanh_tail", "double", squares(mpf("0.268"), 60), tanh_tail, relative, 6)
+    fit(
+        "mills",
+        "float",
+        chebyshev(0, "14.5", 120),
+        mills,
+        lambda a: 1 / mills(a),
+        4,
+        5,
+        p0="0.875",
+        q0="1.75",
+    )
+    fit(
+        "mills",
+        "double",
+        chebyshev(0, "38.6", 200),
+        mills,
+        lambda a: 1 / mills(a),
+        10,
+        11,
+        p0="0.875",
+        q0="1.75",
+    )
     relative = lambda z: 1 / (1 + erf_tail(z))  # noqa: E731
     fit("erf_tail", "float", squares(1, 100), erf_tail, relative, 6)
     fit("erf_tail", "double", squares(1, 100), erf_tail, relative, 11)

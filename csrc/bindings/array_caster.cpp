@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "bindings/dlpack.h"
+#include "cpu/tile.h"
 
 namespace smelt {
 
@@ -118,8 +119,7 @@ void dlpack_view(py::handle object, const std::string& where, View& v) {
     } else if (one && t->dtype.code == dlpack::kind_bfloat && t->dtype.bits == 16) {
         v.dtype = DType::bf16;
     } else {
-        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
-                             std::string(py::str(object.attr("dtype"))));
+        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ", dlpack::text_of(t->dtype));
     }
     if (t->ndim > Array::max_dims) {
         fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", t->ndim);
@@ -297,6 +297,10 @@ void require_no_overlap(const View& out, const std::string& where, const View& i
     }
 }
 
+void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name) {
+    if (share_memory(written, other)) fail<py::value_error>(where, " must not overlap ", other_name, ", got one that does");
+}
+
 int axis_of(const Args& args, int i, const View& x) {
     const std::int64_t axis = args.integer(i);
     if (axis < -x.ndim || axis >= x.ndim) {
@@ -304,6 +308,9 @@ int axis_of(const Args& args, int i, const View& x) {
     }
     return int(axis < 0 ? axis + x.ndim : axis);
 }
+
+void load_doubles(const Array& from, double* to) { Reader<double>(from).load(0, from.size, to); }
+void store_doubles(const double* from, const Array& to) { Writer<double>(to).store(0, to.size, from); }
 
 Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype) {
     if (!owner.is_numpy) {
@@ -333,7 +340,12 @@ Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dty
 py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }
 
 py::object integer_labels(py::handle object) {
-    const py::object a = interop().attr("as_numpy")(object);
+    py::object a;
+    try {
+        a = interop().attr("as_numpy")(object);
+    } catch (py::error_already_set&) {
+        return py::object();  // view() says what is wrong with it
+    }
     if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(reinterpret_cast<PyArrayObject*>(a.ptr())))) return py::object();
     PyObject* const labels = PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST);
     if (!labels) throw py::error_already_set();
@@ -342,18 +354,8 @@ py::object integer_labels(py::handle object) {
 
 py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,
                          DType dtype) {
-    npy_intp dims[Array::max_dims];
-    std::copy(shape, shape + ndim, dims);
-    const auto doubles = py::reinterpret_steal<py::object>(PyArray_SimpleNew(ndim, dims, NPY_DOUBLE));
-    if (!doubles) throw py::error_already_set();
-    std::copy(values.begin(), values.end(),
-              static_cast<double*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(doubles.ptr()))));
     const Result result(owner, ndim, shape, dtype);
-    const py::object target = interop().attr("as_numpy")(result.array().object);
-    if (PyArray_CopyInto(reinterpret_cast<PyArrayObject*>(target.ptr()),
-                         reinterpret_cast<PyArrayObject*>(doubles.ptr())) < 0) {
-        throw py::error_already_set();
-    }
+    store_doubles(values.data(), result.array());
     return result.finish();
 }
 

@@ -33,6 +33,8 @@ View writeable_view(py::handle object, const std::string& where);
 void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name);
 void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name);
 void require_length(const View& v, const std::string& where, std::int64_t n);
+// Two arrays of which at least one is written, and which must be different ones.
+void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name);
 // `out` may be `in` itself, element on element, or must not overlap it.
 void require_no_overlap(const View& out, const std::string& where, const View& in, const char* in_name);
 
@@ -41,6 +43,10 @@ int axis_of(const Args& args, int i, const View& x);
 
 std::string text_of(DType dtype);
 std::string shape_text(const Array& a);
+
+// The elements of a small array, whatever its dtype and strides, and back.
+void load_doubles(const Array& from, double* to);
+void store_doubles(const double* from, const Array& to);
 
 // A new array for a result. `finish` hands it over as an array of the owner's kind.
 class Result {
@@ -60,7 +66,7 @@ private:
 // Integer labels as a contiguous int64 NumPy array, or null where the object's dtype is not an integer.
 py::object integer_labels(py::handle object);
 
-// A float64 NumPy vector's worth of numbers written to a new array of `dtype`.
+// Some numbers in a new array of `dtype`.
 py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,
                          DType dtype);
 

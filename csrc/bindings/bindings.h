@@ -45,6 +45,40 @@ private:
 };
 
 double number_in(const Args& args, int i, const Interval& interval);
+double number_in(py::handle value, const std::string& where, const Interval& interval);
+
+// What a forward leaves for its backward. `tag` tells the functions apart that share a kind of context.
+struct Context {
+    int tag;
+};
+
+// The context argument of a "..._backward": TypeError unless it is one that its own forward returned.
+template <class Kind>
+const Kind& context_of(const Args& args, int i) {
+    if (!py::isinstance<Kind>(args[i]) || args[i].cast<const Kind&>().tag != args.tag()) {
+        const std::string function = args.function();
+        fail<py::type_error>(args.where(i), " must be the context that ", function.substr(0, function.find("_backward")),
+                             "_forward returned, got ", describe(args[i]));
+    }
+    return args[i].cast<const Kind&>();
+}
+
+// An array that a context keeps: the caller's own, no copy. Absent where the forward was given none.
+class Saved {
+public:
+    Saved() = default;
+    explicit Saved(const View& v) : object_(py::reinterpret_borrow<py::object>(v.object)), form_(v) {}
+    explicit Saved(const std::optional<View>& v) {
+        if (v) *this = Saved(*v);
+    }
+
+    // ValueError where its shape or dtype is no longer what the forward was given.
+    std::optional<View> view(const Args& args, const char* name) const;
+
+private:
+    py::object object_;
+    Array form_;
+};
 
 // A random stream source: seed, and how many streams have been handed out.
 struct Generator {

@@ -2,11 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace smelt::dlpack {
 
 constexpr std::int32_t cpu = 1, cuda = 2, cuda_host = 3, cuda_managed = 13;
-constexpr std::uint8_t kind_int = 0, kind_uint = 1, kind_float = 2, kind_bfloat = 4, kind_bool = 6;
+constexpr std::uint8_t kind_float = 2, kind_bfloat = 4;
 constexpr std::uint64_t flag_read_only = 1;
 
 struct Device {
@@ -16,6 +17,12 @@ struct DataType {
     std::uint8_t code, bits;
     std::uint16_t lanes;
 };
+inline std::string text_of(DataType t) {
+    const char* const kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+    return (t.code < 7 ? kinds[t.code] : "DLPack type " + std::to_string(t.code) + " of bits ") + std::to_string(t.bits) +
+           (t.lanes == 1 ? "" : "x" + std::to_string(t.lanes));
+}
+
 struct Tensor {
     void* data;
     Device device;

@@ -2,7 +2,6 @@
 
 #include <pybind11/eval.h>
 
-
 namespace smelt {
 
 namespace {
@@ -79,15 +78,20 @@ Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObjec
     }
 }
 
-double Args::number(int i) const {
-    PyObject* const o = slots_[i];
-    if (PyFloat_CheckExact(o)) return PyFloat_AS_DOUBLE(o);
-    const double value = PyBool_Check(o) || PyUnicode_Check(o) ? -1 : PyFloat_AsDouble(o);
-    if (PyBool_Check(o) || PyUnicode_Check(o) || (value == -1 && PyErr_Occurred())) {
+double number_of(py::handle object, const std::string& where) {
+    PyObject* const o = object.ptr();
+    const bool other = PyBool_Check(o) || PyUnicode_Check(o);
+    const double value = other ? -1 : PyFloat_AsDouble(o);
+    if (other || (value == -1 && PyErr_Occurred())) {
         PyErr_Clear();
-        fail<py::type_error>(where(i), " must be a number, got ", describe(o));
+        fail<py::type_error>(where, " must be a number, got ", describe(o));
     }
     return value;
+}
+
+double Args::number(int i) const {
+    PyObject* const o = slots_[i];
+    return PyFloat_CheckExact(o) ? PyFloat_AS_DOUBLE(o) : number_of(o, where(i));
 }
 
 std::int64_t Args::integer(int i) const {

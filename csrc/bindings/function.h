@@ -63,6 +63,9 @@ private:
     PyObject* slots_[max_args];
 };
 
+// A Python number, no bool and no text; TypeError for anything else.
+double number_of(py::handle object, const std::string& where);
+
 // A short description of a Python object for error messages: "a list", "array of int64 (3, 4)".
 std::string describe(py::handle object);
 

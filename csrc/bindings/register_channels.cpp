@@ -1,104 +1,108 @@
 // Batch normalization and the end of a dense layer: both are a ChannelOp.
 #include <cmath>
 
-#include <pybind11/numpy.h>
-
 #include "bindings/bindings.h"
 
 namespace smelt {
 
 namespace {
 
+enum ChannelTag { batch_norm_tag, bias_act_tag };
+
 // What the backward of a ChannelOp needs: the forward's arrays, by reference, and the statistics it used.
-struct ChannelContext {
-    std::string function;  // whose context it is
+struct ChannelContext : Context {
     ChannelOp op;
-    py::object x, weight, bias, residual;  // null where absent
+    Saved x, weight, bias, residual;
     std::vector<double> mean, invstd;
 };
 
-// The arrays of one call that live on one value per channel. Half-precision x may come with float32 ones.
-class ChannelVectorArg {
-public:
-    ChannelVectorArg(const Args& args, int i, const View& x, std::int64_t channels, bool written = false) {
-        if (args.given(i)) take(args[i], args.where(i), x, channels, written);
+// An optional array argument with one value per channel. Half-precision x may come with float32 ones.
+std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels, bool written = false) {
+    if (!args.given(i)) return std::nullopt;
+    const View v = written ? writeable_view(args[i], args.where(i)) : view(args, i);
+    require_length(v, args.where(i), channels);
+    const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
+    if (v.dtype != x.dtype && !(half && v.dtype == DType::f32)) {
+        fail<py::type_error>(args.where(i), " must be ", text_of(x.dtype), half ? " or float32" : "", " as ", args.name(0),
+                             " is, got ", text_of(v.dtype));
     }
-    ChannelVectorArg(const py::object& object, const std::string& where, const View& x, std::int64_t channels) {
-        if (object) take(object, where, x, channels, false);
-    }
-
-    explicit operator bool() const { return view_.has_value(); }
-    const View* get() const { return view_ ? &*view_ : nullptr; }
-    py::object object() const { return view_ ? py::reinterpret_borrow<py::object>(view_->object) : py::object(); }
-
-private:
-    void take(py::handle object, const std::string& where, const View& x, std::int64_t channels, bool written) {
-        view_ = written ? writeable_view(object, where) : view(object, where);
-        require_length(*view_, where, channels);
-        const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
-        if (view_->dtype != x.dtype && !(half && view_->dtype == DType::f32)) {
-            fail<py::type_error>(where, " must be ", text_of(x.dtype), half ? " or float32" : "", " as x is, got ",
-                                 text_of(view_->dtype));
-        }
-    }
-
-    std::optional<View> view_;
-};
+    return v;
+}
 
 std::optional<View> residual_of(const Args& args, int i, const View& x) {
     if (!args.given(i)) return std::nullopt;
-    View r = view(args, i);
+    const View r = view(args, i);
     require_shape(r, args.where(i), x, "x");
     require_dtype(r, args.where(i), x.dtype, "x");
     return r;
 }
 
-py::object object_of(const std::optional<View>& v) {
-    return v ? py::reinterpret_borrow<py::object>(v->object) : py::object();
-}
-
-void load_doubles(const View& v, double* to) {
-    const py::object doubles = py::module_::import("smelt._interop").attr("as_numpy")(v.object).attr("astype")("float64");
-    const View d = view(doubles, "statistics");
-    std::copy(static_cast<double*>(d.data), static_cast<double*>(d.data) + d.size, to);
-}
-
-void store_doubles(const std::vector<double>& values, const View& v) {
-    const py::array_t<double> doubles(py::ssize_t(values.size()), values.data());
-    py::module_::import("numpy").attr("copyto")(py::module_::import("smelt._interop").attr("as_numpy")(v.object), doubles,
-                                                py::arg("casting") = "same_kind");
-}
+const Array* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
 
 // Statistics given by the caller: those of inference, or frozen ones.
-void use_running(ChannelContext& ctx, const View& mean, const View& var, double eps) {
-    load_doubles(mean, ctx.mean.data());
-    load_doubles(var, ctx.invstd.data());
-    for (double& v : ctx.invstd) v = 1 / std::sqrt(v + eps);
+void use_running(std::vector<double>& mean, std::vector<double>& invstd, const View& running_mean,
+                 const View& running_var, double eps) {
+    load_doubles(running_mean, mean.data());
+    load_doubles(running_var, invstd.data());
+    for (double& v : invstd) v = 1 / std::sqrt(v + eps);
+}
+
+void require_statistics(const Args& args, int mean, int var) {
+    if (!args.given(mean) || !args.given(var)) {
+        fail<py::type_error>(args.where(args.given(mean) ? var : mean), " must be an array, got None");
+    }
 }
 
 py::object batch_norm(const Args& args) {
     enum { x_, running_mean_, running_var_, weight_, bias_, eps_, axis_, activation_, residual_ };
     const View x = view(args, x_);
-    const ChannelShape shape = channel_shape(x, axis_of(args, axis_, x));
-    const ChannelVectorArg mean(args, running_mean_, x, shape.channels), var(args, running_var_, x, shape.channels),
-        weight(args, weight_, x, shape.channels), bias(args, bias_, x, shape.channels);
-    if (!mean || !var) {
-        fail<py::type_error>(args.where(mean ? running_var_ : running_mean_), " must be an array, got None");
-    }
+    ChannelOp op;
+    op.shape = channel_shape(x, axis_of(args, axis_, x));
+    const std::int64_t channels = op.shape.channels;
+    require_statistics(args, running_mean_, running_var_);
+    const auto running_mean = channel_vector(args, running_mean_, x, channels),
+               running_var = channel_vector(args, running_var_, x, channels),
+               weight = channel_vector(args, weight_, x, channels), bias = channel_vector(args, bias_, x, channels);
     const double eps = number_in(args, eps_, at_least_zero);
-    ChannelContext ctx;
-    ctx.op.shape = shape;
-    ctx.op.after = activation_of(args, activation_);
+    op.after = activation_of(args, activation_);
     const auto residual = residual_of(args, residual_, x);
-    ctx.mean.resize(std::size_t(shape.channels));
-    ctx.invstd.resize(std::size_t(shape.channels));
-    use_running(ctx, *mean.get(), *var.get(), eps);
+    std::vector<double> mean(static_cast<std::size_t>(channels)), invstd(mean.size());
+    use_running(mean, invstd, *running_mean, *running_var, eps);
     const Result y(x);
     ChannelArrays a;
-    a.x = &x, a.weight = weight.get(), a.bias = bias.get(), a.residual = residual ? &*residual : nullptr;
-    a.mean = ctx.mean.data(), a.invstd = ctx.invstd.data(), a.y = &y.array();
-    compute(x.size, [&] { backend().channel_forward(ctx.op, a); });
+    a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
+    a.mean = mean.data(), a.invstd = invstd.data(), a.y = &y.array();
+    compute(x.size, [&] { backend().channel_forward(op, a); });
     return y.finish();
+}
+
+py::object fold_batch_norm(const Args& args) {
+    enum { W_, b_, running_mean_, running_var_, weight_, bias_, eps_, axis_ };
+    const View W = view(args, W_);
+    ChannelOp op;
+    op.shape = channel_shape(W, axis_of(args, axis_, W));
+    const std::int64_t channels = op.shape.channels;
+    require_statistics(args, running_mean_, running_var_);
+    const auto b = channel_vector(args, b_, W, channels), running_mean = channel_vector(args, running_mean_, W, channels),
+               running_var = channel_vector(args, running_var_, W, channels),
+               weight = channel_vector(args, weight_, W, channels), bias = channel_vector(args, bias_, W, channels);
+    const double eps = number_in(args, eps_, at_least_zero);
+    std::vector<double> mean(static_cast<std::size_t>(channels)), invstd(mean.size()), scale(mean.size(), 1),
+        folded(mean.size()), shift(mean.size());
+    use_running(mean, invstd, *running_mean, *running_var, eps);
+    if (weight) load_doubles(*weight, scale.data());
+    if (b) load_doubles(*b, folded.data());
+    if (bias) load_doubles(*bias, shift.data());
+    for (std::size_t c = 0; c < mean.size(); ++c) {
+        folded[c] = (folded[c] - mean[c]) * (invstd[c] * scale[c]) + shift[c];
+        mean[c] = 0;  // the weights are scaled as inference scales what it has centred
+    }
+    const Result result(W);
+    ChannelArrays a;
+    a.x = &W, a.weight = pointer_to(weight), a.mean = mean.data(), a.invstd = invstd.data(), a.y = &result.array();
+    compute(W.size, [&] { backend().channel_forward(op, a); });
+    const View& owner = b ? *b : W;
+    return py::make_tuple(result.finish(), vector_result(owner, folded, 1, &channels, owner.dtype));
 }
 
 py::object batch_norm_forward(const Args& args) {
@@ -109,14 +113,15 @@ py::object batch_norm_forward(const Args& args) {
     const View x = view(args, x_);
     const ChannelShape shape = channel_shape(x, axis_of(args, axis_, x));
     const bool frozen = args.flag(frozen_), unbiased = args.flag(unbiased_);
-    const ChannelVectorArg running_mean(args, running_mean_, x, shape.channels, !frozen),
-        running_var(args, running_var_, x, shape.channels, !frozen), weight(args, weight_, x, shape.channels),
-        bias(args, bias_, x, shape.channels);
+    const auto running_mean = channel_vector(args, running_mean_, x, shape.channels, !frozen),
+               running_var = channel_vector(args, running_var_, x, shape.channels, !frozen),
+               weight = channel_vector(args, weight_, x, shape.channels),
+               bias = channel_vector(args, bias_, x, shape.channels);
     if (bool(running_mean) != bool(running_var)) {
         fail<py::type_error>(args.where(running_mean ? running_var_ : running_mean_),
                              " must be given with the other running statistic, or both None, got None");
     }
-    if (frozen && !running_mean) fail<py::type_error>(args.where(running_mean_), " must be an array where frozen, got None");
+    if (frozen) require_statistics(args, running_mean_, running_var_);
     double momentum = 0;
     if (args.given(momentum_)) {
         momentum = number_in(args, momentum_, unit_interval);
@@ -140,8 +145,17 @@ py::object batch_norm_forward(const Args& args) {
         fail<py::value_error>(args.where(x_), " must have more than one value per channel in training, got shape ",
                               shape_text(x));
     }
-    ChannelContext ctx{args.function(), {}, py::reinterpret_borrow<py::object>(x.object), weight.object(), bias.object(),
-                       object_of(residual), {}, {}};
+    if (running_mean && !frozen) {
+        require_apart(*running_mean, args.where(running_mean_), *running_var, "running_var");
+        for (const int i : {running_mean_, running_var_}) {
+            const View& running = i == running_mean_ ? *running_mean : *running_var;
+            require_apart(running, args.where(i), x, "x");
+            if (weight) require_apart(running, args.where(i), *weight, "weight");
+            if (bias) require_apart(running, args.where(i), *bias, "bias");
+            if (residual) require_apart(running, args.where(i), *residual, "residual");
+        }
+    }
+    ChannelContext ctx{{args.tag()}, {}, Saved(x), Saved(weight), Saved(bias), Saved(residual), {}, {}};
     ctx.op.shape = shape;
     ctx.op.frozen = frozen;
     (order == "bn_act" ? ctx.op.after : ctx.op.before) = activation_of(args, activation_);
@@ -151,10 +165,10 @@ py::object batch_norm_forward(const Args& args) {
     ctx.invstd.resize(std::size_t(shape.channels));
     const Result y(x);
     ChannelArrays a;
-    a.x = &x, a.weight = weight.get(), a.bias = bias.get(), a.residual = residual ? &*residual : nullptr;
+    a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
     a.mean = ctx.mean.data(), a.invstd = ctx.invstd.data(), a.y = &y.array();
 
-    if (frozen) use_running(ctx, *running_mean.get(), *running_var.get(), eps);
+    if (frozen) use_running(ctx.mean, ctx.invstd, *running_mean, *running_var, eps);
     std::vector<double> variance(ctx.mean.size());
     compute(x.size, [&] {
         if (!frozen && n > 0) {
@@ -168,15 +182,15 @@ py::object batch_norm_forward(const Args& args) {
     });
     if (!frozen && running_mean && n > 0) {
         std::vector<double> mean(ctx.mean.size()), var(ctx.mean.size());
-        load_doubles(*running_mean.get(), mean.data());
-        load_doubles(*running_var.get(), var.data());
+        load_doubles(*running_mean, mean.data());
+        load_doubles(*running_var, var.data());
         const double correction = unbiased ? double(n) / double(n - 1) : 1;
         for (std::size_t c = 0; c < mean.size(); ++c) {
             mean[c] += momentum * (ctx.mean[c] - mean[c]);
             var[c] += momentum * (variance[c] * correction - var[c]);
         }
-        store_doubles(mean, *running_mean.get());
-        store_doubles(var, *running_var.get());
+        store_doubles(mean.data(), *running_mean);
+        store_doubles(var.data(), *running_var);
     }
     return py::make_tuple(y.finish(), std::move(ctx));
 }
@@ -185,10 +199,8 @@ py::object bias_act_forward(const Args& args) {
     enum { x_, bias_, activation_, dropout_, residual_, axis_, rng_ };
     const View x = view(args, x_);
     const ChannelShape shape = channel_shape(x, axis_of(args, axis_, x));
-    const ChannelVectorArg bias(args, bias_, x, shape.channels);
-    const auto residual = residual_of(args, residual_, x);
-    ChannelContext ctx{args.function(), {}, py::reinterpret_borrow<py::object>(x.object), {}, bias.object(),
-                       object_of(residual), {}, {}};
+    const auto bias = channel_vector(args, bias_, x, shape.channels), residual = residual_of(args, residual_, x);
+    ChannelContext ctx{{args.tag()}, {}, Saved(x), {}, Saved(bias), Saved(residual), {}, {}};
     ctx.op.shape = shape;
     ctx.op.normalize = false;
     ctx.op.after = activation_of(args, activation_);
@@ -196,7 +208,7 @@ py::object bias_act_forward(const Args& args) {
     ctx.op.dropout = dropout_of(args, dropout_, rng);
     const Result y(x);
     ChannelArrays a;
-    a.x = &x, a.bias = bias.get(), a.residual = residual ? &*residual : nullptr, a.y = &y.array();
+    a.x = &x, a.bias = pointer_to(bias), a.residual = pointer_to(residual), a.y = &y.array();
     compute(x.size, [&] { backend().channel_forward(ctx.op, a); });
     return py::make_tuple(y.finish(), std::move(ctx));
 }
@@ -204,36 +216,27 @@ py::object bias_act_forward(const Args& args) {
 // (dx, dweight, dbias) or (dx, dbias), and dresidual where there was a residual.
 py::object channel_backward(const Args& args) {
     const View dy = view(args, 0);
-    const std::string function = args.function(), forward = function.substr(0, function.find("_backward")) + "_forward";
-    if (!py::isinstance<ChannelContext>(args[1]) || args[1].cast<ChannelContext&>().function != forward) {
-        fail<py::type_error>(args.where(1), " must be the context that ", forward, " returned, got ", describe(args[1]));
-    }
-    auto& ctx = args[1].cast<ChannelContext&>();
-    const View x = view(ctx.x, function + ": ctx.x");
-    if (x.size != ctx.op.shape.size()) {
-        fail<py::value_error>(function, ": x must keep its shape between forward and backward, got ", shape_text(x));
-    }
+    const auto& ctx = context_of<ChannelContext>(args, 1);
+    const View x = *ctx.x.view(args, "x");
+    const auto weight = ctx.weight.view(args, "weight"), bias = ctx.bias.view(args, "bias"),
+               residual = ctx.residual.view(args, "residual");
     require_shape(dy, args.where(0), x, "x");
     require_dtype(dy, args.where(0), x.dtype, "x");
     const std::int64_t channels = ctx.op.shape.channels;
-    const ChannelVectorArg weight(ctx.weight, function + ": ctx.weight", x, channels),
-        bias(ctx.bias, function + ": ctx.bias", x, channels);
-    std::optional<View> residual;
-    if (ctx.residual) residual = view(ctx.residual, function + ": ctx.residual");
     const Result dx(dy);
     std::optional<Result> dresidual;
     if (residual) dresidual.emplace(dy);
     std::vector<double> dweight(weight ? std::size_t(channels) : 0), dbias(bias ? std::size_t(channels) : 0);
     ChannelArrays a;
-    a.x = &x, a.weight = weight.get(), a.bias = bias.get(), a.residual = residual ? &*residual : nullptr;
+    a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
     a.mean = ctx.mean.data(), a.invstd = ctx.invstd.data(), a.dy = &dy, a.dx = &dx.array();
     a.dresidual = dresidual ? &dresidual->array() : nullptr;
     a.dweight = weight ? dweight.data() : nullptr, a.dbias = bias ? dbias.data() : nullptr;
     compute(dy.size, [&] { backend().channel_backward(ctx.op, a); });
 
-    const auto gradient = [&](const ChannelVectorArg& of, const std::vector<double>& values) -> py::object {
+    const auto gradient = [&](const std::optional<View>& of, const std::vector<double>& values) -> py::object {
         if (!of) return py::none();
-        return vector_result(*of.get(), values, 1, &channels, of.get()->dtype);
+        return vector_result(*of, values, 1, &channels, of->dtype);
     };
     py::list results;
     results.append(dx.finish());
@@ -276,24 +279,32 @@ void register_channels(py::module_& m) {
                "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
                "dropout_forward.\nAn empty batch leaves the statistics alone. " + errors +
                ", and for one value per channel.\nSource: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm.",
-           batch_norm_forward);
+           batch_norm_forward, batch_norm_tag);
     define(m, "batch_norm_backward(grad_out, ctx)",
            "(dx, dweight, dbias), and dresidual where the forward was given a residual.\n\n"
            "The activation's gradient and the dropout mask are recomputed. dweight and dbias, of shape (C,) and the dtype "
            "of weight and bias, are None where those were.\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
-           channel_backward);
+           channel_backward, batch_norm_tag);
     define(m,
            "bias_act_forward(x, bias=None, activation=None, dropout=0.0, residual=None, *, axis=-1, rng=None)",
            "(y, ctx), y = dropout(act(x + bias + residual)): the end of a dense layer in one pass.\n\n"
            "bias has shape (C,), C the length of `axis`, and the dtype of x (or float32 where x is float16 or bfloat16); "
            "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
            "dropout_forward.\n" + errors + ".",
-           bias_act_forward);
+           bias_act_forward, bias_act_tag);
     define(m, "bias_act_backward(grad_out, ctx)",
            "(dx, dbias), and dresidual where the forward was given a residual; dbias is None where bias was.\n\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
-           channel_backward);
+           channel_backward, bias_act_tag);
+    define(m, "fold_batch_norm(W, b, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=-1)",
+           "(W', b') of the layer before a batch normalization, with its inference folded in.\n\n"
+           "W' = W * weight / sqrt(running_var + eps), b' = (b - running_mean) * weight / sqrt(running_var + eps) + bias.\n"
+           "W has its C output channels on `axis`: the last of (in, out), 0 for (out, in, ...). The vectors have shape (C,) "
+           "and the dtype of W (or float32 where W is float16 or bfloat16); b, weight and bias may be None. New arrays are "
+           "returned, W' of the dtype of W and b' of that of b, or of W where b is None.\n" + errors +
+               ".\nSource: Ioffe and Szegedy 2015; torch.nn.utils.fusion.fuse_linear_bn_weights.",
+           fold_batch_norm);
 }
 
 }  // namespace smelt

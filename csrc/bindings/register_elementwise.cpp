@@ -85,27 +85,12 @@ void register_activation(py::module_& m, int row) {
 
 // ---- dropout, alpha dropout, rrelu, prelu: their backward needs more than an array
 
-struct DropoutContext {
+enum DropoutTag { plain_tag, alpha_tag };
+
+struct DropoutContext : Context {
     Dropout backward;
-    std::vector<std::int64_t> shape;
-    DType dtype;
+    Array form;  // shape and dtype of the forward's array
 };
-
-template <class Context>
-const Context& context_of(const Args& args, int i, const char* kind) {
-    if (!py::isinstance<Context>(args[i])) {
-        fail<py::type_error>(args.where(i), " must be the context that ", kind, " returned, got ", describe(args[i]));
-    }
-    return args[i].cast<const Context&>();
-}
-
-void require_like_forward(const View& dy, const Args& args, const std::vector<std::int64_t>& shape, DType dtype) {
-    Array forward;
-    forward.ndim = int(shape.size());
-    std::copy(shape.begin(), shape.end(), forward.shape);
-    require_shape(dy, args.where(0), forward, "the forward's result");
-    require_dtype(dy, args.where(0), dtype, "the forward's result");
-}
 
 template <Dropout (*Forward)(double), Dropout (*Backward)(double)>
 py::object dropout_forward(const Args& args) {
@@ -116,21 +101,21 @@ py::object dropout_forward(const Args& args) {
     const Result y(x);
     if (p > 0) forward.random = backward_op.random = rng.next();
     compute(x.size, [&] { backend().dropout(forward, x, y.array()); });
-    return py::make_tuple(
-        y.finish(), DropoutContext{backward_op, std::vector<std::int64_t>(x.shape, x.shape + x.ndim), x.dtype});
+    return py::make_tuple(y.finish(), DropoutContext{{args.tag()}, backward_op, x});
 }
 
 py::object dropout_backward(const Args& args) {
     const View dy = view(args, 0);
-    const auto& ctx = context_of<DropoutContext>(args, 1, "the forward");
-    require_like_forward(dy, args, ctx.shape, ctx.dtype);
+    const auto& ctx = context_of<DropoutContext>(args, 1);
+    require_shape(dy, args.where(0), ctx.form, "x");
+    require_dtype(dy, args.where(0), ctx.form.dtype, "x");
     const Result dx(dy);
     compute(dy.size, [&] { backend().dropout(ctx.backward, dy, dx.array()); });
     return dx.finish();
 }
 
-struct RReluContext {
-    py::object x;
+struct RReluContext : Context {
+    Saved x;
     RandomStream random;
     double lower, upper;
 };
@@ -146,14 +131,13 @@ py::object rrelu_forward(const Args& args) {
     const RandomStream random = training ? rng.next() : RandomStream{};
     if (!training) lower = upper = (lower + upper) / 2;
     compute(x.size, [&] { backend().rrelu(random, lower, upper, x, x, y.array()); });
-    return py::make_tuple(y.finish(),
-                          RReluContext{py::reinterpret_borrow<py::object>(x.object), random, lower, upper});
+    return py::make_tuple(y.finish(), RReluContext{{args.tag()}, Saved(x), random, lower, upper});
 }
 
 py::object rrelu_backward(const Args& args) {
     const View dy = view(args, 0);
-    const auto& ctx = context_of<RReluContext>(args, 1, "rrelu_forward");
-    const View x = view(ctx.x, "rrelu_backward: ctx.x");
+    const auto& ctx = context_of<RReluContext>(args, 1);
+    const View x = *ctx.x.view(args, "x");
     require_shape(dy, args.where(0), x, "x");
     require_dtype(dy, args.where(0), x.dtype, "x");
     const Result dx(dy);
@@ -161,47 +145,40 @@ py::object rrelu_backward(const Args& args) {
     return dx.finish();
 }
 
-struct PReluContext {
-    py::object x, weight;
-    int axis;
+struct PReluContext : Context {
+    Saved x, weight;
+    ChannelShape shape;
 };
-
-ChannelShape prelu_shape(const View& x, const View& weight, const std::string& where, int axis) {
-    if (weight.ndim == 1 && weight.shape[0] == 1) {
-        ChannelShape all;
-        all.inner = x.size;
-        return all;
-    }
-    if (weight.ndim != 1 || axis < 0 || weight.shape[0] != x.shape[axis]) {
-        fail<py::value_error>(where, " must have shape (1,) or one value per channel of x, shape ", shape_text(x),
-                              ", got ", shape_text(weight));
-    }
-    return channel_shape(x, axis);
-}
 
 py::object prelu_forward(const Args& args) {
     enum { x_, weight_, axis_ };
     const View x = view(args, x_), weight = view(args, weight_);
     require_dtype(weight, args.where(weight_), x.dtype, "x");
-    const bool shared = weight.ndim == 1 && weight.shape[0] == 1;
-    const int axis = shared ? -1 : axis_of(args, axis_, x);
-    const ChannelShape shape = prelu_shape(x, weight, args.where(weight_), axis);
+    ChannelShape shape;
+    if (weight.ndim == 1 && weight.shape[0] == 1) {
+        shape.inner = x.size;
+    } else {
+        const int axis = axis_of(args, axis_, x);
+        if (weight.ndim != 1 || weight.shape[0] != x.shape[axis]) {
+            fail<py::value_error>(args.where(weight_), " must have shape (1,) or (", x.shape[axis],
+                                  ",), the channels of x, got ", shape_text(weight));
+        }
+        shape = channel_shape(x, axis);
+    }
     const Result y(x);
     compute(x.size, [&] { backend().prelu_forward(shape, x, weight, y.array()); });
-    return py::make_tuple(y.finish(), PReluContext{py::reinterpret_borrow<py::object>(x.object),
-                                                   py::reinterpret_borrow<py::object>(weight.object), axis});
+    return py::make_tuple(y.finish(), PReluContext{{args.tag()}, Saved(x), Saved(weight), shape});
 }
 
 py::object prelu_backward(const Args& args) {
     const View dy = view(args, 0);
-    const auto& ctx = context_of<PReluContext>(args, 1, "prelu_forward");
-    const View x = view(ctx.x, "prelu_backward: ctx.x"), weight = view(ctx.weight, "prelu_backward: ctx.weight");
+    const auto& ctx = context_of<PReluContext>(args, 1);
+    const View x = *ctx.x.view(args, "x"), weight = *ctx.weight.view(args, "weight");
     require_shape(dy, args.where(0), x, "x");
     require_dtype(dy, args.where(0), x.dtype, "x");
-    const ChannelShape shape = prelu_shape(x, weight, "prelu_backward: ctx.weight", ctx.axis);
     const Result dx(dy);
-    std::vector<double> dweight(std::size_t(shape.channels));
-    compute(dy.size, [&] { backend().prelu_backward(shape, dy, x, weight, dx.array(), dweight.data()); });
+    std::vector<double> dweight(std::size_t(ctx.shape.channels));
+    compute(dy.size, [&] { backend().prelu_backward(ctx.shape, dy, x, weight, dx.array(), dweight.data()); });
     return py::make_tuple(dx.finish(), vector_result(weight, dweight, 1, weight.shape, weight.dtype));
 }
 
@@ -213,12 +190,12 @@ Generator& process_generator() {
     return g;
 }
 
-std::uint64_t word(py::handle value, const char* where) {
-    const unsigned long long v =
-        PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr()) ? PyLong_AsUnsignedLongLong(value.ptr()) : 0;
-    if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) {
-        fail<py::type_error>(where, " must be an integer, got ", describe(value));
-    }
+bool is_integer(py::handle value) { return PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr()); }
+
+std::uint64_t word(py::handle value, const std::string& where) {
+    if (!is_integer(value)) fail<py::type_error>(where, " must be an integer, got ", describe(value));
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    const unsigned long long v = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
     if (PyErr_Occurred()) {
         PyErr_Clear();
         fail<py::value_error>(where, " must be in [0, 2**64), got ", std::string(py::str(value)));
@@ -226,7 +203,11 @@ std::uint64_t word(py::handle value, const char* where) {
     return v;
 }
 
-void load_generator_state(Generator& g, const py::dict& state) {
+void load_generator_state(Generator& g, const py::object& given) {
+    if (!py::isinstance<py::dict>(given)) {
+        fail<py::type_error>("Generator.load_state_dict: state must be a dict, got ", describe(given));
+    }
+    const auto state = given.cast<py::dict>();
     if (!state.contains("seed") || !state.contains("stream") || state.size() != 2) {
         fail<py::value_error>("Generator.load_state_dict: state must have the keys seed and stream, got ",
                               std::string(py::str(py::list(state))));
@@ -256,7 +237,7 @@ void register_generator(py::module_& m) {
             return "Generator(seed=" + std::to_string(g.seed) + ", stream=" + std::to_string(g.stream) + ")";
         })
         .def(py::pickle([](const Generator& g) { return generator_state(g); },
-                        [](const py::dict& state) {
+                        [](const py::object& state) {
                             Generator g;
                             load_generator_state(g, state);
                             return g;
@@ -276,12 +257,24 @@ Output::Output(const Args& args, int i, const View& like, const char* like_name)
     require_dtype(*given_, where_, like.dtype, like_name);
 }
 
+std::optional<View> Saved::view(const Args& args, const char* name) const {
+    if (!object_) return std::nullopt;
+    const std::string where = args.where(1) + "." + name;
+    const View v = smelt::view(object_, where);
+    require_shape(v, where, form_, "what the forward was given");
+    require_dtype(v, where, form_.dtype, "what the forward was given");
+    return v;
+}
+
+double number_in(py::handle value, const std::string& where, const Interval& interval) {
+    const double v = number_of(value, where);
+    if (!interval.contains(v)) fail<py::value_error>(where, " must be ", interval.text, ", got ", number_text(v));
+    return v;
+}
+
 double number_in(const Args& args, int i, const Interval& interval) {
     const double v = args.number(i);
-    if (!interval.contains(v)) {
-        fail<py::value_error>(args.where(i), " must be ", interval.text, ", got ", number_text(v));
-    }
-    return v;
+    return interval.contains(v) ? v : number_in(args[i], args.where(i), interval);
 }
 
 Rng::Rng(const Args& args, int i) {
@@ -289,8 +282,8 @@ Rng::Rng(const Args& args, int i) {
         generator_ = &process_generator();
     } else if (py::isinstance<Generator>(args[i])) {
         generator_ = &args[i].cast<Generator&>();
-    } else if (PyLong_Check(args[i].ptr()) && !PyBool_Check(args[i].ptr())) {
-        seed_.seed = word(args[i], args.where(i).c_str());
+    } else if (is_integer(args[i])) {
+        seed_.seed = word(args[i], args.where(i));
     } else {
         fail<py::type_error>(args.where(i), " must be a Generator, an integer seed or None, got ", describe(args[i]));
     }
@@ -324,16 +317,7 @@ Activation activation_of(const Args& args, int i) {
         if (k == parameter_count(info)) {
             fail<py::value_error>(args.where(i), ": ", wanted, " has no parameter ", std::string(py::repr(key)));
         }
-        const double v = PyFloat_AsDouble(value.ptr());
-        if (PyErr_Occurred()) {
-            PyErr_Clear();
-            fail<py::type_error>(args.where(i), ": ", info.parameters[k].name, " must be a number, got ", describe(value));
-        }
-        if (!info.parameters[k].interval.contains(v)) {
-            fail<py::value_error>(args.where(i), ": ", info.parameters[k].name, " must be ",
-                                  info.parameters[k].interval.text, ", got ", number_text(v));
-        }
-        a.parameters[k] = v;
+        a.parameters[k] = number_in(value, args.where(i) + ": " + info.parameters[k].name, info.parameters[k].interval);
     }
     return a;
 }
@@ -390,22 +374,22 @@ void register_elementwise(py::module_& m) {
            "(y, ctx), y = x / (1 - p) where kept, 0 where dropped (with probability p).\n\n"
            "y has the shape and dtype of x. A dropped infinity or NaN is 0." + mask +
                "Source: Srivastava et al. 2014; torch.nn.functional.dropout.",
-           dropout_forward<plain_dropout, plain_dropout>);
+           dropout_forward<plain_dropout, plain_dropout>, plain_tag);
     define(m, "dropout_backward(grad_out, ctx)",
            "dx = grad_out / (1 - p) where kept, else 0; shape and dtype as x.\n\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
-           dropout_backward);
+           dropout_backward, plain_tag);
     define(m, "alpha_dropout_forward(x, p=0.5, *, rng=None)",
            "(y, ctx), y = a x + b where kept, a alpha' + b where dropped: mean 0 and variance 1 stay so.\n\n"
            "alpha' = -1.7580993408473766, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = -a p alpha'; p = 1 gives 0. "
            "y has the shape and dtype of x." + mask +
                "Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.",
-           dropout_forward<alpha_dropout, alpha_dropout_gradient>);
+           dropout_forward<alpha_dropout, alpha_dropout_gradient>, alpha_tag);
     define(m, "alpha_dropout_backward(grad_out, ctx)",
            "dx = a grad_out where kept, else 0; shape and dtype as x.\n\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
-           dropout_backward);
-    define(m, "rrelu_forward(x, lower=1/8, upper=1/3, *, training=True, rng=None)",
+           dropout_backward, alpha_tag);
+    define(m, "rrelu_forward(x, lower=0.125, upper=0.3333333333333333, *, training=True, rng=None)",
            "(y, ctx), y = x if x > 0 else slope * x, the slope uniform in [lower, upper] per element in training, else "
            "their mean.\n\ny has the shape and dtype of x; lower and upper are finite, lower <= upper. rng as in "
            "dropout_forward.\nRaises TypeError for a wrong kind or dtype, ValueError for wrong bounds.\n"

@@ -110,16 +110,12 @@ py::object mse_loss(const Args& args) {
     return py::make_tuple(loss, dpred.finish());
 }
 
-struct MaxoutContext {
-    py::object x;
-    int pieces, axis;
+struct MaxoutContext : Context {
+    Saved x;
+    ChannelShape shape;
+    int pieces;
+    Array form;  // shape of the forward's result
 };
-
-ChannelShape maxout_shape(const View& x, int axis, std::int64_t pieces, std::int64_t* out) {
-    std::copy(x.shape, x.shape + x.ndim, out);
-    out[axis] /= pieces;
-    return channel_shape(x, axis);
-}
 
 py::object maxout_forward(const Args& args) {
     const View x = view(args, 0);
@@ -129,27 +125,22 @@ py::object maxout_forward(const Args& args) {
         fail<py::value_error>(args.where(1), " must be a positive divisor of the ", x.shape[axis], " channels of x, got ",
                               pieces);
     }
-    std::int64_t out[Array::max_dims];
-    const ChannelShape shape = maxout_shape(x, axis, pieces, out);
-    const Result y(x, x.ndim, out, x.dtype);
+    const ChannelShape shape = channel_shape(x, axis);
+    Array form = x;
+    form.shape[axis] /= pieces;
+    const Result y(x, x.ndim, form.shape, x.dtype);
     compute(x.size, [&] { backend().maxout_forward(shape, int(pieces), x, y.array()); });
-    return py::make_tuple(y.finish(), MaxoutContext{py::reinterpret_borrow<py::object>(x.object), int(pieces), axis});
+    return py::make_tuple(y.finish(), MaxoutContext{{args.tag()}, Saved(x), shape, int(pieces), form});
 }
 
 py::object maxout_backward(const Args& args) {
     const View dy = view(args, 0);
-    if (!py::isinstance<MaxoutContext>(args[1])) {
-        fail<py::type_error>(args.where(1), " must be the context that maxout_forward returned, got ", describe(args[1]));
-    }
-    const auto& ctx = args[1].cast<const MaxoutContext&>();
-    const View x = view(ctx.x, "maxout_backward: ctx.x");
-    Array y;
-    y.ndim = x.ndim;
-    const ChannelShape shape = maxout_shape(x, ctx.axis, ctx.pieces, y.shape);
-    require_shape(dy, args.where(0), y, "the forward's result");
+    const auto& ctx = context_of<MaxoutContext>(args, 1);
+    const View x = *ctx.x.view(args, "x");
+    require_shape(dy, args.where(0), ctx.form, "the forward's result");
     require_dtype(dy, args.where(0), x.dtype, "x");
     const Result dx(x);
-    compute(x.size, [&] { backend().maxout_backward(shape, ctx.pieces, dy, x, dx.array()); });
+    compute(x.size, [&] { backend().maxout_backward(ctx.shape, ctx.pieces, dy, x, dx.array()); });
     return dx.finish();
 }
 

@@ -38,7 +38,7 @@ struct ChannelOp {
 // The arrays of a ChannelOp. Those that are absent are null.
 struct ChannelArrays {
     const Array *x = nullptr, *weight = nullptr, *bias = nullptr, *residual = nullptr;
-    double *mean = nullptr, *invstd = nullptr;  // per channel
+    const double *mean = nullptr, *invstd = nullptr;  // per channel
     const Array* y = nullptr;
     const Array *dy = nullptr, *dx = nullptr, *dresidual = nullptr;
     double *dweight = nullptr, *dbias = nullptr;  // per channel

@@ -205,18 +205,21 @@ SMELT_HD T sigmoid(T x) {
     return inverse / (fma(b, q, inverse) + b);
 }
 
-// tanh(x) / x - 1 for |x| < 0.55, z = x^2.
-SMELT_HD float tanh_tail(float z) { return z * polynomial(z, z * z, -0.333333164f, 0.133325547f, -0.0538494177f, 0.0210609287f, -0.00626025815f); }
-SMELT_HD double tanh_tail(double z) { return z * polynomial(z, z * z, -0.3333333333333333, 0.13333333333332933, -0.05396825396795144, 0.021869488524644817, -0.008863235272590773, 0.0035921243634817698, -0.001455799286648918, 0.0005897972803543669, -0.0002380858274128743, 9.36762626327837e-05, -3.258775131557868e-05, 7.234237995583974e-06); }
+// (tanh(r) / r - 1) / z, z = r^2 and |r| < 0.268.
+SMELT_HD float tanh_tail(float z) { return horner(z, -0.333331943f, 0.133214548f, -0.0510710329f); }
+SMELT_HD double tanh_tail(double z) { return polynomial(z, z * z, -0.33333333333331944, 0.13333333332839076, -0.053968253372909655, 0.02186945448506815, -0.008862191388844988, 0.0035744494966138468, -0.0012989088175916136); }
 
-// |x| < 0.55: x + x^3 P(x^2); beyond: 1 - 2 / (exp(2|x|) + 1).
+// |x| = n ln2 / 2 + r. With s = 2^n and h = tanh(r) it is ((s - 1) + (s + 1) h) / ((s + 1) + (s - 1) h); the denominator as
+// numerator + 2 - 2h, whose error then all but cancels in large x. n = 0 reaches to 0.27, to spare small x the division's error.
 template <class T>
 SMELT_HD T tanh(T x) {
-    const T a = min(abs(x), bounds(x).tanh);
-    T t;
-    const T q = expm1_reduced(reduce(a + a, Format<T>::bias, t)), s = power_of_two<T>(to_bits(t));
-    const T near = fma(a, tanh_tail(a * a), a), far = 1 - 2 / fma(s, q, s + 1);
-    return copysign(a < T(0.55) ? near : far, x);
+    using F = Format<T>;
+    const T a = min(abs(x), bounds(x).tanh), round = F::round + T(F::bias);
+    const T t = fma(a, 2 * F::log2e, T(-0.27)) + round, n = t - round;
+    const T r = fma(n, T(-0.5) * F::ln2_low, fma(n, T(-0.5) * F::ln2_high, a)), z = r * r;
+    const T h = fma(r * z, tanh_tail(z), r), s = power_of_two<T>(to_bits(t));
+    const T numerator = fma(s + 1, h, s - 1);
+    return copysign(numerator / (numerator + fma(T(-2), h, T(2))), x);
 }
 
 // ---- logarithms ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """`python -m smelt` prints what this installation is."""
 
-from smelt import show_config
+from smelt._config import show_config
 
 print(show_config())

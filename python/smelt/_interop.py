@@ -20,8 +20,8 @@ def empty_like_owner(x: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def to_owner_kind(x: Any, result: np.ndarray) -> Any:
-    """A NumPy result as an array of the library that owns x."""
-    return x.__array_namespace__().asarray(result)
+    """A NumPy result as an array of the library that owns x; as it is where x has no such library to name."""
+    return x.__array_namespace__().asarray(result) if hasattr(x, "__array_namespace__") else result
 
 
 def as_numpy(x: Any) -> np.ndarray | None:
@@ -32,7 +32,8 @@ def as_numpy(x: Any) -> np.ndarray | None:
     if torch is not None and x.dtype == torch.bfloat16:
         import ml_dtypes
 
-        return np.from_dlpack(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+        bits: np.ndarray = np.from_dlpack(x.view(torch.int16))
+        return bits.view(ml_dtypes.bfloat16)
     return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None
 
 

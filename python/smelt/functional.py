@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import numpy as np
-
 from smelt import _core
 
 Array = TypeVar("Array")
@@ -42,47 +40,3 @@ def gelu_backward(grad_out: Array, saved: Array, approximate: str = "none", *, o
 
 swish = _core.silu
 swish_backward = _core.silu_backward
-
-
-def fold_batch_norm(
-    W: np.ndarray,
-    b: np.ndarray | None,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    weight: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
-    eps: float = 1e-5,
-    *,
-    axis: int = -1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(W', b') of the layer before a batch normalization, with its inference folded in.
-
-    W' = W * weight / sqrt(running_var + eps), b' = (b - running_mean) * weight / sqrt(running_var + eps) + bias.
-    W has its C output channels on `axis`: the last of (in, out), 0 for (out, in, ...). The vectors have shape (C,); b,
-    weight and bias may be None. New arrays of W's dtype are returned.
-    Raises TypeError for a wrong dtype, ValueError for a wrong shape, axis or eps.
-    Source: Ioffe and Szegedy 2015; torch.nn.utils.fusion.fuse_linear_bn_weights.
-    """
-    where = "fold_batch_norm:"
-    if not isinstance(axis, int) or not -W.ndim <= axis < W.ndim:
-        raise ValueError(f"{where} axis must be an axis of an array of {W.ndim} dimensions, got {axis!r}")
-    if not 0 <= eps < np.inf:
-        raise ValueError(f"{where} eps must be a finite number >= 0, got {eps!r}")
-    channels = W.shape[axis]
-    vectors = {"b": b, "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, v in vectors.items():
-        if v is None and name in ("running_mean", "running_var"):
-            raise TypeError(f"{where} {name} must be an array, got None")
-        if v is not None and v.shape != (channels,):
-            raise ValueError(f"{where} {name} must have shape ({channels},), got {tuple(v.shape)}")
-    double = "float64"
-    scale = 1 / (running_var.astype(double) + eps) ** 0.5
-    if weight is not None:
-        scale = scale * weight.astype(double)
-    shift = -running_mean.astype(double) if b is None else b.astype(double) - running_mean.astype(double)
-    shift = shift * scale
-    if bias is not None:
-        shift = shift + bias.astype(double)
-    shape = [1] * W.ndim
-    shape[axis] = channels
-    return (W.astype(double) * scale.reshape(shape)).astype(W.dtype), shift.astype(W.dtype)

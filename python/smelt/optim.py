@@ -75,7 +75,9 @@ class Optimizer:
 
     def _make_groups(self, params: Iterable[Any]) -> list[dict[str, Any]]:
         if hasattr(params, "__dlpack__") or isinstance(params, (str, dict)):
-            raise TypeError(f"{self._where('params')} must be a list of arrays or of groups, got {type(params).__name__}")
+            raise TypeError(
+                f"{self._where('params')} must be a list of arrays or of groups, got {type(params).__name__}"
+            )
         items = list(params)
         if not items or not isinstance(items[0], dict):
             items = [{"params": items}]
@@ -176,7 +178,9 @@ class Optimizer:
         if grads is None:
             grads = [self._grad_of(p) for p in self.params]
         elif not isinstance(grads, (list, tuple)):
-            raise TypeError(f"{self._spec['name']}.step: grads must be a list or tuple of arrays, got {type(grads).__name__}")
+            raise TypeError(
+                f"{self._spec['name']}.step: grads must be a list or tuple of arrays, got {type(grads).__name__}"
+            )
         self._check_common()
         steps = [self._group_step(group) for group in self.groups]
         self.last_grad_norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite)

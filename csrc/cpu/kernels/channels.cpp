@@ -336,6 +336,7 @@ void statistics(const ChannelOp& op, const Array& x, Moments* total) {
     arrays.x = &x;
     const Pipeline<T> pipeline(op, arrays);
     for (std::int64_t c = 0; c < op.shape.channels; ++c) total[c] = Moments{};
+    if (op.shape.size() == 0) return;
     if (layout.runs) {
         reduce_runs<Moments>(
             layout,

@@ -44,27 +44,39 @@ struct Slices {
     T* state[OptimizerInfo::max_slots];
 };
 
+// What surrounds the formula: clip and maximize (one factor), weight decay of either kind.
+template <class T>
+struct Surroundings {
+    T factor, coupled, decoupled;
+
+    explicit Surroundings(const GroupStep& s)
+        : factor(T(s.gradient_factor)), coupled(T(s.coupled_decay)), decoupled(T(s.decoupled_factor)) {}
+};
+
+template <unsigned S, class Formula, class T>
+SMELT_HD void update_element(const Formula& f, const Surroundings<T>& around, const Slices<T>& at, std::int64_t i) {
+    T state[OptimizerInfo::max_slots] = {};
+    if constexpr (S & 1) state[0] = at.state[0][i];
+    if constexpr (S & 2) state[1] = at.state[1][i];
+    if constexpr (S & 4) state[2] = at.state[2][i];
+    T p = at.p[i];
+    const T decay = around.coupled * p;
+    const T g = around.factor * at.g[i] + (around.coupled != 0 ? decay : T(0));
+    p *= around.decoupled;
+    f.template update<S>(p, g, state);
+    at.p[i] = p;
+    if constexpr (S & 1) at.state[0][i] = state[0];
+    if constexpr (S & 2) at.state[1][i] = state[1];
+    if constexpr (S & 4) at.state[2][i] = state[2];
+}
+
 template <class Formula, class T, unsigned S>
-void update(const Formula& formula, const GroupStep& step, const Slices<T>& at, std::int64_t n) {
+void update(const Formula& formula, const GroupStep& step, const Slices<T>& slices, std::int64_t n) {
     const Formula f = formula;
-    const T factor = T(step.gradient_factor), coupled = T(step.coupled_decay), decoupled = T(step.decoupled_factor);
-    T *const p = at.p, *const s0 = at.state[0], *const s1 = at.state[1], *const s2 = at.state[2];
-    const T* const gradient = at.g;
+    const Surroundings<T> around(step);
+    const Slices<T> at = slices;
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-        T value = p[i], g = factor * gradient[i];
-        T state[OptimizerInfo::max_slots] = {};
-        if constexpr (S & 1) state[0] = s0[i];
-        if constexpr (S & 2) state[1] = s1[i];
-        if constexpr (S & 4) state[2] = s2[i];
-        g += coupled != 0 ? coupled * value : T(0);
-        value *= decoupled;
-        f.template update<S>(value, g, state);
-        p[i] = value;
-        if constexpr (S & 1) s0[i] = state[0];
-        if constexpr (S & 2) s1[i] = state[1];
-        if constexpr (S & 4) s2[i] = state[2];
-    }
+    for (std::int64_t i = 0; i < n; ++i) update_element<S>(f, around, at, i);
 }
 
 template <class Formula, class T, unsigned... S>

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ def _machine() -> dict[str, str]:
     """The machine and the versions, for whoever reads the figures."""
     import numpy as np
 
-    import smelt
     from smelt import _core
     from smelt.bench.cases import optional
 
@@ -40,7 +40,9 @@ def _machine() -> dict[str, str]:
     if cpuinfo.exists():
         fields = dict(line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
         named = {k.strip(): v.strip() for k, v in fields.items()}
-        processor = f"{named.get('model name', processor)} (family {named.get('cpu family')}, model {named.get('model')})"
+        processor = (
+            f"{named.get('model name', processor)} (family {named.get('cpu family')}, model {named.get('model')})"
+        )
     versions = {"numpy": np.__version__, "python": platform.python_version()}
     for peer in ("torch", "jax", "numexpr", "numba"):
         if module := optional(peer):
@@ -51,7 +53,7 @@ def _machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "instruction set": _core.build_info()["isa"],
         "compiler": _core.build_info()["compiler"],
-        "smelt": smelt.__version__,
+        "smelt": _core.build_info()["version"],
         "commit": commit.stdout.strip() or "unknown",
         "date": time.strftime("%Y-%m-%d"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
@@ -75,7 +77,7 @@ def _work(args: argparse.Namespace) -> None:
             continue
         for where, n in {"own": case.sizes[0]}.items() if case.sizes else [(w, SIZES[w]) for w in args.where]:
             source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
-            calls = {**case.build(n), "copy": lambda s=source, t=target: np.copyto(t, s)}
+            calls = {**case.build(n), "copy": partial(np.copyto, target, source)}
             seconds = measure(calls, args.seconds)
             copy = seconds.pop("copy").median
             row = {
@@ -91,7 +93,13 @@ def _work(args: argparse.Namespace) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+    names = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    )
     limits = {name: str(threads) for name in names}
     if threads == 1:
         limits["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"

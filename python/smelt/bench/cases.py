@@ -318,7 +318,8 @@ def _torch_optimizer(torch: Any, name: str, arrays: list[np.ndarray], grads: lis
         optimizer = make(params, fused=True)
     except (TypeError, RuntimeError):
         optimizer = make(params)
-    return optimizer.step
+    step: Callable[[], object] = optimizer.step
+    return step
 
 
 def _numpy_adam(arrays: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], object]:

@@ -30,21 +30,24 @@ def table(rows: list[Row]) -> str:
         lines.append([r["case"], r["where"], str(r["threads"]), f"{mine / r['elements'] * 1e9:.3f}", share, *ratios])
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
 
 
 def markdown(rows: list[Row]) -> str:
     """The README's table: one line per case, in DRAM (or the case's own size), one thread."""
-    lines = ["| operation | ns per element | share of copy | times NumPy | times PyTorch |", "|---|---|---|---|---|"]
+    lines = [
+        "| operation | ns per element | share of copy | times NumPy | times PyTorch |",
+        "|---|---|---|---|---|",
+    ]
     for r in rows:
         if r["threads"] != 1 or r["where"] not in ("DRAM", "own"):
             continue
         mine = r["seconds"]["smelt"]["median"]
-        cells = [
-            f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in ("numpy", "torch")
-        ]
+        cells = [f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in ("numpy", "torch")]
         share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
         lines.append(f"| {r['case']} | {mine / r['elements'] * 1e9:.2f} | {share} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -63,7 +66,8 @@ def picture(rows: list[Row], path: Path) -> None:
     for where, colour in {"L2": "#4c78a8", "L3": "#72b7b2", "DRAM": "#f58518", "own": "#54a24b"}.items():
         points = [(peer[1], cases.index(r["case"])) for r in rows if r["where"] == where and (peer := best_peer(r))]
         if points:
-            axes.scatter(*zip(*points, strict=True), s=18, color=colour, label=where, zorder=3)
+            ratios, places = zip(*points, strict=True)
+            axes.scatter(ratios, places, s=18, color=colour, label=where, zorder=3)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yticks(range(len(cases)), cases, fontsize=7)

@@ -72,9 +72,7 @@ def mse_loss(pred: Array, target: Array, *, reduction: str = "mean") -> tuple[Ar
     return _reduced(error**2, 2 * error, error.size, pred.dtype, reduction)
 
 
-def _reduced(
-    losses: Array, gradient: Array, n: int, dtype: np.dtype[Any], reduction: str
-) -> tuple[Array, Array]:
+def _reduced(losses: Array, gradient: Array, n: int, dtype: np.dtype[Any], reduction: str) -> tuple[Array, Array]:
     """With "none" the gradient is that of the sum, which is each loss's own."""
     if reduction == "mean":
         losses, gradient = losses.sum() / n, gradient / n

@@ -16,8 +16,6 @@ import numpy as np
 from ._float64 import Array, Float64, narrow, wide
 from .gradients import clip_factor, total_norm
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
-
 Rate = float | Callable[[int], float]
 State = dict[str, Float64]
 
@@ -46,9 +44,7 @@ class Optimizer:
             {name: np.full(p.shape, value, np.float64) for name, value in self.slots(h).items()}
             for p, h in self._params()
         ]
-        self._masters = [
-            wide(p) if master_weights and p.dtype.itemsize == 2 else None for p, _ in self._params()
-        ]
+        self._masters = [wide(p) if master_weights and p.dtype.itemsize == 2 else None for p, _ in self._params()]
 
     def slots(self, h: Any) -> dict[str, float]:
         """The names of the state's arrays, and what they are filled with at first."""
@@ -285,9 +281,7 @@ class Adamax(Optimizer):
         weight_decay: float = 0.0,
         **common: Any,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, **common
-        )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, **common)
 
     def slots(self, h: Any) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_inf": 0.0}
@@ -304,3 +298,9 @@ def _moments(s: State, g: Float64, betas: tuple[float, float]) -> tuple[Float64,
     s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
     s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
     return s["exp_avg"], s["exp_avg_sq"]
+
+
+# What `import *` takes: every optimizer above. Type checkers would read a plain assignment as an empty list.
+globals()["__all__"] = [
+    name for name, c in list(globals().items()) if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer
+]

@@ -1,0 +1,97 @@
+"""CONTRIBUTING's walk-through, done word for word in a copy of the tree: three edits each, and all the rest follows."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EDIT = re.compile(r"<!-- edit: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+
+
+def apply(tree, path, text):
+    """A new file, a list's include and line, or functions before the reference's last words."""
+    file = tree / path
+    if not file.exists():
+        file.write_text(text)
+    elif file.name == "list.h":
+        include, line = text.splitlines()
+        source = file.read_text().replace("\n#include", f"\n{include}\n#include", 1)
+        file.write_text(re.sub(r"(= List<.*\n)", rf"\g<1>{line}\n", source))
+    else:
+        before, marker, after = file.read_text().rpartition("# What `import *` takes")
+        file.write_text(f"{before}{text}\n\n{marker}{after}")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """The copy, edited and built for the baseline instruction set; and how to run Python in it."""
+    if not (ROOT / "CMakeLists.txt").exists() or shutil.which("cmake") is None:
+        pytest.skip("needs the source tree and cmake")
+    tree = tmp_path_factory.mktemp("extended") / "tree"
+    ignored = shutil.ignore_patterns(".git", ".venv*", "build", "*.so", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    edits = EDIT.findall((tree / "CONTRIBUTING.md").read_text())
+    assert len(edits) == 6
+    for path, text in edits:
+        apply(tree, path, text)
+
+    pybind11 = subprocess.check_output([sys.executable, "-m", "pybind11", "--cmakedir"], text=True).strip()
+    build = tree / "build"
+    configure = ["cmake", "-S", tree, "-B", build, "-DSMELT_ISAS=baseline", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run([*configure, f"-DCMAKE_PREFIX_PATH={pybind11}"], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", build, "--parallel", "2"], check=True, capture_output=True)
+    for module in build.glob("_core*.so"):
+        shutil.copy(module, tree / "python" / "smelt")
+    environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "SMELT_ISA": ""}
+
+    def python(*arguments):
+        run = subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    return tree, python
+
+
+def test_callable(extended):
+    _, python = extended
+    script = """
+import numpy as np, smelt
+x = np.linspace(-3, 3, 7, dtype=np.float32)
+assert np.allclose(smelt.squareplus(x, b=2.0), smelt.reference.squareplus(x, b=2.0))
+y, ctx = smelt.bias_act_forward(x[None], activation="squareplus")
+dx, _ = smelt.bias_act_backward(np.ones_like(y), ctx)
+assert np.allclose(dx, smelt.reference.squareplus_backward(np.ones_like(x), x))
+smelt.optim.Signum([x], momentum=0.5).step([np.ones_like(x)])
+assert np.allclose(x, np.linspace(-3, 3, 7) - 1e-3)
+"""
+    python("-c", "import smelt.reference\n" + script)
+
+
+def test_tested(extended):
+    _, python = extended
+    for file, name in [("test_activations.py", "squareplus"), ("test_optim.py", "Signum")]:
+        out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}", "-k", name)
+        assert int(re.search(r"(\d+) passed", out)[1]) >= 5
+
+
+def test_documented(extended):
+    tree, python = extended
+    python("tools/generate.py")
+    assert "def squareplus(x: Array, b: float = 4.0" in (tree / "python/smelt/_core.pyi").read_text()
+    assert "class Signum(Optimizer)" in (tree / "python/smelt/optim.pyi").read_text()
+    readme = (tree / "README.md").read_text()
+    assert "| `squareplus` |" in readme
+    assert "| `Signum` |" in readme
+    assert "Barron 2021" in python("-c", "import smelt; print(smelt.squareplus.__doc__)")
+
+
+def test_benchmarked(extended):
+    _, python = extended
+    for name in ("squareplus", "Signum"):
+        out = python("-m", "smelt.bench", "--only", name, "--where", "L2", "--threads", "1", "--seconds", "0.001")
+        assert re.search(rf"{name} .*L2", out)

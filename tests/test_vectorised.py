@@ -1,0 +1,77 @@
+"""The hot loops of every instruction set's build hold packed arithmetic in its widest registers.
+
+Vectorisation is lost silently (a flag, a branch, a call): the built module itself is read.
+"""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import smelt
+from smelt import _core
+
+PACKED = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|max|min|and|andn|cmp\w*|blendv?|blendm|f(?:n?m)(?:add|sub)\d+)p([sd])\b")
+REGISTER = {"baseline": "%xmm", "avx2": "%ymm", "avx512": "%zmm"}
+SUFFIX = {"float": "s", "double": "d"}
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """The instructions of every function of the module, by demangled name."""
+    if shutil.which("objdump") is None:
+        pytest.skip("needs objdump")
+    listing = subprocess.check_output(["objdump", "-d", "-C", "--no-show-raw-insn", _core.__file__], text=True)
+    blocks = re.split(r"\n[0-9a-f]+ <(.*)>:\n", listing)
+    return dict(zip(blocks[1::2], blocks[2::2], strict=True))
+
+
+def built_instruction_sets():
+    return _core.build_info()["built"].split(", ")
+
+
+def packed(code, isa, dtype):
+    """How many packed instructions of that dtype work on the widest registers."""
+    lines = [line for line in code.splitlines() if REGISTER[isa] in line]
+    return sum(m[1] == SUFFIX[dtype] for line in lines if (m := PACKED.search(line)))
+
+
+def find(functions, isa, pattern):
+    found = [code for name, code in functions.items() if re.search(rf"smelt::{isa}::.*{pattern}", name)]
+    assert found, f"no function of the {isa} build matches {pattern}"
+    return "\n".join(found)
+
+
+def class_name(row):
+    """'leaky_relu' -> a pattern for LeakyRelu."""
+    return "(?i:" + row.replace("_", "") + ")"
+
+
+@pytest.mark.parametrize("isa", built_instruction_sets())
+@pytest.mark.parametrize("dtype", SUFFIX)
+@pytest.mark.parametrize("row", smelt.activations())
+def test_activations(functions, row, dtype, isa):
+    for direction in ("forward", "backward"):
+        loop = find(functions, isa, rf"{direction}_loop<smelt::{isa}::{class_name(row)}, {dtype}>")
+        assert packed(loop, isa, dtype) > 0, direction
+
+
+@pytest.mark.parametrize("isa", built_instruction_sets())
+@pytest.mark.parametrize("dtype", SUFFIX)
+@pytest.mark.parametrize("name", [spec["name"] for spec in _core.optimizer_list()])
+def test_optimizers(functions, name, dtype, isa):
+    update = find(functions, isa, rf"update<smelt::{isa}::{class_name(name)}<{dtype}>")
+    assert packed(update, isa, dtype) > 0
+
+
+@pytest.mark.parametrize("isa", built_instruction_sets())
+@pytest.mark.parametrize("name", ["softmax", "cross_entropy", "mse_loss", "maxout", "channel_forward", "dropout_tile"])
+def test_other_loops(functions, name, isa):
+    assert packed(find(functions, isa, name), isa, "float") > 0
+
+
+def test_the_check_can_fail():
+    scalar = "vmulss %xmm0,%xmm1,%xmm2\nvmulps %ymm0,%ymm1,%ymm2"
+    assert packed(scalar, "avx512", "float") == 0
+    assert packed(scalar, "avx2", "float") == 1

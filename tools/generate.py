@@ -1,0 +1,227 @@
+"""Writes what is made from the lists: the stubs, and the tables of the README. With --check only compares.
+
+Signatures come from the compiled functions themselves, tables from what every row says of itself, figures from the
+committed benchmark results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import smelt
+from smelt import _core, optim
+from smelt.bench import report
+
+ROOT = Path(__file__).resolve().parent.parent
+STUBS = ROOT / "python" / "smelt"
+
+HEADER = '''"""Generated from the compiled module by `make stubs`; do not edit."""
+
+'''
+
+ARRAY_OR_NONE = {"out", "b", "running_mean", "running_var", "weight", "bias", "residual"}
+ANNOTATIONS = {
+    "activation": "str | tuple[str, dict[str, float]] | None",
+    "rng": "Generator | int | None",
+    "momentum": "float | None",
+    "num_batches": "int | None",
+    "grads": "Sequence[Any]",
+    "target": "Any",
+    "ctx": "Any",
+    "name": "str",
+    "num_pieces": "int",
+    "n": "int",
+    "row": "int",
+    "values": "tuple[float, ...]",
+    "max_norm": "float",
+    "value": "float",
+    "r": "float",
+}
+RETURNS = {
+    "activations": "list[str]",
+    "activation_info": "dict[str, Any]",
+    "saves": "str",
+    "optimizer_list": "list[dict[str, Any]]",
+    "optimizer_slots": "int",
+    "clip_grad_norm_": "Any",
+    "clip_grad_value_": "None",
+    "max_norm_": "None",
+    "set_num_threads": "None",
+    "get_num_threads": "int",
+    "build_info": "dict[str, str]",
+}
+
+
+def _annotation(function: str, p: inspect.Parameter) -> str:
+    if (function, p.name) == ("max_norm_", "axis"):
+        return "int | tuple[int, ...]"
+    if (function, p.name) == ("prelu_forward", "weight"):
+        return "Array"
+    if p.name in ANNOTATIONS:
+        return ANNOTATIONS[p.name]
+    if p.name in ARRAY_OR_NONE:
+        return "Array | None" if p.default in (None, p.empty) else "Array"
+    if p.default is p.empty:
+        return "Array"
+    return type(p.default).__name__
+
+
+def _returns(name: str, doc: str) -> str:
+    if name in RETURNS:
+        return RETURNS[name]
+    if doc.startswith(("(y, ctx)", "Training: (y, ctx)")):
+        return "tuple[Array, Any]"
+    if doc.startswith(("(loss,", "(dx, dweight), ")):
+        return "tuple[Array, Array]"
+    return "tuple[Any, ...]" if doc.startswith("(") else "Array"
+
+
+def _parameters(annotated: list[tuple[inspect.Parameter, str]]) -> list[str]:
+    """The parameters as they stand in a stub, with the star before the keyword-only ones."""
+    texts: list[str] = []
+    for p, annotation in annotated:
+        if p.kind is p.KEYWORD_ONLY and "*" not in texts:
+            texts.append("*")
+        default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
+        texts.append(f"{p.name}: {annotation}{default}")
+    return texts
+
+
+def _function(name: str, f: Any) -> str:
+    annotated = [(p, _annotation(name, p)) for p in inspect.signature(f).parameters.values()]
+    returns = _returns(name, inspect.getdoc(f) or "")
+    if not any(annotation == "Array" for _, annotation in annotated):  # then the type variable binds nothing
+        annotated = [(p, annotation.replace("Array", "Any")) for p, annotation in annotated]
+        returns = returns.replace("Array", "Any")
+    return f"def {name}({', '.join(_parameters(annotated))}) -> {returns}: ...\n"
+
+
+def core_stub() -> str:
+    lines = [HEADER, "from collections.abc import Sequence\nfrom typing import Any, TypeVar\n\n"]
+    lines.append(f"__all__ = {json.dumps(list(_core.__all__), indent=4)}\n\n".replace('"\n]', '",\n]'))
+    lines.append('Array = TypeVar("Array")\n\n')
+    lines.append(
+        "class Generator:\n"
+        "    def __init__(self, seed: int) -> None: ...\n"
+        "    @property\n    def seed(self) -> int: ...\n"
+        "    @property\n    def stream(self) -> int: ...\n"
+        "    def state_dict(self) -> dict[str, int]: ...\n"
+        "    def load_state_dict(self, state: dict[str, int]) -> None: ...\n\n"
+        "class Plan:\n"
+        "    clocks: list[tuple[int, float]]\n"
+        "    def __init__(\n        self, row: int, parameters: list[Any], group_sizes: list[int], state: list[Any], "
+        "masters: list[Any]\n    ) -> None: ...\n"
+        "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, nonfinite: str\n"
+        "    ) -> float | None: ...\n\n"
+    )
+    functions = {k: v for k, v in vars(_core).items() if inspect.isbuiltin(v)}
+    lines += [_function(name, functions[name]) for name in sorted(functions)]
+    return "".join(lines)
+
+
+def optim_stub() -> str:
+    tree = ast.parse((STUBS / "optim.py").read_text())
+    base = next(node for node in tree.body if isinstance(node, ast.ClassDef))
+    public = [n for n in base.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    for node in public:
+        node.body = [ast.Expr(ast.Constant(...))]
+    attributes = (
+        "    groups: list[dict[str, Any]]\n    params: list[Any]\n    state: list[dict[str, np.ndarray]]\n"
+        "    last_grad_norm: float | None\n    max_grad_norm: float | None\n    nonfinite: str\n    master_weights: bool\n"
+    )
+    text = (
+        HEADER
+        + "from collections.abc import Callable, Iterable, Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
+    )
+    text += "Schedule = Callable[[int], float]\n\nclass Optimizer:\n" + attributes
+    text += "".join(
+        "    " + ast.unparse(n).replace("\n", "\n    ").replace(":\n        ...", ": ...") + "\n" for n in public
+    )
+    kinds = {
+        float: "float",
+        bool: "bool",
+        str: "str",
+        tuple: "tuple[float, float]",
+        type(None): "float | None",
+    }
+    for spec in _core.optimizer_list():
+        signature = inspect.signature(getattr(optim, spec["name"]))
+        annotated = []
+        for p in signature.parameters.values():
+            annotation = "Iterable[Any]" if p.name == "params" else kinds[type(p.default)]
+            annotated.append((p, "float | Schedule" if p.name == "lr" else annotation))
+        arguments = ", ".join(["self", *_parameters(annotated)])
+        text += f"\nclass {spec['name']}(Optimizer):\n    def __init__({arguments}) -> None: ...\n"
+    return text
+
+
+def activation_table() -> str:
+    rows = ["| function | formula | parameters | backward from | source |", "|---|---|---|---|---|"]
+    for name in smelt.activations():
+        info = _core.activation_info(name)
+        parameters = ", ".join(f"{k} = {v:g}" for k, v in info["parameters"].items())
+        rows.append(f"| `{name}` | {info['formula']} | {parameters} | {info['saves']} | {info['source']} |")
+    return "\n".join(rows)
+
+
+def optimizer_table() -> str:
+    rows = ["| class | update | source |", "|---|---|---|"]
+    rows += [f"| `{spec['name']}` | {spec['formula']} | {spec['source']} |" for spec in _core.optimizer_list()]
+    return "\n".join(rows)
+
+
+def benchmark_table() -> str:
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json")):
+        results = json.loads(path.read_text())
+        m = results["machine"]
+        parts.append(
+            f"{m['processor']}, {m['instruction set']} build, {m['versions']}, commit {m['commit']}, {m['date']}:\n\n"
+            + report.markdown(results["rows"])
+        )
+    return "\n\n".join(parts)
+
+
+def readme() -> str:
+    text = (ROOT / "README.md").read_text()
+    tables = {"activations": activation_table, "optimizers": optimizer_table, "benchmark": benchmark_table}
+    for name, make in tables.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(pattern, lambda m, make=make: f"{m[1]}\n{make()}\n\n{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def formatted(stub: str) -> str:
+    ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "stub.pyi", "-"]
+    return subprocess.run(ruff, input=stub, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a file is out of date")
+    check = parser.parse_args().check
+    made = {STUBS / "_core.pyi": core_stub(), STUBS / "optim.pyi": optim_stub(), ROOT / "README.md": readme()}
+    stale = []
+    for path, text in made.items():
+        if path.suffix == ".pyi":
+            text = formatted(text)
+        if not path.exists() or path.read_text() != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(text)
+    if stale and check:
+        print(f"out of date: {', '.join(stale)}; run `make stubs`")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
