@@ -1,9 +1,10 @@
-"""Prints the folder of TBBConfig.cmake in the wheel tbb-devel, nothing where it is not installed."""
+"""Prints, of the wheel tbb-devel, the folder of TBBConfig.cmake and the licence; nothing where it is not installed."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 
 try:
     files = distribution("tbb-devel").files or []
-    print(*[f.locate().resolve().parent for f in files if f.name == "TBBConfig.cmake"])
-except PackageNotFoundError:
+    config, licence = (next(f for f in files if f.name == name) for name in ("TBBConfig.cmake", "LICENSE.txt"))
+    print(config.locate().resolve().parent, licence.locate().resolve(), sep=";")
+except (PackageNotFoundError, StopIteration):
     pass

@@ -102,8 +102,12 @@ def tanh_tail(z):  # tanh(x) = x + x z P(z), z = x^2
     return (mp.tanh(mp.sqrt(z)) / mp.sqrt(z) - 1) / z
 
 
-def mills(a):  # Phi(-a) = exp(-a^2 / 2) P(a) / Q(a)
+def mills(a):  # Phi(-a) / exp(-a^2 / 2)
     return mp.erfc(a / mp.sqrt(2)) * mp.exp(a * a / 2) / 2
+
+
+def mills_rest(a):  # 1 / mills(a) = sqrt(2 pi) a + P(a) / Q(a)
+    return 1 / mills(a) - mp.sqrt(2 * mp.pi) * a
 
 
 def erf_tail(z):  # erf(x) = x + x P(z), z = x^2
@@ -123,28 +127,8 @@ def main():
     relative = lambda z: z / (1 + z * tanh_tail(z))  # noqa: E731
     fit("tanh_tail", "float", squares(mpf("0.268"), 60), tanh_tail, relative, 2)
     fit("tanh_tail", "double", squares(mpf("0.268"), 60), tanh_tail, relative, 6)
-    fit(
-        "mills",
-        "float",
-        chebyshev(0, "14.5", 120),
-        mills,
-        lambda a: 1 / mills(a),
-        4,
-        5,
-        p0="0.875",
-        q0="1.75",
-    )
-    fit(
-        "mills",
-        "double",
-        chebyshev(0, "38.6", 200),
-        mills,
-        lambda a: 1 / mills(a),
-        10,
-        11,
-        p0="0.875",
-        q0="1.75",
-    )
+    fit("mills", "float", chebyshev(0, "14.5", 120), mills_rest, mills, 3, 4, p0="1.75", q0="0.875")
+    fit("mills", "double", chebyshev(0, "38.6", 200), mills_rest, mills, 9, 10, p0="1.75", q0="0.875")
     relative = lambda z: 1 / (1 + erf_tail(z))  # noqa: E731
     fit("erf_tail", "float", squares(1, 100), erf_tail, relative, 6)
     fit("erf_tail", "double", squares(1, 100), erf_tail, relative, 11)
