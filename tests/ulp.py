@@ -1,8 +1,7 @@
-"""How near to the reference each kernel must come, and how far it is.
+"""How near to the reference each kernel must come, and the measure of it.
 
-Errors are counted in ulp: units in the last place, at the exact result, of the result's type. The table gives them for
-float32 and float64. float16 and bfloat16 are computed in float32 and rounded once, which leaves half a unit and the
-float32 bound, 2**13 or 2**16 times smaller. float64 bounds hold the reference's own rounding too.
+Errors are counted in ulp: units in the last place of the exact result. float16 and bfloat16 are computed in float32 and
+rounded once: they are allowed half an ulp of their own more. The float64 bounds hold the reference's own rounding too.
 """
 
 from typing import NamedTuple
@@ -13,7 +12,121 @@ import numpy as np
 class Bound(NamedTuple):
     f32: float
     f64: float
+    condition: float  # plus so many times what the result changes by when the input changes by an ulp
     why: str
-    condition: float = 0.0  # plus this many times what the result changes by if the input changes by its last place
-    floor: float = 0.0  # plus this many times the last place of the largest term
-    reach: float = np.inf  # and for inputs no larger than this
+    floor: float = 0.0  # plus so many ulp of the largest term
+    reach: float = np.inf  # for inputs no larger than this
+
+
+# The default serves a new activation as it is: a formula written down plainly, not for the ends of the range.
+BOUNDS = {
+    "default": Bound(4, 4, 2, "a few operations", floor=4, reach=1e4),
+    # exact, or one or two operations
+    "relu": Bound(0, 0, 0, "selects"),
+    "relu_backward": Bound(0, 0, 0, "selects"),
+    "relu6": Bound(0, 0, 0, "selects"),
+    "relu6_backward": Bound(0, 0, 0, "selects"),
+    "hardtanh": Bound(0.5, 0, 0, "selects; a limit rounded to float32"),
+    "hardtanh_backward": Bound(0, 0, 0, "selects"),
+    "leaky_relu": Bound(1.5, 1, 0, "a product with a slope rounded to float32"),
+    "leaky_relu_backward": Bound(1.5, 1, 0, "a product with a slope rounded to float32"),
+    "hardsigmoid": Bound(1.5, 1, 0, "a sum and a quotient"),
+    "hardsigmoid_backward": Bound(0.5, 0.5, 0, "a quotient"),
+    "hardswish": Bound(2, 1, 0, "a sum, a quotient, a product"),
+    "hardswish_backward": Bound(2, 2, 1, "x / 3 + 1 / 2 cancels at -1.5"),
+    "softsign": Bound(1.5, 1, 0, "a sum and a quotient"),
+    "softsign_backward": Bound(5, 5, 0, "a quotient's error, squared"),
+    # expm1 and what is made of it; backward from y, a sum with alpha that cancels where the slope vanishes
+    "elu": Bound(2.5, 2.5, 0, "expm1 to 1 ulp, times alpha"),
+    "elu_backward": Bound(2, 1.5, 1, "y + alpha cancels"),
+    "celu": Bound(3, 4, 0.5, "expm1 to 1 ulp of a rounded quotient, times alpha"),
+    "celu_backward": Bound(1.5, 1.5, 1, "y / alpha + 1 cancels"),
+    "selu": Bound(2.5, 4, 0, "expm1 to 1 ulp, times a rounded constant"),
+    "selu_backward": Bound(1.5, 1.5, 1, "y + lambda alpha cancels"),
+    # exp and its kin
+    "sigmoid": Bound(2.5, 4, 0, "exp, a sum, a quotient"),
+    "sigmoid_backward": Bound(2.5, 3, 0, "1 - y is exact near 1"),
+    "tanh": Bound(2, 3, 0, "expm1 and a quotient"),
+    "tanh_backward": Bound(1.5, 3, 1, "1 - y^2 cancels without a fused multiply-add"),
+    "softplus": Bound(2.5, 4, 0, "exp and log1p"),
+    "softplus_backward": Bound(3, 5, 0, "as sigmoid"),
+    "logsigmoid": Bound(2.5, 3, 0, "exp and log1p"),
+    "logsigmoid_backward": Bound(3, 5, 0, "as sigmoid"),
+    "silu": Bound(3, 5, 0, "sigmoid and a product"),
+    "silu_backward": Bound(24, 64, 1, "x (1 - s): x times the rounding of s, up to x = 17 (36)"),
+    "mish": Bound(5, 6, 0, "exp, three products, a quotient"),
+    "mish_backward": Bound(8, 8, 6, "two terms cancel at -1.19"),
+    # gates whose argument is a square or a cubic: ill-conditioned in the tail
+    "gelu": Bound(4, 4, 1, "exp and a rational function; the reference rounds their arguments"),
+    "gelu_backward": Bound(5, 8, 2, "two terms cancel at -0.75"),
+    "gelu_tanh": Bound(5, 6, 1, "sigmoid of a cubic"),
+    "gelu_tanh_backward": Bound(48, 128, 3, "x (1 - s) as in silu, with 3 x^3 for x"),
+    # channels: the terms of a sum are rounded to the compute type, the sum is taken in double
+    "batch_norm": Bound(2, 4, 0, "an affine map whose terms cancel, then an activation and a scale", floor=6),
+    "batch_norm_backward": Bound(2, 4, 0, "three terms that cancel", floor=12),
+    "channel_sum": Bound(2, 4, 0, "sums of rounded terms", floor=3),
+    "running_mean": Bound(0.51, 1, 0, "a sum in double", floor=4),
+    "running_var": Bound(2, 4, 0, "squares rounded to the compute type, summed in double", floor=4),
+    "bias_act": Bound(2, 4, 0, "two sums, then an activation and a scale", floor=6),
+    "bias_act_backward": Bound(2, 4, 0, "as bias_act", floor=6),
+    "fold_batch_norm": Bound(2, 2, 0, "a product with a rounded scale", floor=2),
+    "prelu": Bound(0.5, 0.5, 0, "a product"),
+    # rows
+    "softmax": Bound(8, 12, 1, "exp of a rounded difference; sums of up to 2048 in the compute type"),
+    "softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
+    "log_softmax": Bound(2, 4, 0, "a difference and a logarithm", floor=4),
+    "log_softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
+    "cross_entropy": Bound(4, 6, 0, "a logarithm less the target's logit", floor=4),
+    "cross_entropy_backward": Bound(4, 16, 1, "softmax less the target", floor=4),
+    "mse_loss": Bound(2, 4, 0, "a rounded difference squared, summed in double"),
+    "mse_loss_backward": Bound(2, 2, 0, "a difference times a rounded scale"),
+    # random
+    "dropout": Bound(1, 1, 0, "a product with a rounded scale"),
+    "alpha_dropout": Bound(1, 1, 0, "an affine map with rounded constants", floor=2),
+    "rrelu": Bound(2, 1, 0, "a product with a slope of two roundings"),
+}
+
+FORMATS = {"float16": (10, -14), "bfloat16": (7, -126), "float32": (23, -126), "float64": (52, -1022)}
+
+
+def compute_type(dtype):
+    return "float64" if np.dtype(dtype).name == "float64" else "float32"
+
+
+def epsilon(dtype):
+    """An ulp of 1 in the type that dtype is computed in."""
+    return float(np.finfo(compute_type(dtype)).eps)
+
+
+def ulp(value, dtype):
+    fraction, least = FORMATS[np.dtype(dtype).name]
+    _, exponent = np.frexp(value)
+    return np.ldexp(1.0, np.maximum(exponent - 1, least) - fraction)
+
+
+@np.errstate(all="ignore")
+def assert_within(actual, exact, *rows, change=0.0, scale=0.0, slack=0.0):
+    """That `actual` is as near to `exact`, in float64, as the table says: the sum of the rows for what is made of several.
+
+    `change` is what the result changes by when the input changes by an ulp, `scale` the size of the largest term; `slack`
+    is for what the input itself has been rounded by, in changes. The last eight bits of a denormal are free.
+    """
+    dtype, computed = actual.dtype.name, compute_type(actual.dtype)
+    bounds = [BOUNDS.get(row, BOUNDS["default"]) for row in rows]
+    ulps, condition, floor = (sum(getattr(b, k) for b in bounds) for k in (f"f{computed[-2:]}", "condition", "floor"))
+    overflow = np.ldexp(1.0, 2 - FORMATS[dtype][1])
+    a, e = np.clip(actual.astype(np.float64), -overflow, overflow), np.clip(exact, -overflow, overflow)
+    assert a.shape == e.shape
+    finite = np.where(np.isfinite(e), e, 0.0)
+    allowed = ulps * ulp(finite, computed) + (condition + slack) * change
+    allowed = allowed + (floor * epsilon(dtype) + 256 * np.finfo(computed).smallest_subnormal) * scale
+    if dtype != computed:
+        allowed = allowed + 0.5 * ulp(finite, dtype)
+    wrong = ~((a == e) | (abs(a - e) <= allowed) | (np.isnan(a) & np.isnan(e)))
+    if wrong.any():
+        excess = np.where(wrong, np.nan_to_num(abs(a - e) / allowed, nan=np.inf), 0)
+        i = np.unravel_index(excess.argmax(), excess.shape)
+        raise AssertionError(
+            f"{' + '.join(rows)} in {dtype}: {a[i]!r} for {e[i]!r} at {tuple(map(int, i))}, {abs(a - e)[i] / ulp(finite, dtype)[i]:.4g} ulp "
+            f"({np.broadcast_to(allowed, e.shape)[i] / ulp(finite, dtype)[i]:.4g} allowed); {wrong.sum()} of {wrong.size} wrong"
+        )

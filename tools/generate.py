@@ -105,7 +105,7 @@ def _function(name: str, f: Any) -> str:
 
 
 def core_stub() -> str:
-    lines = [HEADER, "from collections.abc import Sequence\nfrom typing import Any, TypeVar\n\n"]
+    lines = [HEADER, "from collections.abc import Callable, Sequence\nfrom typing import Any, TypeVar\n\n"]
     lines.append(f"__all__ = {json.dumps(list(_core.__all__), indent=4)}\n\n".replace('"\n]', '",\n]'))
     lines.append('Array = TypeVar("Array")\n\n')
     lines.append(
@@ -117,10 +117,13 @@ def core_stub() -> str:
         "    def load_state_dict(self, state: dict[str, int]) -> None: ...\n\n"
         "class Plan:\n"
         "    clocks: list[tuple[int, float]]\n"
-        "    def __init__(\n        self, row: int, parameters: list[Any], group_sizes: list[int], state: list[Any], "
-        "masters: list[Any]\n    ) -> None: ...\n"
-        "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, nonfinite: str\n"
-        "    ) -> float | None: ...\n\n"
+        "    @property\n    def t(self) -> int: ...\n"
+        "    @property\n    def state(self) -> list[dict[str, Any]]: ...\n"
+        "    def __init__(\n        self, row: int, parameters: list[Any], group_sizes: list[int], values: list[Any], "
+        "master_weights: bool\n    ) -> None: ...\n"
+        "    def exclusively(self, f: Callable[..., Any], *arguments: Any) -> Any: ...\n"
+        "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, "
+        "nonfinite: str\n    ) -> float | None: ...\n\n"
     )
     functions = {k: v for k, v in vars(_core).items() if inspect.isbuiltin(v)}
     lines += [_function(name, functions[name]) for name in sorted(functions)]
@@ -134,8 +137,9 @@ def optim_stub() -> str:
     for node in public:
         node.body = [ast.Expr(ast.Constant(...))]
     attributes = (
-        "    groups: list[dict[str, Any]]\n    params: list[Any]\n    state: list[dict[str, np.ndarray]]\n"
-        "    last_grad_norm: float | None\n    max_grad_norm: float | None\n    nonfinite: str\n    master_weights: bool\n"
+        "    groups: list[dict[str, Any]]\n    params: tuple[Any, ...]\n    state: list[dict[str, np.ndarray]]\n"
+        "    last_grad_norm: float | None\n    max_grad_norm: float | None\n"
+        "    nonfinite: str\n    master_weights: bool\n"
     )
     text = (
         HEADER

@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
-tests="tests/test_activations.py tests/test_channels.py tests/test_rows.py tests/test_random.py tests/test_errors.py
-       tests/test_optim.py tests/test_clipping.py"
+tests=${TESTS:-"tests/test_activations.py tests/test_channels.py tests/test_rows.py tests/test_random.py tests/test_errors.py
+       tests/test_optim.py tests/test_clipping.py"}
 
 build() {  # build NAME SANITIZERS: an importable copy of the package under build/NAME
     cmake -S . -B "build/$1" -G Ninja -Wno-dev -DCMAKE_BUILD_TYPE=Debug -DSMELT_SANITIZE="$2" -DSMELT_ISAS="baseline" \
@@ -21,7 +21,7 @@ build() {  # build NAME SANITIZERS: an importable copy of the package under buil
 run() {  # run NAME LIBRARY: the tests with that build, the sanitizer's runtime loaded first
     LD_PRELOAD="$(gcc -print-file-name="$2") $(gcc -print-file-name=libstdc++.so)" \
     PYTHONPATH="build/$1/python" PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 \
-        "$python" -m pytest -q -x -p no:cacheprovider -m "not slow" -k "not torch and not jax" $tests
+        "$python" -m pytest -q -x -p no:cacheprovider -k "not torch and not jax" $tests
 }
 
 mkdir -p build

@@ -149,16 +149,6 @@ void fill_view(py::handle object, const std::string& where, View& v) {
     }
 }
 
-// First and last byte of the memory an array spans.
-void span_of(const Array& a, const char*& low, const char*& high) {
-    low = high = static_cast<const char*>(a.data);
-    for (int d = 0; d < a.ndim; ++d) {
-        const std::int64_t reach = (a.shape[d] - 1) * a.strides[d];
-        (reach < 0 ? low : high) += reach;
-    }
-    high += itemsize(a.dtype);
-}
-
 bool same_view(const Array& a, const Array& b) {
     if (a.data != b.data || a.dtype != b.dtype || a.ndim != b.ndim) return false;
     for (int d = 0; d < a.ndim; ++d) {
@@ -170,10 +160,7 @@ bool same_view(const Array& a, const Array& b) {
 // Exact where the two are NumPy arrays; for others overlapping extents count as overlap.
 bool share_memory(const View& a, const View& b) {
     if (a.size == 0 || b.size == 0) return false;
-    const char *a_low, *a_high, *b_low, *b_high;
-    span_of(a, a_low, a_high);
-    span_of(b, b_low, b_high);
-    if (a_high <= b_low || b_high <= a_low) return false;
+    if (!extent_of(a).touches(extent_of(b))) return false;
     if (!a.is_numpy || !b.is_numpy) return true;
     return py::module_::import("numpy").attr("shares_memory")(a.object, b.object).cast<bool>();
 }

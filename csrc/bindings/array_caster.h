@@ -30,6 +30,22 @@ View view(const Args& args, int i);
 // A float array that will be written: ValueError if it is read-only or writes two elements to one place.
 View writeable_view(py::handle object, const std::string& where);
 
+// The memory from an array's first byte to its last; what lies between may be others'.
+struct Extent {
+    const char *low, *high;
+    bool touches(const Extent& e) const { return low < e.high && e.low < high; }
+};
+inline Extent extent_of(const Array& a) {
+    Extent e{static_cast<const char*>(a.data), static_cast<const char*>(a.data)};
+    if (a.size == 0) return e;
+    for (int d = 0; d < a.ndim; ++d) {
+        const std::int64_t reach = (a.shape[d] - 1) * a.strides[d];
+        (reach < 0 ? e.low : e.high) += reach;
+    }
+    e.high += itemsize(a.dtype);
+    return e;
+}
+
 void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name);
 void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name);
 void require_length(const View& v, const std::string& where, std::int64_t n);

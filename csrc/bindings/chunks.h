@@ -14,9 +14,10 @@ public:
     template <class Sizes>
     explicit Chunks(const Sizes& sizes) {
         constexpr std::int64_t task_size = 2 * ChunkTable::chunk_size;
+        constexpr std::int64_t one_thread = 8 * ChunkTable::chunk_size;  // less is not worth waking another
         std::int64_t total = 0, in_task = 0;
         for (const std::int64_t n : sizes) total += n;
-        const bool one_task = total <= 2 * task_size;  // not worth waking another thread
+        const bool one_task = total <= one_thread;
         tasks_.push_back(0);
         for (std::size_t tensor = 0; tensor < sizes.size(); ++tensor) {
             for (std::int64_t start = 0; start < sizes[tensor]; start += ChunkTable::chunk_size) {

@@ -23,6 +23,13 @@ int parameter_count(const ActivationInfo& info) {
 
 std::string number_text(double v) { return std::string(py::repr(py::float_(v))); }
 
+void require_order(const ActivationInfo& info, const Activation& a, const std::string& where) {
+    if (info.ascending && a.parameters[0] > a.parameters[1]) {
+        fail<py::value_error>(where, ": ", info.parameters[0].name, " must be at most ", info.parameters[1].name, ", got ",
+                              number_text(a.parameters[0]), " > ", number_text(a.parameters[1]));
+    }
+}
+
 // The arguments from place `first` on are the row's parameters.
 Activation activation_from(const Args& args, int first) {
     const ActivationInfo& info = info_of(args.tag());
@@ -31,6 +38,7 @@ Activation activation_from(const Args& args, int first) {
     for (int k = 0; k < parameter_count(info); ++k) {
         a.parameters[k] = number_in(args, first + k, info.parameters[k].interval);
     }
+    require_order(info, a, args.function());
     return a;
 }
 
@@ -319,6 +327,7 @@ Activation activation_of(const Args& args, int i) {
         }
         a.parameters[k] = number_in(value, args.where(i) + ": " + info.parameters[k].name, info.parameters[k].interval);
     }
+    require_order(info, a, args.where(i));
     return a;
 }
 

@@ -1,9 +1,11 @@
 // Optimizers and gradient clipping: lists of arrays, one call however many.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 
 #include "bindings/bindings.h"
 #include "bindings/chunks.h"
+#include "cpu/tile.h"
 #include "formulas/optimizers/list.h"
 
 namespace smelt {
@@ -40,7 +42,9 @@ struct Norms {
     Norms(const Chunks& chunks, const std::vector<Tensor>& tensors) : squares(tensors.size()) {
         std::vector<double> per_chunk(chunks.chunks().size());
         backend().squared_norms(chunks.table(tensors.data()), per_chunk.data());
-        for (std::size_t c = 0; c < per_chunk.size(); ++c) squares[std::size_t(chunks.chunks()[c].tensor)] += per_chunk[c];
+        for (std::size_t c = 0; c < per_chunk.size(); ++c) {
+            squares[std::size_t(chunks.chunks()[c].tensor)] += per_chunk[c];
+        }
         for (const double s : squares) total += s;
         total = std::sqrt(total);
     }
@@ -48,33 +52,79 @@ struct Norms {
     double total = 0;
 };
 
-py::sequence sequence_of(py::handle object, const std::string& where) {
+// The arrays of a list argument. A tuple: what the list holds must outlive what is read of it.
+py::tuple arrays_of(py::handle object, const std::string& where) {
     if (!PyList_Check(object.ptr()) && !PyTuple_Check(object.ptr())) {
         fail<py::type_error>(where, " must be a list or tuple of arrays, got ", describe(object));
     }
-    return py::reinterpret_borrow<py::sequence>(object);
+    return py::tuple(py::reinterpret_borrow<py::object>(object));
 }
 
+std::string text_of(double value) { return py::repr(py::float_(value)); }
 std::string item(const std::string& where, std::size_t i) { return where + "[" + std::to_string(i) + "]"; }
+
+// One array of a list. Its place is put into words only for an error: reading again raises that.
+View read_item(View (*read)(py::handle, const std::string&), py::handle object, const std::string& list,
+               std::size_t i) {
+    try {
+        return read(object, list);
+    } catch (const py::builtin_exception&) {
+        return read(object, item(list, i));
+    }
+}
+
+// ValueError where two arrays of a list have an element in common. In most lists no extents touch, and a sort tells;
+// those that do (columns of one matrix) are compared byte by byte.
+void require_disjoint(const std::vector<View>& arrays, const std::string& where) {
+    std::vector<std::pair<Extent, std::size_t>> extents;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        if (arrays[i].size > 0) extents.emplace_back(extent_of(arrays[i]), i);
+    }
+    const auto lower = [](const auto& a, const auto& b) { return a.first.low < b.first.low; };
+    if (!std::is_sorted(extents.begin(), extents.end(), lower)) std::stable_sort(extents.begin(), extents.end(), lower);
+    for (std::size_t first = 0, last; first < extents.size(); first = last) {
+        Extent all = extents[first].first;
+        for (last = first + 1; last < extents.size() && extents[last].first.touches(all); ++last) {
+            all.high = std::max(all.high, extents[last].first.high);
+        }
+        if (last - first == 1) continue;
+        std::vector<bool> taken(std::size_t(all.high - all.low));
+        for (std::size_t k = first; k < last; ++k) {
+            const View& a = arrays[extents[k].second];
+            for_runs(a, 0, a.size, [&](const char* at, std::int64_t count, std::int64_t stride) {
+                for (std::int64_t byte = 0; byte < count * itemsize(a.dtype); ++byte) {
+                    const char* const place = at + byte / itemsize(a.dtype) * stride + byte % itemsize(a.dtype);
+                    std::vector<bool>::reference mark = taken[std::size_t(place - all.low)];
+                    if (mark) {
+                        fail<py::value_error>(item(where, extents[k].second),
+                                              " must not share memory with another of the arrays, got one that does");
+                    }
+                    mark = true;
+                }
+            });
+        }
+    }
+}
 
 // The arrays of a list that a clip rewrites.
 struct Gradients {
     Gradients(const Args& args, int i) {
-        const py::sequence list = sequence_of(args[i], args.where(i));
+        const std::string where = args.where(i);
+        const py::tuple list = arrays_of(args[i], where);
         std::vector<std::int64_t> sizes;
+        views.reserve(list.size());
         for (std::size_t k = 0; k < list.size(); ++k) {
-            const py::object g = list[k];
-            keepers.push_back(writeable_view(g, item(args.where(i), k)));
-            Tensor t;
-            t.gradient = keepers.back();
-            tensors.push_back(t);
-            sizes.push_back(t.gradient.size);
+            views.push_back(read_item(writeable_view, PyTuple_GET_ITEM(list.ptr(), Py_ssize_t(k)), where, k));
+            sizes.push_back(views.back().size);
         }
+        require_disjoint(views, where);
+        tensors.resize(views.size());
+        for (std::size_t k = 0; k < views.size(); ++k) tensors[k].gradient = views[k];
         chunks = Chunks(sizes);
     }
     ChunkTable table() const { return chunks.table(tensors.data()); }
 
-    std::vector<View> keepers;
+    std::vector<View> views;
     std::vector<Tensor> tensors;
     Chunks chunks;
 };
@@ -84,137 +134,153 @@ py::object clip_grad_norm(const Args& args) {
     const double limit = number_in(args, max_norm_, at_least_zero);
     const Nonfinite policy = nonfinite_of(args.text(nonfinite_), args.where(nonfinite_));
     const bool per_array = args.flag(per_array_);
-    Gradients g(args, grads_);
-    std::vector<double> norms;
-    bool finite_norms = true;
+    const Gradients g(args, grads_);
+    std::vector<double> norms;  // of each array, or of all
     compute(g.chunks.elements(), [&] {
         const Norms n(g.chunks, g.tensors);
-        std::vector<double> factors(g.tensors.size());
-        bool needed = false;
-        for (std::size_t k = 0; k < factors.size(); ++k) {
-            const double norm = per_array ? std::sqrt(n.squares[k]) : n.total;
-            if (per_array) norms.push_back(norm);
-            finite_norms = finite_norms && std::isfinite(norm);
-            factors[k] = std::isfinite(norm) || policy == Nonfinite::propagate ? clip_factor(norm, limit) : 1;
-            needed = needed || factors[k] != 1;
+        if (per_array) {
+            for (const double s : n.squares) norms.push_back(std::sqrt(s));
+        } else {
+            norms.push_back(n.total);
         }
-        if (!per_array) norms.push_back(n.total);
-        if (needed && (finite_norms || policy != Nonfinite::raise)) backend().scale(g.table(), factors.data());
     });
-    if (!finite_norms && policy == Nonfinite::raise) {
-        fail<py::value_error>(args.where(grads_), " must have a finite norm, got ",
-                              std::string(py::repr(py::float_(norms.empty() ? 0 : norms[0]))));
+    std::vector<double> factors;
+    for (std::size_t k = 0; k < norms.size(); ++k) {
+        if (policy == Nonfinite::raise && !std::isfinite(norms[k])) {
+            fail<py::value_error>(per_array ? item(args.where(grads_), k) : args.where(grads_),
+                                  " must have a finite norm, got ", text_of(norms[k]));
+        }
+        factors.push_back(std::isfinite(norms[k]) || policy == Nonfinite::propagate ? clip_factor(norms[k], limit) : 1);
     }
-    return per_array ? py::object(py::cast(norms)) : py::object(py::float_(norms[0]));
+    if (!std::all_of(factors.begin(), factors.end(), [](double f) { return f == 1; })) {
+        if (!per_array) factors.assign(g.tensors.size(), factors[0]);
+        compute(g.chunks.elements(), [&] { backend().scale(g.table(), factors.data()); });
+    }
+    if (!per_array) return py::float_(norms[0]);
+    py::list all;
+    for (const double norm : norms) all.append(norm);
+    return all;
 }
 
 py::object clip_grad_value(const Args& args) {
     const double limit = number_in(args, 1, at_least_zero);
-    Gradients g(args, 0);
+    const Gradients g(args, 0);
     compute(g.chunks.elements(), [&] { backend().clamp(g.table(), limit); });
     return py::none();
+}
+
+// Which axes of x an argument names: an axis or a tuple of them.
+std::vector<bool> axes_of(const Args& args, int i, const View& x) {
+    const py::object given = py::reinterpret_borrow<py::object>(args[i]);
+    std::vector<bool> named(std::size_t(x.ndim), false);
+    for (const py::handle a : py::isinstance<py::tuple>(given) ? py::tuple(given) : py::make_tuple(given)) {
+        const Py_ssize_t axis = PyNumber_AsSsize_t(a.ptr(), nullptr);
+        if (PyBool_Check(a.ptr()) || PyErr_Occurred()) {
+            PyErr_Clear();
+            fail<py::type_error>(args.where(i), " must be an integer or a tuple of them, got ", describe(given));
+        }
+        if (axis < -x.ndim || axis >= x.ndim || named[std::size_t(axis < 0 ? axis + x.ndim : axis)]) {
+            fail<py::value_error>(args.where(i), " must be different axes of an array of ", x.ndim, " dimensions, got ",
+                                  std::string(py::repr(given)));
+        }
+        named[std::size_t(axis < 0 ? axis + x.ndim : axis)] = true;
+    }
+    return named;
 }
 
 py::object max_norm(const Args& args) {
     const View w = writeable_view(args[0], args.where(0));
     const double limit = number_in(args, 1, at_least_zero);
-    // The norm is taken over `axis`, neighbouring axes, and must leave the others on one side.
-    std::vector<bool> reduced(std::size_t(w.ndim), false);
-    py::object axes = py::reinterpret_borrow<py::object>(args[2]);
-    if (!py::isinstance<py::tuple>(axes)) axes = py::make_tuple(axes);
-    for (const py::handle a : py::tuple(axes)) {
-        const Py_ssize_t axis = PyLong_Check(a.ptr()) ? PyLong_AsSsize_t(a.ptr()) : PY_SSIZE_T_MAX;
-        if (axis < -w.ndim || axis >= w.ndim) {
-            PyErr_Clear();
-            fail<py::value_error>(args.where(2), " must be axes of an array of ", w.ndim, " dimensions, got ",
-                                  std::string(py::repr(args[2])));
-        }
-        reduced[std::size_t(axis < 0 ? axis + w.ndim : axis)] = true;
-    }
-    // Columns are what is left: moved to one "channel" axis, by strides alone.
+    const std::vector<bool> reduced = axes_of(args, 2, w);
+    // By strides alone the axes that are left come to stand as one axis of channels, before or behind those reduced:
+    // where the last axis is, for then a matrix stays as it lies.
+    const bool reduced_first = w.ndim > 0 && !reduced[std::size_t(w.ndim - 1)];
     Array columns = w;
-    columns.ndim = 0;
-    for (const bool pass : {false, true}) {
-        for (int d = 0; d < w.ndim; ++d) {
-            if (reduced[std::size_t(d)] != pass) continue;
-            columns.shape[columns.ndim] = w.shape[d];
-            columns.strides[columns.ndim++] = w.strides[d];
-        }
-    }
     ChannelShape shape;
-    int kept = 0;
-    for (int d = 0; d < w.ndim; ++d) {
-        (reduced[std::size_t(d)] ? shape.inner : shape.channels) *= w.shape[d];
-        kept += !reduced[std::size_t(d)];
-    }
-    bool in_order = w.dense;
-    for (int d = 0; d < kept; ++d) in_order = in_order && !reduced[std::size_t(d)];
-    bool reduced_first = w.dense;
-    for (int d = kept; d < w.ndim; ++d) reduced_first = reduced_first && !reduced[std::size_t(d)];
-    if (reduced_first && !in_order) {  // norms down the first axes: rows of columns as they lie
-        columns = w;
-        std::swap(shape.outer, shape.inner);
-    } else {
-        columns.dense = in_order;
+    int at = 0;
+    for (const bool now : {reduced_first, !reduced_first}) {
+        for (int d = 0; d < w.ndim; ++d) {
+            if (reduced[std::size_t(d)] != now) continue;
+            (!now ? shape.channels : reduced_first ? shape.outer : shape.inner) *= w.shape[d];
+            columns.dense = columns.dense && at == d;
+            columns.shape[at] = w.shape[d];
+            columns.strides[at++] = w.strides[d];
+        }
     }
     compute(w.size, [&] { backend().max_norm(shape, limit, columns); });
     return py::none();
 }
 
+void read_values(const py::tuple& from, double* to) {
+    for (std::size_t k = 0; k < from.size(); ++k) to[k] = from[k].cast<double>();
+}
+
+py::object numpy_full(const Array& like, double value) {
+    py::tuple shape(std::size_t(like.ndim));
+    for (int d = 0; d < like.ndim; ++d) shape[std::size_t(d)] = like.shape[d];
+    const char* const dtype = computes_in_double(like.dtype) ? "float64" : "float32";
+    return py::module_::import("numpy").attr("full")(shape, value, dtype);
+}
+
 // An optimizer's plan: its arrays, their state and the way they are cut, built once. A step only looks the pointers up.
 class Plan {
 public:
-    Plan(int row, const py::list& parameters, const py::list& groups, const py::list& state, const py::list& masters)
-        : row_(optimizer_row(row)), index_(row), name_(row_.info->name), clocks_(py::len(groups)) {
-        const std::size_t n = parameters.size();
-        tensors_.resize(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            Tensor& t = tensors_[i];
-            const py::object p = parameters[i];
-            const View v = writeable_view(p, item(name_ + ": params", i));
-            t.parameter = v;
-            t.group = group_of(groups, i);
-            const py::list slots = state[i];
-            for (std::size_t k = 0; k < slots.size(); ++k) {
-                if (!slots[k].is_none()) t.state[k] = view(slots[k], name_ + ": state").data;
-            }
-            if (!masters[i].is_none()) t.master = static_cast<float*>(view(masters[i], name_ + ": master").data);
-            parameters_.push_back(p);
-            keepers_.emplace_back(v.keeper);
-            used_slots_.push_back(0);
-            for (std::size_t k = 0; k < slots.size(); ++k) used_slots_.back() |= unsigned(t.state[k] != nullptr) << k;
+    // sizes: how many of the parameters each group has. values: of each group's hyper-parameters.
+    Plan(int row, const py::list& parameters, const py::list& sizes, const py::list& values, bool master_weights)
+        : row_(optimizer_row(row)),
+          index_(row),
+          name_(row_.info->name),
+          parameters_(parameters),
+          present_(parameters.size(), true),
+          clocks_(sizes.size()) {
+        std::vector<View> views;
+        views.reserve(parameters_.size());
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
+            views.push_back(read_item(writeable_view, plain(parameters_[i]), name_ + ": params", i));
         }
-        owned_ = py::make_tuple(state, masters);
-        present_.assign(n, true);
+        require_disjoint(views, name_ + ": params");
+        for (std::size_t g = 0; g < sizes.size(); ++g) {
+            double h[OptimizerInfo::max_values] = {};
+            read_values(values[g], h);
+            slots_.push_back(row_.slots(h));
+            const double initial = row_.info->initial_value ? h[row_.info->place(row_.info->initial_value)] : 0;
+            for (auto left = sizes[g].cast<std::size_t>(); left > 0; --left) {
+                add(views[tensors_.size()], int(g), initial, master_weights);
+            }
+        }
         rechunk();
     }
 
-    // groups: per group (values, maximize, decoupled). Returns the norm of the gradients, or None where none was needed.
-    py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
-                    const std::string& nonfinite) {
+    // f(*arguments), while no other call of this runs: not in another thread, and not from within one.
+    py::object exclusively(const py::function& f, const py::args& arguments) {
         if (busy_.exchange(true)) {
-            throw std::runtime_error(name_ + ".step: this optimizer is already at a step in another thread");
+            throw std::runtime_error(name_ + ": this optimizer is at work, in another thread or around this call");
         }
         const struct Release {
             std::atomic<bool>& busy;
             ~Release() { busy = false; }
         } release{busy_};
+        return f(*arguments);
+    }
 
+    // groups: per group (values, maximize, decoupled). Returns the gradients' norm, or None where it was not needed.
+    py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
+                    const std::string& nonfinite) {
         const Nonfinite policy = nonfinite_of(nonfinite, name_ + ": nonfinite");
         const double limit = max_grad_norm.is_none() ? infinity : max_grad_norm.cast<double>();
+        const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
         std::vector<GroupStep> steps = read_groups(groups);
-        std::vector<View> keep;
-        look_up(grads, keep);
+        const py::tuple gradients = arrays_of(grads, name_ + ".step: grads");
+        std::vector<py::object> keep;
+        look_up(gradients, keep);
 
         double norm = 0;
         bool taken = true;
-        const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
         std::vector<Clock> clocks = clocks_;
         compute(chunks_.elements(), [&] {
-            double factor = 1;
             if (wants_norm) {
                 norm = Norms(chunks_, tensors_).total;
-                factor = max_grad_norm.is_none() ? 1 : clip_factor(norm, limit);
                 taken = std::isfinite(norm) || policy == Nonfinite::propagate;
             }
             if (!taken) return;
@@ -223,18 +289,19 @@ public:
                 row_.advance(steps[g].values, clocks[g]);
                 steps[g].t = clocks[g].t;
                 steps[g].momentum_product = clocks[g].momentum_product;
-                steps[g].gradient_factor *= factor;
+                if (wants_norm) steps[g].gradient_factor *= clip_factor(norm, limit);
             }
-            backend().optimizer_step(index_, chunks_.table(tensors_.data()), steps.data());
+            backend().optimizer_step(index_, chunks_.table(tensors_.data()), steps.data(), int(steps.size()));
             clocks_ = clocks;
         });
         if (!taken && policy == Nonfinite::raise) {
-            fail<py::value_error>(name_, ".step: the gradients must have a finite norm, got ",
-                                  std::string(py::repr(py::float_(norm))));
+            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm));
         }
         return wants_norm ? py::object(py::float_(norm)) : py::none();
     }
 
+    std::int64_t t() const { return clocks_[0].t; }
+    py::list state() const { return state_; }
     py::list clocks() const {
         py::list all;
         for (const Clock& c : clocks_) all.append(py::make_tuple(c.t, c.momentum_product));
@@ -248,91 +315,136 @@ public:
     }
 
 private:
-    static int group_of(const py::list& groups, std::size_t i) {
-        int g = 0;
-        while (i >= groups[std::size_t(g)].cast<std::size_t>()) i -= groups[std::size_t(g++)].cast<std::size_t>();
-        return g;
+    // A tensor that autograd follows is written beside its graph, as its own library's optimizers do.
+    static py::object plain(py::handle p) {
+        const bool tracked = py::getattr(p, "requires_grad", py::bool_(false)).cast<bool>();
+        return tracked ? p.attr("detach")() : py::reinterpret_borrow<py::object>(p);
+    }
+
+    void add(const View& parameter, int group, double initial, bool master_weights) {
+        Tensor t;
+        py::dict named;
+        const auto new_array = [&](const char* name, double value) {
+            owned_.push_back(numpy_full(parameter, value));
+            named[name] = owned_.back();
+            return view(owned_.back(), name_).data;
+        };
+        t.parameter = t.gradient = parameter;
+        t.group = group;
+        for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
+            if (slots_.back() >> k & 1) t.state[k] = new_array(row_.info->slots[k], initial);
+        }
+        if (master_weights && itemsize(parameter.dtype) == 2) {
+            t.master = static_cast<float*>(new_array("master", 0));
+            Reader<float>(parameter).load(0, parameter.size, t.master);
+        }
+        state_.append(named);
+        tensors_.push_back(t);
     }
 
     std::vector<GroupStep> read_groups(const py::list& groups) const {
+        if (groups.size() != slots_.size()) {
+            fail<py::value_error>(name_, ".step: groups must stay the ", slots_.size(), " it was made with, got ",
+                                  groups.size());
+        }
+        const int decay = row_.info->place("weight_decay");
         std::vector<GroupStep> steps(groups.size());
         for (std::size_t g = 0; g < groups.size(); ++g) {
             const py::tuple group = groups[g];
-            const py::tuple values = group[0];
+            const bool maximize = group[1].cast<bool>(), decoupled = group[2].cast<bool>();
             GroupStep& s = steps[g];
-            for (std::size_t k = 0; k < values.size(); ++k) s.values[k] = values[k].cast<double>();
-            const int decay = row_.info->place("weight_decay");
+            read_values(group[0], s.values);
             const double weight_decay = decay < 0 ? 0 : s.values[decay];
-            const bool decoupled = group[2].cast<bool>();
-            s.gradient_factor = group[1].cast<bool>() ? -1 : 1;
+            s.gradient_factor = maximize ? -1 : 1;
             s.coupled_decay = decoupled ? 0 : weight_decay;
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);
-            for (std::size_t i = 0; i < tensors_.size(); ++i) {
-                if (tensors_[i].group == int(g) && used_slots_[i] != slots) {
-                    fail<py::value_error>(name_, ".step: a hyper-parameter now calls for other state than the optimizer "
-                                                 "was made with; make a new optimizer");
-                }
+            if (slots != slots_[g]) {
+                fail<py::value_error>(name_, ".step: hyper-parameters must call for the state they were made with, ",
+                                      text_of_slots(slots_[g]), ", got ones that call for ", text_of_slots(slots));
             }
         }
         return steps;
     }
 
-    // Reads every pointer anew, for arrays may have been reallocated since; checks them all before anything is written.
-    void look_up(const py::handle& grads, std::vector<View>& keep) {
-        const std::string where = name_ + ".step: grads";
-        const py::sequence list = sequence_of(grads, where);
-        if (list.size() != tensors_.size()) {
-            fail<py::value_error>(where, " must hold one gradient per parameter, ", tensors_.size(), ", got ", list.size());
+    std::string text_of_slots(unsigned slots) const {
+        std::string text;
+        for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
+            if (slots >> k & 1) text += (text.empty() ? "" : " and ") + std::string(row_.info->slots[k]);
         }
-        bool changed = false;
-        for (std::size_t i = 0; i < tensors_.size(); ++i) {
-            const py::handle g = PySequence_Fast_GET_ITEM(list.ptr(), Py_ssize_t(i));
-            const bool present = !g.is_none();
-            changed = changed || present != present_[i];
-            present_[i] = present;
+        return text.empty() ? "none" : text;
+    }
+
+    // Reads every pointer anew, for arrays may have been reallocated since; checks them all before anything is written.
+    void look_up(const py::tuple& grads, std::vector<py::object>& keep) {
+        const std::string where = name_ + ".step: grads", its = "its parameter";
+        if (grads.size() != tensors_.size()) {
+            fail<py::value_error>(where, " must hold one gradient per parameter, ", tensors_.size(), ", got ",
+                                  grads.size());
         }
         for (std::size_t i = 0; i < tensors_.size(); ++i) {
             Tensor& t = tensors_[i];
-            View p = view(parameters_[i], name_);
-            bool same = p.dtype == t.parameter.dtype && p.ndim == t.parameter.ndim && p.writeable;
-            for (int d = 0; same && d < p.ndim; ++d) same = p.shape[d] == t.parameter.shape[d];
-            if (!same) {
+            const py::handle gradient = PyTuple_GET_ITEM(grads.ptr(), Py_ssize_t(i));
+            if (gradient.is_none() == present_[i]) {
+                present_[i] = !present_[i];
+                chunks_are_current_ = false;
+            }
+            if (!present_[i]) continue;
+            const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
+            View p = differentiable_[i] ? view(plain(parameter), name_) : view(parameter, name_);
+            if (!p.writeable || p.dtype != t.parameter.dtype || !same_shape(p, t.parameter)) {
                 fail<py::value_error>(item(name_ + ".step: params", i), " must stay a writeable array of ",
-                                      text_of(t.parameter.dtype), " ", shape_text(t.parameter), ", got ",
-                                      p.writeable ? "" : "a read-only one of ", text_of(p.dtype), " ", shape_text(p));
+                                      text_of(t.parameter.dtype), " with shape ", shape_text(t.parameter), ", got ",
+                                      p.writeable ? "one" : "a read-only one", " of ", text_of(p.dtype), " with shape ",
+                                      shape_text(p));
             }
-            if (present_[i]) {
-                View g = view(py::handle(PySequence_Fast_GET_ITEM(list.ptr(), Py_ssize_t(i))), where);
-                if (g.dtype != p.dtype) require_dtype(g, item(where, i), p.dtype, "its parameter");
-                bool equal = g.ndim == p.ndim;
-                for (int d = 0; equal && d < p.ndim; ++d) equal = g.shape[d] == p.shape[d];
-                if (!equal) require_shape(g, item(where, i), p, "its parameter");
-                t.gradient = g;
-                if (g.keeper) keep.push_back(std::move(g));
-            }
-            t.parameter = p;
-            if (p.keeper) keep.push_back(std::move(p));
+            View g = read_item(view, gradient, where, i);
+            if (g.dtype != p.dtype) require_dtype(g, item(where, i), p.dtype, its);
+            if (!same_shape(g, p)) require_shape(g, item(where, i), p, its);
+            if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, item(where, i), p, its.c_str());
+            assign(t.parameter, p);
+            assign(t.gradient, g);
+            if (p.keeper) keep.push_back(std::move(p.keeper));
+            if (g.keeper) keep.push_back(std::move(g.keeper));
         }
-        if (changed) rechunk();
+        if (!chunks_are_current_) rechunk();
+    }
+
+    static bool same_shape(const Array& a, const Array& b) {
+        bool same = a.ndim == b.ndim;
+        for (int d = 0; same && d < a.ndim; ++d) same = a.shape[d] == b.shape[d];
+        return same;
+    }
+
+    // Of two views of one shape and dtype; where both are dense only the pointer can differ.
+    static void assign(Array& to, const Array& from) {
+        if (to.dense && from.dense) {
+            to.data = from.data;
+        } else {
+            to = from;
+        }
     }
 
     void rechunk() {
         std::vector<std::int64_t> sizes;
         for (std::size_t i = 0; i < tensors_.size(); ++i) sizes.push_back(present_[i] ? tensors_[i].parameter.size : 0);
         chunks_ = Chunks(sizes);
+        chunks_are_current_ = true;
     }
 
     const OptimizerRow& row_;
     const int index_;
     const std::string name_;
+    const py::tuple parameters_;
+    std::vector<bool> differentiable_;  // whether it is a tensor that autograd may follow
+    std::vector<bool> present_;         // whether the latest step had a gradient
     std::vector<Tensor> tensors_;
-    std::vector<py::object> parameters_, keepers_;
-    std::vector<unsigned> used_slots_;
-    std::vector<bool> present_;
-    py::object owned_;  // state and master arrays
-    std::vector<Clock> clocks_;
+    py::list state_;                 // per parameter {slot: array}, for Python to read and save
+    std::vector<py::object> owned_;  // those arrays
+    std::vector<unsigned> slots_;    // per group, as row_.slots says
+    std::vector<Clock> clocks_;      // per group
     Chunks chunks_;
+    bool chunks_are_current_ = true;
     std::atomic<bool> busy_{false};
 };
 
@@ -376,32 +488,37 @@ py::object optimizer_list(const Args&) {
 
 void register_optimizers(py::module_& m) {
     define(m, "optimizer_list()", "What each optimizer says of itself, in the order of the list.", optimizer_list);
-    define(m, "optimizer_slots(row, values)", "Bits of the state arrays in use under these values of the hyper-parameters.",
+    define(m, "optimizer_slots(row, values)", "Bits of the state arrays that these hyper-parameters call for.",
            [](const Args& args) {
                double values[OptimizerInfo::max_values] = {};
-               int k = 0;
-               for (const py::handle v : py::tuple(py::reinterpret_borrow<py::object>(args[1]))) values[k++] = v.cast<double>();
+               read_values(py::tuple(py::reinterpret_borrow<py::object>(args[1])), values);
                return py::object(py::int_(optimizer_row(int(args.integer(0))).slots(values)));
            });
     py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the way they are cut into tasks.")
-        .def(py::init<int, const py::list&, const py::list&, const py::list&, const py::list&>(), py::arg("row"),
-             py::arg("parameters"), py::arg("group_sizes"), py::arg("state"), py::arg("masters"))
+        .def(py::init<int, const py::list&, const py::list&, const py::list&, bool>(), py::arg("row"),
+             py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"))
+        .def("exclusively", &Plan::exclusively)
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"))
+        .def_property_readonly("t", &Plan::t)
+        .def_property_readonly("state", &Plan::state)
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);
 
     define(m, "clip_grad_norm_(grads, max_norm, nonfinite='propagate', *, per_array=False)",
            "Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.\n\n"
-           "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing is "
-           "written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list of them. "
-           "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64). Where the norm is not finite, "
-           "nonfinite='propagate' scales all the same, 'skip' leaves the arrays as they are, 'raise' does so and raises "
-           "ValueError.\nRaises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm or a "
-           "read-only array.\nSource: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
+           "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing "
+           "is written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list "
+           "of them. grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no "
+           "memory. Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves the "
+           "arrays as they are, 'raise' does so and raises ValueError.\n"
+           "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm, a "
+           "read-only array or two that overlap.\n"
+           "Source: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
            clip_grad_norm);
     define(m, "clip_grad_value_(grads, value)",
-           "Clamps every element of the arrays to [-value, value], in place; NaN stays.\n\ngrads is a list of arrays of any "
-           "shapes.\nRaises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite value or a "
-           "read-only array.\nSource: torch.nn.utils.clip_grad_value_.",
+           "Clamps every element of the arrays to [-value, value], in place; NaN stays.\n\n"
+           "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.\n"
+           "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite value, a read-only "
+           "array or two that overlap.\nSource: torch.nn.utils.clip_grad_value_.",
            clip_grad_value);
     define(m, "max_norm_(W, r, *, axis=0)",
            "Scales every column of W whose norm over axis (one or several) exceeds r to norm r, in place.\n\n"

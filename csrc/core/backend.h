@@ -33,6 +33,8 @@ struct ChannelOp {
     Dropout dropout;
     bool normalize = true;
     bool frozen = false;  // statistics are constants: the backward does not go through them
+
+    SMELT_HD bool through_statistics() const { return normalize && !frozen; }
 };
 
 // The arrays of a ChannelOp. Those that are absent are null.
@@ -110,7 +112,7 @@ struct Backend {
     void (*scale)(const ChunkTable&, const double* factors);      // gradients *= factors[tensor]
     void (*clamp)(const ChunkTable&, double limit);               // gradients to [-limit, limit]
     void (*max_norm)(const ChannelShape&, double limit, const Array& w);  // the norm of each channel to at most limit
-    void (*optimizer_step)(int optimizer, const ChunkTable&, const GroupStep*);
+    void (*optimizer_step)(int optimizer, const ChunkTable&, const GroupStep*, int groups);
 };
 
 const Backend* const* backends(int& count);  // those this processor can run, the best last

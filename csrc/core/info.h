@@ -41,6 +41,7 @@ struct ActivationInfo {
     const char* formula;  // forward
     const char* source;   // the paper or function matched
     Parameter parameters[max_parameters] = {};
+    bool ascending = false;  // the first parameter must not exceed the second
 };
 
 enum class Kind { number, pair, flag };  // a pair takes two places among the values

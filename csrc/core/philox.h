@@ -23,21 +23,24 @@ struct PhiloxBlock {
 
 constexpr int elements_per_block = 8;
 
+// The four words live in the low halves of `Lane`s. In 64-bit lanes their high halves hold what the products left there,
+// which no later step reads: a vectoriser that multiplies in such lanes then has nothing to shuffle.
+template <class Lane = std::uint32_t>
 SMELT_HD PhiloxBlock philox(RandomStream r, std::uint64_t block) {
     std::uint32_t k0 = std::uint32_t(r.seed), k1 = std::uint32_t(r.seed >> 32);
-    std::uint32_t c0 = std::uint32_t(block), c1 = std::uint32_t(block >> 32);
-    std::uint32_t c2 = std::uint32_t(r.stream), c3 = std::uint32_t(r.stream >> 32);
+    Lane c0 = Lane(block), c1 = Lane(block >> 32), c2 = Lane(r.stream), c3 = Lane(r.stream >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = std::uint64_t(c0) * 0xD2511F53u, p1 = std::uint64_t(c2) * 0xCD9E8D57u;
-        c0 = std::uint32_t(p1 >> 32) ^ c1 ^ k0;
-        c2 = std::uint32_t(p0 >> 32) ^ c3 ^ k1;
-        c1 = std::uint32_t(p1);
-        c3 = std::uint32_t(p0);
+        const std::uint64_t p0 = (std::uint64_t(c0) & 0xffffffffu) * 0xD2511F53u;
+        const std::uint64_t p1 = (std::uint64_t(c2) & 0xffffffffu) * 0xCD9E8D57u;
+        c0 = Lane(p1 >> 32) ^ c1 ^ k0;
+        c2 = Lane(p0 >> 32) ^ c3 ^ k1;
+        c1 = Lane(p1);
+        c3 = Lane(p0);
         k0 += 0x9E3779B9u;  // the golden ratio and sqrt(3) - 1, Weyl steps of the key
         k1 += 0xBB67AE85u;
     }
-    return {{c0, c1, c2, c3}};
+    return {{std::uint32_t(c0), std::uint32_t(c1), std::uint32_t(c2), std::uint32_t(c3)}};
 }
 
 }  // namespace SMELT_ISA

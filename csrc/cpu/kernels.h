@@ -31,7 +31,7 @@ void maxout_backward(const ChannelShape&, int pieces, const Array& dy, const Arr
 void squared_norms(const ChunkTable&, double* per_chunk);
 void scale(const ChunkTable&, const double* factors);
 void clamp(const ChunkTable&, double limit);
-void optimizer_step(int optimizer, const ChunkTable&, const GroupStep*);
+void optimizer_step(int optimizer, const ChunkTable&, const GroupStep*, int groups);
 
 }  // namespace SMELT_ISA
 }  // namespace smelt

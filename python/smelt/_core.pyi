@@ -1,6 +1,6 @@
 """Generated from the compiled module by `make stubs`; do not edit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
@@ -85,9 +85,14 @@ class Generator:
 
 class Plan:
     clocks: list[tuple[int, float]]
+    @property
+    def t(self) -> int: ...
+    @property
+    def state(self) -> list[dict[str, Any]]: ...
     def __init__(
-        self, row: int, parameters: list[Any], group_sizes: list[int], state: list[Any], masters: list[Any]
+        self, row: int, parameters: list[Any], group_sizes: list[int], values: list[Any], master_weights: bool
     ) -> None: ...
+    def exclusively(self, f: Callable[..., Any], *arguments: Any) -> Any: ...
     def step(
         self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, nonfinite: str
     ) -> float | None: ...

@@ -35,11 +35,3 @@ def as_numpy(x: Any) -> np.ndarray | None:
         bits: np.ndarray = np.from_dlpack(x.view(torch.int16))
         return bits.view(ml_dtypes.bfloat16)
     return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None
-
-
-def state_array(p: Any, where: str, initial: float) -> np.ndarray:
-    """Optimizer state for a parameter: its shape, float32 or, for float64 parameters, float64."""
-    values = as_numpy(p)
-    if values is None:
-        raise TypeError(f"{where} must be arrays (NumPy, or any object with __dlpack__), got {type(p).__name__}")
-    return np.full(values.shape, initial, np.float64 if values.dtype.itemsize == 8 else np.float32)

@@ -9,7 +9,7 @@ Schedule = Callable[[int], float]
 
 class Optimizer:
     groups: list[dict[str, Any]]
-    params: list[Any]
+    params: tuple[Any, ...]
     state: list[dict[str, np.ndarray]]
     last_grad_norm: float | None
     max_grad_norm: float | None

@@ -138,23 +138,30 @@ class Backward : Pipeline<T> {
 public:
     Backward(const ChannelOp& op, const ChannelArrays& a)
         : Pipeline<T>(op, a), dy_(*a.dy), dx_(*a.dx), dresidual_(a.dresidual ? *a.dresidual : *a.dx),
-          wants_dresidual_(a.dresidual != nullptr) {}
+          wants_dresidual_(a.dresidual != nullptr), keeps_dz_(op.through_statistics() && dx_.direct() && (this->after_ || op.dropout.threshold)) {}
 
     // dz, the gradient at the affine's output, recomputed from x and the dropout's random stream.
     template <int K>
     const T* dz(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v, Tiles<T>& t) const {
+        T* const to = keeps_dz_ ? dx_(start, nullptr) : t.g.data;
         const T* g = dy_(start, n, t.g.data);
         if (this->op_.dropout.threshold) {
-            dropout_tile(this->op_.dropout, start, g, t.g.data, n);
-            g = t.g.data;
+            dropout_tile(this->op_.dropout, start, g, to, n);
+            g = to;
         }
         if (this->after_) {
             this->affine(table, start, n, v, t.z.data, t);
             if (this->after_.saves_y()) this->after_.forward(t.z.data, t.z.data, n);
-            this->after_.backward(g, t.z.data, t.g.data, n);
-            g = t.g.data;
+            this->after_.backward(g, t.z.data, to, n);
+            g = to;
         }
         return g;
+    }
+
+    // The same on a second sweep: from dx, where the first one left it, unless dx would have rounded it.
+    template <int K>
+    const T* dz_again(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v, Tiles<T>& t) const {
+        return keeps_dz_ ? dx_(start, nullptr) : dz(table, start, n, v, t);
     }
 
     using Pipeline<T>::input;
@@ -191,7 +198,7 @@ public:
 private:
     const Reader<T> dy_;
     const Writer<T> dx_, dresidual_;
-    const bool wants_dresidual_;
+    const bool wants_dresidual_, keeps_dz_;
 };
 
 // Two sums per channel: of a, and of a * (v - centre).
@@ -286,7 +293,7 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
         affine_constants(op, a, weight.get(), bias.get(), c, value);
     });
     const Backward<T> pass(op, a);
-    const bool through_statistics = op.normalize && !op.frozen;
+    const bool through_statistics = op.through_statistics();
     const bool wants_sums = through_statistics || a.dweight || a.dbias;
 
     Heap<Sums> total(op.shape.channels);
@@ -325,7 +332,7 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
     });
     for_all_tiles<T>(op.shape.size(), [&](std::int64_t start, std::int64_t count, Tiles<T>& t) {
         const T* const v = pass.input(start, count, t);
-        pass.finish(gathered, start, count, v, pass.dz(gathered, start, count, v, t), t);
+        pass.finish(gathered, start, count, v, pass.dz_again(gathered, start, count, v, t), t);
     });
 }
 

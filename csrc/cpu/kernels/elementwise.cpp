@@ -26,22 +26,22 @@ public:
         const std::int64_t blocks = (skip + n + elements_per_block - 1) / elements_per_block;
 #pragma omp simd
         for (std::int64_t b = 0; b < blocks; ++b) {
-            const PhiloxBlock block = philox(random, first + std::uint64_t(b));
-            words_[4 * b] = block.w[0];
-            words_[4 * b + 1] = block.w[1];
-            words_[4 * b + 2] = block.w[2];
-            words_[4 * b + 3] = block.w[3];
+            const PhiloxBlock block = philox<Lane>(random, first + std::uint64_t(b));
+            words_[2 * b] = std::uint64_t(block.w[0]) | std::uint64_t(block.w[1]) << 32;
+            words_[2 * b + 1] = std::uint64_t(block.w[2]) | std::uint64_t(block.w[3]) << 32;
         }
-#pragma omp simd
-        for (std::int64_t w = 0; w < 4 * blocks; ++w) {
-            halves_[2 * w] = std::uint16_t(words_[w]);
-            halves_[2 * w + 1] = std::uint16_t(words_[w] >> 16);
-        }
+        // On a little-endian machine the words' bytes are the half-words in the elements' order.
+        std::memcpy(halves_, words_, sizeof(PhiloxBlock) * std::size_t(blocks));
         return halves_ + skip;
     }
 
 private:
-    alignas(64) std::uint32_t words_[tile_size / 2 + 4];
+#if defined(__AVX512F__)
+    using Lane = std::uint64_t;
+#else
+    using Lane = std::uint32_t;
+#endif
+    alignas(64) std::uint64_t words_[tile_size / 4 + 2];
     alignas(64) std::uint16_t halves_[tile_size + 8];
 };
 

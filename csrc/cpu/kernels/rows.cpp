@@ -193,11 +193,11 @@ double cross_entropy_row(const T* x, const T* target, std::int64_t label, double
     const double target_logit = target ? 0 : double(x[label]) - double(top);  // before dx, which may be x, is written
     const auto shifted = [&](std::int64_t i) { return x[i] - top; };
     const double all_logits = !target && smoothing > 0 ? long_sum<T>(n, shifted) : 0;
-    double mass = 1, expected = double(keep) * target_logit + (smoothing > 0 ? smoothing / double(n) * all_logits : 0);
+    double mass = 1, expected = (keep > 0 ? double(keep) * target_logit : 0) + (smoothing > 0 ? smoothing / double(n) * all_logits : 0);
     if (target) {
         const auto q = [&](std::int64_t i) { return math::fma(keep, target[i], spread); };
-        mass = long_sum<T>(n, q);
-        expected = long_sum<T>(n, [&](std::int64_t i) { return q(i) * shifted(i); });
+        mass = (1 - smoothing) * sum(n, [&](std::int64_t i) { return target[i]; }) + smoothing;
+        expected = sum(n, [&](std::int64_t i) { return q(i) * shifted(i); });
     }
     const double total = exponentials(x, top, dx, n);
     const T factor = T(scale * mass / total), rate = T(scale);

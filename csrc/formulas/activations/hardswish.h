@@ -17,7 +17,7 @@ struct Hardswish {
     SMELT_HD T forward(T x) const { return x * (math::min(math::max(x + 3, T(0)), T(6)) / 6); }
     SMELT_HD T backward(T dy, T x) const {
         const T inside = dy * (x / 3 + T(0.5));
-        return x <= -3 ? T(0) : x >= 3 ? dy : inside;
+        return x <= -3 ? T(0) : x < 3 ? inside : dy;
     }
 };
 

@@ -21,7 +21,7 @@ struct Mish {
     }
     SMELT_HD T backward(T dy, T x) const {
         const T z = math::min(x, T(20)), e = math::exp(z), n = e * (e + 2), d = 1 / (n + 2);
-        const T derivative = math::fma(4 * z * e, (1 + e) * d * d, n * d);
+        const T derivative = math::fma(4 * e * z, (1 + e) * d * d, n * d);
         return dy * (x == -math::inf<T> ? T(0) : derivative);
     }
 };

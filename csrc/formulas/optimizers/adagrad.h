@@ -7,18 +7,17 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Adagrad : Optimizer {
-    static constexpr OptimizerInfo info{
-        "Adagrad",
-        "s += g^2; p -= lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)",
-        "Duchi, Hazan and Singer 2011; torch.optim.Adagrad",
-        {"sum"},
-        {{"lr", Kind::number, 1e-2, 0, at_least_zero},
-         {"lr_decay", Kind::number, 0, 0, at_least_zero},
-         {"weight_decay", Kind::number, 0, 0, at_least_zero},
-         {"initial_accumulator_value", Kind::number, 0, 0, at_least_zero},
-         {"eps", Kind::number, 1e-10, 0, at_least_zero}},
-        false,
-        "initial_accumulator_value"};
+    static constexpr OptimizerInfo info{"Adagrad",
+                                        "s += g^2; p -= lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)",
+                                        "Duchi, Hazan and Singer 2011; torch.optim.Adagrad",
+                                        {"sum"},
+                                        {{"lr", Kind::number, 1e-2, 0, at_least_zero},
+                                         {"lr_decay", Kind::number, 0, 0, at_least_zero},
+                                         {"weight_decay", Kind::number, 0, 0, at_least_zero},
+                                         {"initial_accumulator_value", Kind::number, 0, 0, at_least_zero},
+                                         {"eps", Kind::number, 1e-10, 0, at_least_zero}},
+                                        false,
+                                        "initial_accumulator_value"};
     enum { lr, lr_decay, weight_decay, initial_accumulator_value, eps };
     using Slots = SlotSets<1>;
     static unsigned slots(const double*) { return 1; }

@@ -34,7 +34,7 @@ struct Adam : Optimizer {
 
     template <unsigned S>
     SMELT_HD void update(T& p, T g, T* state) const {
-        const T m = state[0] = math::fma(rest1, g - state[0], state[0]);
+        const T m = state[0] = average(state[0], rest1, g);
         T v = state[1] = math::fma(b2, state[1], rest2 * g * g);
         if constexpr (S == 7) v = state[2] = math::max_or_nan(state[2], v);
         p -= rate * m / math::fma(math::sqrt(v), scale, epsilon);

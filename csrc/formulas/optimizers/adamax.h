@@ -30,7 +30,7 @@ struct Adamax : Optimizer {
 
     template <unsigned S>
     SMELT_HD void update(T& p, T g, T* state) const {
-        const T m = state[0] = math::fma(rest1, g - state[0], state[0]);
+        const T m = state[0] = average(state[0], rest1, g);
         const T u = state[1] = math::max_or_nan(b2 * state[1], math::abs(g) + epsilon);
         p -= rate * m / u;
     }

@@ -40,7 +40,7 @@ struct NAdam : Optimizer {
 
     template <unsigned S>
     SMELT_HD void update(T& p, T g, T* state) const {
-        const T m = state[0] = math::fma(rest1, g - state[0], state[0]);
+        const T m = state[0] = average(state[0], rest1, g);
         const T v = state[1] = math::fma(b2, state[1], rest2 * g * g);
         p -= math::fma(of_gradient, g, of_mean * m) / math::fma(math::sqrt(v), scale, epsilon);
     }

@@ -16,7 +16,7 @@ namespace smelt {
 
 // Time as one parameter group sees it.
 struct Clock {
-    std::int64_t t = 0;         // steps, the current one included
+    std::int64_t t = 0;           // steps, the current one included
     double momentum_product = 1;  // NAdam's product of mu_1 .. mu_t
 };
 
@@ -25,6 +25,12 @@ inline namespace SMELT_ISA {
 // The sets of state arrays a formula is compiled for.
 template <unsigned... Slots>
 struct SlotSets {};
+
+// mean + rest * (x - mean), with nothing lost where x is small beside the mean.
+template <class T>
+SMELT_HD T average(T mean, T rest, T x) {
+    return math::fma(rest, x, math::fma(-rest, mean, mean));
+}
 
 struct Optimizer {
     static void advance(const double*, Clock&) {}  // called once a step, after t has been counted

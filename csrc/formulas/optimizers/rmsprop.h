@@ -7,17 +7,17 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct RMSprop : Optimizer {
-    static constexpr OptimizerInfo info{
-        "RMSprop",
-        "v = alpha * v + (1 - alpha) * g^2; centered: v - (mean of g)^2; b = momentum * b + g / (sqrt(v) + eps); p -= lr * b",
-        "Tieleman and Hinton 2012, centered: Graves 2013; torch.optim.RMSprop",
-        {"square_avg", "grad_avg", "momentum_buffer"},
-        {{"lr", Kind::number, 1e-2, 0, at_least_zero},
-         {"alpha", Kind::number, 0.99, 0, unit_interval},
-         {"eps", Kind::number, 1e-8, 0, at_least_zero},
-         {"weight_decay", Kind::number, 0, 0, at_least_zero},
-         {"momentum", Kind::number, 0, 0, at_least_zero},
-         {"centered", Kind::flag}}};
+    static constexpr OptimizerInfo info{"RMSprop",
+                                        "v = alpha * v + (1 - alpha) * g^2; centered: v - (mean of g)^2; b = momentum "
+                                        "* b + g / (sqrt(v) + eps); p -= lr * b",
+                                        "Tieleman and Hinton 2012, centered: Graves 2013; torch.optim.RMSprop",
+                                        {"square_avg", "grad_avg", "momentum_buffer"},
+                                        {{"lr", Kind::number, 1e-2, 0, at_least_zero},
+                                         {"alpha", Kind::number, 0.99, 0, unit_interval},
+                                         {"eps", Kind::number, 1e-8, 0, at_least_zero},
+                                         {"weight_decay", Kind::number, 0, 0, at_least_zero},
+                                         {"momentum", Kind::number, 0, 0, at_least_zero},
+                                         {"centered", Kind::flag}}};
     enum { lr, alpha, eps, weight_decay, momentum, centered };
     enum : unsigned { square = 1, mean = 2, buffer = 4 };
     using Slots = SlotSets<square, square | mean, square | buffer, square | mean | buffer>;

@@ -1,4 +1,4 @@
-"""How the others compute an activation: (x, out) forward, (dy, saved, out) backward. A name without an entry has no peer."""
+"""How the others compute an activation: (x, out) forward, (dy, saved, out) backward. No entry, no peer."""
 
 from __future__ import annotations
 
@@ -131,7 +131,12 @@ def torch_backward(torch: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
     """PyTorch's backward kernels, with the result written to `out`."""
     a = torch.ops.aten
     scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-    empty = torch.empty(0)
+    buffers: dict[int, Any] = {}
+
+    def logsigmoid(dy: Any, x: Any, out: Any) -> Any:
+        if x.data_ptr() not in buffers:  # what its forward leaves for its backward
+            buffers[x.data_ptr()] = a.log_sigmoid_forward(x)[1]
+        return a.log_sigmoid_backward.grad_input(dy, x, buffers[x.data_ptr()], grad_input=out)
 
     def softsign(dy: Any, x: Any, out: Any) -> Any:
         d = 1 + x.abs()
@@ -150,7 +155,7 @@ def torch_backward(torch: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
         "mish": lambda dy, s, out: a.mish_backward(dy, s),
         "sigmoid": lambda dy, s, out: a.sigmoid_backward.grad_input(dy, s, grad_input=out),
         "tanh": lambda dy, s, out: a.tanh_backward.grad_input(dy, s, grad_input=out),
-        "logsigmoid": lambda dy, s, out: a.log_sigmoid_backward.grad_input(dy, s, empty, grad_input=out),
+        "logsigmoid": logsigmoid,
         "softsign": softsign,
         "relu6": lambda dy, s, out: a.hardtanh_backward.grad_input(dy, s, 0.0, 6.0, grad_input=out),
         "hardtanh": lambda dy, s, out: a.hardtanh_backward.grad_input(dy, s, -1.0, 1.0, grad_input=out),

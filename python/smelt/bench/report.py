@@ -19,7 +19,7 @@ def best_peer(row: Row) -> tuple[str, float] | None:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as aligned text: time per element, share of the copy speed, ratio to each peer (above 1: smelt is faster)."""
+    """The rows as aligned text: time per element, share of the copy speed, and each peer's time over smelt's."""
     names = sorted({k for r in rows for k in r["seconds"]} - {"smelt"}, key=lambda k: (k != "numpy", k != "torch", k))
     head = ["case", "where", "threads", "ns/element", "of copy", *(f"x {n}" for n in names)]
     lines = [head]

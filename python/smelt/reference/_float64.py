@@ -25,7 +25,7 @@ def narrow(value: npt.ArrayLike, dtype: npt.DTypeLike, out: Array | None = None)
     value = np.asarray(value)
     with np.errstate(all="ignore"):
         if dtype.name == "bfloat16":
-            value = _bfloat16(value)
+            value = np.asarray(_bfloat16(value))
         value = value.astype(dtype)
     if out is None:
         return value

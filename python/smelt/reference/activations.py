@@ -246,7 +246,7 @@ def hardsigmoid_backward(g: Float64, x: Float64) -> Float64:
 
 @forward(saves="x")
 def hardswish(x: Float64) -> Float64:
-    return x * np.clip(x + 3, 0, 6) / 6
+    return x * (np.clip(x + 3, 0, 6) / 6)
 
 
 @backward
@@ -286,7 +286,7 @@ def prelu_backward(grad_out: Array, ctx: Any) -> tuple[Array, Array]:
 def maxout_forward(x: Array, num_pieces: int, *, axis: int = 1) -> tuple[Array, Any]:
     """Goodfellow et al., Maxout Networks, arXiv:1302.4389. The channels are `num_pieces` groups in a row."""
     axis %= x.ndim
-    pieces = wide(x).reshape(*x.shape[:axis], num_pieces, -1, *x.shape[axis + 1 :])
+    pieces = wide(x).reshape(*x.shape[:axis], num_pieces, x.shape[axis] // num_pieces, *x.shape[axis + 1 :])
     winner = pieces.argmax(axis, keepdims=True)  # the first of equals; a NaN wins
     y = np.take_along_axis(pieces, winner, axis).squeeze(axis)
     return narrow(y, x.dtype), (x, pieces.shape, winner, axis)

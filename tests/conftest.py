@@ -1,0 +1,32 @@
+"""Fixtures of the functions' tests. A device, a dtype or a layout more is a word more in helpers.py."""
+
+import helpers
+import numpy as np
+import pytest
+
+import smelt
+
+
+@pytest.fixture(params=helpers.DEVICES)
+def kernels(request):
+    """smelt's functions on each device."""
+    return helpers.Kernels(request.param)
+
+
+@pytest.fixture(params=helpers.DTYPES)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of the test's own."""
+    return np.random.default_rng(list(request.node.name.encode()))
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, for the test alone."""
+    before = smelt.get_num_threads()
+    yield smelt.set_num_threads
+    smelt.set_num_threads(before)

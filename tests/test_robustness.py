@@ -1,0 +1,156 @@
+"""Threads, processes and instruction sets: none of them is seen in a result."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import OPERATIONS, assert_identical
+
+import smelt
+
+# Large enough to be split among threads, with channels in patterns and in runs.
+SHAPES = [(3001, 130), (6, 4, 113, 121)]
+
+
+def inputs(shape, dtype="float32"):
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=shape).astype(dtype) for _ in range(2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_number_of_threads(kernels, threads, operation, shape):
+    x, g = inputs(shape)
+    results = []
+    for n in (1, 4, 7):
+        threads(n)
+        assert smelt.get_num_threads() == n
+        results.append(OPERATIONS[operation](kernels, x, g))
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            assert_identical(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("operation", ["mish", "batch_norm_training", "cross_entropy", "mse_loss", "dropout", "prelu"])
+def test_number_of_threads_by_dtype(kernels, threads, operation, dtype):
+    for shape in SHAPES:
+        x, g = inputs(shape, dtype)
+        threads(1)
+        expected = OPERATIONS[operation](kernels, x, g)
+        threads(4)
+        for a, b in zip(OPERATIONS[operation](kernels, x, g), expected, strict=True):
+            assert_identical(a, b)
+
+
+def test_many_threads_call_at_once(threads):
+    threads(4)
+    x, g = inputs((700, 130))
+    expected = {name: run(smelt, x, g) for name, run in OPERATIONS.items()}
+    with ThreadPoolExecutor(8) as pool:
+        futures = [(name, pool.submit(run, smelt, x, g)) for _ in range(3) for name, run in OPERATIONS.items()]
+        for _ in range(20):
+            threads(3)
+            threads(4)
+        for name, future in futures:
+            for a, b in zip(future.result(), expected[name], strict=True):
+                assert_identical(a, b)
+
+
+def test_generator_shared_by_threads():
+    """Every call has a stream of its own."""
+    generator, x = smelt.Generator(3), np.ones(20_000, np.float32)
+    with ThreadPoolExecutor(8) as pool:
+        masks = list(pool.map(lambda _: smelt.dropout_forward(x, rng=generator)[0].tobytes(), range(64)))
+    assert generator.stream == len(set(masks)) == 64
+
+
+@pytest.mark.parametrize(("size", "others_run"), [(16, False), (5_000_000, True)])
+def test_large_calls_let_other_threads_run(size, others_run):
+    x = np.ones(size, np.float32)
+    out, waiting, go, ran = np.empty_like(x), threading.Event(), threading.Event(), []
+
+    def other():
+        waiting.set()
+        go.wait()
+        ran.append(True)
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=other)
+    thread.start()
+    waiting.wait()
+    try:
+        sys.setswitchinterval(1000)  # nobody is asked to give way
+        go.set()
+        for _ in range(20):
+            smelt.gelu_tanh(x, out=out)
+        seen = bool(ran)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert seen == others_run
+
+
+FORK = """
+import os, sys, warnings
+import numpy as np, smelt
+from helpers import OPERATIONS
+warnings.simplefilter("ignore")  # that a process with threads forks is the point
+smelt.set_num_threads(4)
+rng = np.random.default_rng(1)
+x, g = (rng.normal(size=(3001, 130)).astype(np.float32) for _ in range(2))
+results = lambda: [a.tobytes() for run in OPERATIONS.values() for a in run(smelt, x, g)]
+expected = results()
+for _ in range(2):
+    child = os.fork()
+    if child == 0:
+        same = results() == expected
+        smelt.set_num_threads(3)
+        os._exit(0 if same and results() == expected else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert results() == expected
+"""
+
+
+def python(*arguments, **environment):
+    """A fresh interpreter that finds smelt and the tests' helpers as this one does."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(Path(smelt.__file__).parent.parent), str(here)])
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork():
+    run = python("-c", FORK)
+    assert run.returncode == 0, run.stderr
+
+
+IN_USE = smelt._core.build_info()["isa"]
+OTHERS = [isa for isa in smelt._core.build_info()["isas"].split(", ") if isa != IN_USE]
+
+
+@pytest.mark.skipif(bool(os.environ.get("SMELT_ISA")), reason="an instruction set was asked for")
+@pytest.mark.parametrize("isa", OTHERS)
+@pytest.mark.parametrize("file", ["activations", "channels", "rows", "random"])
+def test_instruction_sets(isa, file):
+    """The other builds pass the same tests against the reference."""
+    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"test_{file}.py", SMELT_ISA=isa)
+    assert run.returncode == 0, run.stdout
+
+
+def test_instruction_set_that_is_not_there():
+    run = python("-c", "import smelt", SMELT_ISA="mmx")
+    known = smelt._core.build_info()["isas"]
+    assert f"SMELT_ISA must be one of {known} on this machine, got 'mmx'" in run.stderr
+
+
+def test_instruction_set_is_reported():
+    for isa in [IN_USE, *OTHERS]:
+        run = python("-c", "import smelt; print(smelt._core.build_info()['isa'])", SMELT_ISA=isa)
+        assert run.stdout.strip() == isa
