@@ -66,15 +66,15 @@ assert np.allclose(smelt.squareplus(x, b=2.0), smelt.reference.squareplus(x, b=2
 y, ctx = smelt.bias_act_forward(x[None], activation="squareplus")
 dx, _ = smelt.bias_act_backward(np.ones_like(y), ctx)
 assert np.allclose(dx, smelt.reference.squareplus_backward(np.ones_like(x), x))
-smelt.optim.Signum([x], momentum=0.5).step([np.ones_like(x)])
-assert np.allclose(x, np.linspace(-3, 3, 7) - 1e-3)
+smelt.optim.QHM([x], lr=0.1, momentum=0.5, nu=0.5).step([np.ones_like(x)])
+assert np.allclose(x, np.linspace(-3, 3, 7) - 0.075)
 """
     python("-c", "import smelt.reference\n" + script)
 
 
 def test_tested(extended):
     _, python = extended
-    for file, name in [("test_activations.py", "squareplus"), ("test_optim.py", "Signum")]:
+    for file, name in [("test_activations.py", "squareplus"), ("test_optim.py", "QHM")]:
         out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}", "-k", name)
         assert int(re.search(r"(\d+) passed", out)[1]) >= 5
 
@@ -83,15 +83,15 @@ def test_documented(extended):
     tree, python = extended
     python("tools/generate.py")
     assert "def squareplus(x: Array, b: float = 4.0" in (tree / "python/smelt/_core.pyi").read_text()
-    assert "class Signum(Optimizer)" in (tree / "python/smelt/optim.pyi").read_text()
+    assert "class QHM(Optimizer)" in (tree / "python/smelt/optim.pyi").read_text()
     readme = (tree / "README.md").read_text()
     assert "| `squareplus` |" in readme
-    assert "| `Signum` |" in readme
+    assert "| `QHM` |" in readme
     assert "Barron 2021" in python("-c", "import smelt; print(smelt.squareplus.__doc__)")
 
 
 def test_benchmarked(extended):
     _, python = extended
-    for name in ("squareplus", "Signum"):
+    for name in ("squareplus", "QHM"):
         out = python("-m", "smelt.bench", "--only", name, "--where", "L2", "--threads", "1", "--seconds", "0.001")
         assert re.search(rf"{name} .*L2", out)

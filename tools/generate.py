@@ -31,7 +31,6 @@ ARRAY_OR_NONE = {"out", "b", "running_mean", "running_var", "weight", "bias", "r
 ANNOTATIONS = {
     "activation": "str | tuple[str, dict[str, float]] | None",
     "rng": "Generator | int | None",
-    "momentum": "float | None",
     "num_batches": "int | None",
     "grads": "Sequence[Any]",
     "target": "Any",
@@ -61,17 +60,16 @@ RETURNS = {
 
 
 def _annotation(function: str, p: inspect.Parameter) -> str:
-    if (function, p.name) == ("max_norm_", "axis"):
-        return "int | tuple[int, ...]"
-    if (function, p.name) == ("prelu_forward", "weight"):
-        return "Array"
-    if p.name in ANNOTATIONS:
-        return ANNOTATIONS[p.name]
+    special = {("max_norm_", "axis"): "int | tuple[int, ...]", ("prelu_forward", "weight"): "Array"}
+    if (function, p.name) in special:
+        return special[function, p.name]
+    if p.name == "momentum":
+        return "float | None"
+    if p.default not in (None, p.empty):
+        return type(p.default).__name__
     if p.name in ARRAY_OR_NONE:
-        return "Array | None" if p.default in (None, p.empty) else "Array"
-    if p.default is p.empty:
-        return "Array"
-    return type(p.default).__name__
+        return "Array | None"
+    return ANNOTATIONS.get(p.name, "Array")
 
 
 def _returns(name: str, doc: str) -> str:

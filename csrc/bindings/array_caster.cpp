@@ -90,13 +90,23 @@ const dlpack::Tensor* tensor_of(PyObject* capsule, bool& writeable) {
     return m ? &m->tensor : nullptr;
 }
 
+// Of version 1 where the object knows of versions: only that one can say that it must not be written.
+py::object capsule_of(py::handle object) {
+    try {
+        return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    } catch (py::error_already_set& e) {
+        if (!e.matches(PyExc_TypeError)) throw;
+        return object.attr("__dlpack__")();
+    }
+}
+
 void dlpack_view(py::handle object, const std::string& where, View& v) {
     if (!PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
         fail<py::type_error>(where, " must be an array (NumPy, or any object with __dlpack__), got ", describe(object));
     }
     const dlpack::Tensor* t = nullptr;
     try {
-        v.keeper = object.attr("__dlpack__")();
+        v.keeper = capsule_of(object);
         t = tensor_of(v.keeper.ptr(), v.writeable);
         if (!t) throw py::error_already_set();
     } catch (py::error_already_set& e) {
@@ -249,6 +259,7 @@ View view(const Args& args, int i) {
 
 View writeable_view(py::handle object, const std::string& where) {
     View v = view(object, where);
+    if (!v.is_numpy && interop().attr("is_immutable")(object).cast<bool>()) v.writeable = false;
     if (!v.writeable) fail<py::value_error>(where, " must be writeable, got a read-only array");
     if (overlaps_itself(v)) {
         fail<py::value_error>(where, " must not overlap itself, got strides that put two elements in one place");

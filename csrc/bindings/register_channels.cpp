@@ -54,7 +54,7 @@ void require_statistics(const Args& args, int mean, int var) {
 }
 
 py::object batch_norm(const Args& args) {
-    enum { x_, running_mean_, running_var_, weight_, bias_, eps_, axis_, activation_, residual_ };
+    enum { x_, running_mean_, running_var_, weight_, bias_, eps_, axis_, activation_, residual_, out_ };
     const View x = view(args, x_);
     ChannelOp op;
     op.shape = channel_shape(x, axis_of(args, axis_, x));
@@ -68,7 +68,11 @@ py::object batch_norm(const Args& args) {
     const auto residual = residual_of(args, residual_, x);
     std::vector<double> mean(static_cast<std::size_t>(channels)), invstd(mean.size());
     use_running(mean, invstd, *running_mean, *running_var, eps);
-    const Result y(x);
+    const Output y(args, out_, x, "x");
+    y.require_no_overlap_with(x, "x");
+    for (const int i : {weight_, bias_, residual_}) {
+        if (args.given(out_) && args.given(i)) require_apart(y.array(), args.where(out_), view(args, i), args.name(i));
+    }
     ChannelArrays a;
     a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
     a.mean = mean.data(), a.invstd = invstd.data(), a.y = &y.array();
@@ -259,7 +263,7 @@ void register_channels(py::module_& m) {
         "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, axis or value";
     define(m,
            "batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, "
-           "residual=None)",
+           "residual=None, out=None)",
            "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" + vectors +
                "y and residual have the shape and dtype of x. activation is a name of smelt.activations(), a pair (name, "
                "{parameter: value}), or None.\n" + errors + ".\nSource: Ioffe and Szegedy 2015; "

@@ -19,6 +19,12 @@ def empty_like_owner(x: Any, shape: tuple[int, ...], dtype: str) -> Any:
     return None if torch is None else torch.empty(shape, dtype=getattr(torch, dtype), device=x.device)
 
 
+def is_immutable(x: Any) -> bool:
+    """Whether x is of a library whose arrays are never written, though its DLPack does not say so."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
 def to_owner_kind(x: Any, result: np.ndarray) -> Any:
     """A NumPy result as an array of the library that owns x; as it is where x has no such library to name."""
     return x.__array_namespace__().asarray(result) if hasattr(x, "__array_namespace__") else result

@@ -1,0 +1,67 @@
+"""The compiled list, the reference and the package's names agree."""
+
+import inspect
+
+import numpy as np
+import pytest
+import smelt.reference as ref
+from helpers import OPERATIONS
+
+import smelt
+
+# What takes no arrays to compute with, and what other test files are for.
+ELSEWHERE = {"Generator", "activations", "saves", "show_config", "set_num_threads", "get_num_threads"}
+ELSEWHERE |= {"clip_grad_norm_", "clip_grad_value_", "max_norm_"}
+FUNCTIONS = [name for name in smelt.__all__ if callable(getattr(smelt, name))]
+
+
+def parameters(f):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+
+
+def test_activations():
+    assert sorted(smelt.activations()) == sorted(ref.activations())
+    assert len(set(smelt.activations())) == len(smelt.activations())
+
+
+@pytest.mark.parametrize("name", smelt.activations())
+def test_activation(name):
+    info = smelt._core.activation_info(name)
+    assert smelt.saves(name) == ref.saves(name) == info["saves"]
+    assert info["formula"]
+    assert info["source"]
+    for f, arrays in [(name, ["x"]), (f"{name}_backward", ["grad_out", "saved"])]:
+        compiled = parameters(getattr(smelt._core, f))
+        assert [p for p, _, _ in compiled] == [*arrays, *info["parameters"], "out"]
+        assert [default for _, _, default in compiled[len(arrays) : -1]] == list(info["parameters"].values())
+        assert info["formula"] in getattr(smelt._core, f).__doc__
+
+
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"Generator", "show_config", "set_num_threads", "get_num_threads"}))
+def test_signatures(name):
+    assert parameters(getattr(smelt, name)) == parameters(getattr(ref, name))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_documentation(name):
+    doc = inspect.getdoc(getattr(smelt, name))
+    assert doc
+    if name in ELSEWHERE or name.endswith("_backward"):
+        return
+    assert "Source:" in doc or name == "bias_act_forward"
+    assert "Raises" in doc
+
+
+def test_every_function_is_an_operation():
+    """That a new function cannot be forgotten by the tests of layouts, threads and arrays of other libraries."""
+
+    class Recorder:
+        def __getattr__(self, name):
+            called.add(name)
+            return getattr(ref, name)
+
+    called = set()
+    x, g = (np.random.default_rng(0).normal(size=(5, 4)) for _ in range(2))
+    for run in OPERATIONS.values():
+        run(Recorder(), x, g)
+    assert called == set(FUNCTIONS) - ELSEWHERE
