@@ -20,8 +20,9 @@ build: $(VENV)/.built  ## build and install smelt into the virtual environment
 test: $(VENV)/.built  ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
-bench: $(VENV)/.bench  ## measure against NumPy, PyTorch and JAX; writes benchmarks/results
-	$(BIN)/python -m smelt.bench --output benchmarks/results
+bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own; writes benchmarks/results
+	$(MAKE) VENV=.venv-bench .venv-bench/.bench
+	.venv-bench/bin/python -m smelt.bench --output benchmarks/results
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
 	PYTHON=$(BIN)/python tools/sanitize.sh
@@ -40,7 +41,7 @@ stubs: $(VENV)/.built  ## generate the stubs and the README's tables from the li
 	$(BIN)/python tools/generate.py
 
 clean:  ## remove what was built
-	rm -rf build dist $(VENV)/.built python/smelt/*.so
+	rm -rf build dist .venv*/.built python/smelt/*.so
 
 # The environment: the build's and the tools' packages, then smelt itself, built again whenever a source changes.
 $(VENV)/.tools: pyproject.toml

@@ -235,7 +235,9 @@ def alpha_dropout(s, x, g):
 
 @operation
 def batch_norm(s, x, g):
-    return (s.batch_norm(x, _channels(x), abs(_channels(g)) + 1, _channels(g), _channels(x), activation="elu", residual=g),)
+    return (
+        s.batch_norm(x, _channels(x), abs(_channels(g)) + 1, _channels(g), _channels(x), activation="elu", residual=g),
+    )
 
 
 @operation

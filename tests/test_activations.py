@@ -40,10 +40,16 @@ def sweep(rng, dtype, reach):
         x = np.arange(2**16, dtype=np.uint16).view(dtype)
     else:
         bits = 8 * np.dtype(dtype).itemsize
-        patterns = rng.integers(0, 2 ** (bits - 14), 2**14, f"uint{bits}") + (np.arange(2**14, dtype=f"uint{bits}") << (bits - 14))
+        patterns = rng.integers(0, 2 ** (bits - 14), 2**14, f"uint{bits}") + (
+            np.arange(2**14, dtype=f"uint{bits}") << (bits - 14)
+        )
         integers = np.arange(-110, 111).astype(dtype)
         up, down = (np.nextafter(integers, integers.dtype.type(to)) for to in (np.inf, -np.inf))
-        parts = [patterns.view(dtype), rng.normal(size=2**13) * np.exp(rng.normal(size=2**13)), np.linspace(-110, 110, 2**13)]
+        parts = [
+            patterns.view(dtype),
+            rng.normal(size=2**13) * np.exp(rng.normal(size=2**13)),
+            np.linspace(-110, 110, 2**13),
+        ]
         parts += [np.linspace(-800, 800, 2**12), integers, up, down, up / 10, [0.0, -0.0, np.inf, -np.inf, np.nan]]
         x = np.concatenate([cast(p, dtype) if np.asarray(p).dtype != dtype else p for p in parts])
     return x[~((abs(x.astype(np.float64)) > reach) & np.isfinite(x))]

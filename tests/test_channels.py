@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import assert_identical, cast, exact, wide
+from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact, wide
 from ulp import assert_within, epsilon
 
 import smelt
@@ -73,7 +73,9 @@ def compare_training(kernels, x, g, residual, vectors, **options):
         "dbias": ("channel_sum", g.sum(c.axes)),
         "dresidual": ("batch_norm_backward", g.max(initial=0.0)),
     }
-    compare_all(actual, expected, terms, dict(zip(["mean", "var", "dweight", "dbias"], vectors, strict=True)), x, options)
+    compare_all(
+        actual, expected, terms, dict(zip(["mean", "var", "dweight", "dbias"], vectors, strict=True)), x, options
+    )
 
 
 def compare_all(actual, expected, terms, vectors, x, options):
@@ -110,7 +112,9 @@ def test_batch_norm_training(kernels, rng, dtype, shape, axis, options):
     compare_training(kernels, x, g, residual, vectors, axis=axis, **options)
 
 
-@pytest.mark.parametrize("options", [{}, TRAINING["everything"], TRAINING["everything_before"]], ids=["plain", "bn_act", "act_bn"])
+@pytest.mark.parametrize(
+    "options", [{}, TRAINING["everything"], TRAINING["everything_before"]], ids=["plain", "bn_act", "act_bn"]
+)
 @large_shapes
 def test_batch_norm_large(kernels, rng, shape, axis, options):
     x, g, residual, vectors = arrays(rng, shape, axis, "float32")
@@ -192,6 +196,16 @@ def test_batch_norm_inference_activations(kernels, rng, activation):
     assert_within(actual, expected, "batch_norm", scale=abs(expected).max())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("shape", [(41, 6), (3, 4, 70)], ids=str)
+def test_batch_norm_out(kernels, rng, dtype, shape, layout):
+    x, _, residual, vectors = arrays(rng, shape, 1, dtype)
+    y = kernels.batch_norm(x, *vectors, activation="gelu", residual=residual)
+    new, x2 = layout(np.full_like(x, np.nan)), layout(x)
+    assert_writes(lambda: kernels.batch_norm(x, *vectors, activation="gelu", residual=residual, out=new), new, y)
+    assert_writes(lambda: kernels.batch_norm(x2, *vectors, activation="gelu", residual=residual, out=x2), x2, y)
+
+
 def test_batch_norm_updates_strided_statistics(kernels, rng):
     x, _, _, (mean, var, *_) = arrays(rng, (41, 6), 1, "float32")
     pairs = np.stack([mean, var], axis=1)
@@ -217,7 +231,9 @@ def test_fold_batch_norm_is_the_layer_and_its_inference(kernels, rng):
     W, _, _, (mean, var, weight, beta) = arrays(rng, (12, 5), 1, "float64")
     x, b = rng.normal(size=(20, 12)), rng.normal(size=5)
     folded, shift = kernels.fold_batch_norm(W, b, mean, var, weight, beta)
-    np.testing.assert_allclose(x @ folded + shift, kernels.batch_norm(x @ W + b, mean, var, weight, beta), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        x @ folded + shift, kernels.batch_norm(x @ W + b, mean, var, weight, beta), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("half", HALF)
@@ -250,7 +266,9 @@ def test_batch_norm_against_torch(kernels, rng, order, shape, dtype):
 
 def dense(s, x, bias, residual, g, **options):
     y, ctx = s.bias_act_forward(x, bias, residual=residual, **options)
-    return dict(zip(["y", "dx", "dbias", "dresidual"], (y, *s.bias_act_backward(g, ctx)), strict=residual is not None)), ctx
+    return dict(
+        zip(["y", "dx", "dbias", "dresidual"], (y, *s.bias_act_backward(g, ctx)), strict=residual is not None)
+    ), ctx
 
 
 def compare_dense(kernels, x, bias, residual, g, **options):
@@ -322,7 +340,11 @@ def test_prelu(kernels, rng, dtype, shape, axis, shared):
     assert_within(y, y_, "prelu")
     assert_within(dx, dx_, "prelu")
     size = abs(wide(x) * wide(g))
-    size = size.sum(keepdims=True).reshape(1) if shared else size.sum(tuple(d for d in range(x.ndim) if d != axis % x.ndim))
+    size = (
+        size.sum(keepdims=True).reshape(1)
+        if shared
+        else size.sum(tuple(d for d in range(x.ndim) if d != axis % x.ndim))
+    )
     assert (dweight.dtype, dweight.shape) == (weight.dtype, weight.shape)
     assert_within(dweight, dweight_, "channel_sum", scale=size)
 

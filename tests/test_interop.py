@@ -34,7 +34,9 @@ def torch():
 def to_torch(a):
     import torch
 
-    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+    return (
+        torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+    )
 
 
 def from_torch(t):
@@ -61,7 +63,9 @@ def test_torch_out(torch, dtype):
     assert_identical(from_torch(y2.contiguous()), expected)
     assert smelt.elu(x, out=x) is x
     assert_identical(from_torch(x), expected)
-    with pytest.raises(ValueError, match=r"^elu_backward: out must be grad_out itself or not overlap it, got an overlapping view$"):
+    with pytest.raises(
+        ValueError, match=r"^elu_backward: out must be grad_out itself or not overlap it, got an overlapping view$"
+    ):
         smelt.elu_backward(g[1:], y[1:], out=g[:-1])
 
 
@@ -77,7 +81,11 @@ def test_torch_labels(torch):
     x, _ = inputs("float32")
     labels = np.arange(37) % 10
     expected = smelt.cross_entropy(x, labels)
-    for target in (torch.from_numpy(labels), torch.from_numpy(labels.astype(np.int32)), torch.from_numpy(np.repeat(labels, 2))[::2]):
+    for target in (
+        torch.from_numpy(labels),
+        torch.from_numpy(labels.astype(np.int32)),
+        torch.from_numpy(np.repeat(labels, 2))[::2],
+    ):
         for a, b in zip(smelt.cross_entropy(to_torch(x), target), expected, strict=True):
             assert_identical(from_torch(a), b)
 
@@ -85,11 +93,17 @@ def test_torch_labels(torch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda torch: torch.ones(3, requires_grad=True), r"x could not be read through DLPack: .*requires? grad.*detach\(\)"),
+        (
+            lambda torch: torch.ones(3, requires_grad=True),
+            r"x could not be read through DLPack: .*requires? grad.*detach\(\)",
+        ),
         (lambda torch: torch.ones(3).to_sparse(), r"x could not be read through DLPack: .*layout"),
         (lambda torch: torch.ones(3, device="meta"), r"x could not be read through DLPack: .*meta"),
         (lambda torch: torch.ones(3, dtype=torch.int32), r"x must be float16, bfloat16, float32 or float64, got int32"),
-        (lambda torch: torch.ones(3, dtype=torch.complex64), r"x must be float16, bfloat16, float32 or float64, got complex64"),
+        (
+            lambda torch: torch.ones(3, dtype=torch.complex64),
+            r"x must be float16, bfloat16, float32 or float64, got complex64",
+        ),
     ],
     ids=["grad", "sparse", "meta", "int", "complex"],
 )
@@ -101,7 +115,9 @@ def test_torch_that_cannot_be_read(torch, make, message):
 # JAX
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "batch_norm_training"])  # updates in place
+@pytest.mark.parametrize(
+    "operation", [name for name in OPERATIONS if name != "batch_norm_training"]
+)  # updates in place
 def test_jax(operation):
     jax = pytest.importorskip("jax")
     for dtype in ("float16", "bfloat16", "float32"):

@@ -35,7 +35,9 @@ def views(draw):
     return view(), view()
 
 
-@pytest.mark.parametrize("operation", ["gelu", "batch_norm_training", "bias_act", "prelu", "softmax", "maxout", "dropout"])
+@pytest.mark.parametrize(
+    "operation", ["gelu", "batch_norm_training", "bias_act", "prelu", "softmax", "maxout", "dropout"]
+)
 @settings(max_examples=25, derandomize=True, deadline=None)
 @given(views())
 def test_views(operation, arrays):

@@ -37,7 +37,9 @@ def test_activation(name):
         assert info["formula"] in getattr(smelt._core, f).__doc__
 
 
-@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"Generator", "show_config", "set_num_threads", "get_num_threads"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(FUNCTIONS) - {"Generator", "show_config", "set_num_threads", "get_num_threads"})
+)
 def test_signatures(name):
     assert parameters(getattr(smelt, name)) == parameters(getattr(ref, name))
 

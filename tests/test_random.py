@@ -47,7 +47,9 @@ def test_masks_of_every_dtype_and_layout(kernels):
         for layout in LAYOUTS.values():
             y, ctx = kernels.dropout_forward(layout(np.ones((33, 67), dtype)), 0.4, rng=7)
             np.testing.assert_array_equal(y != 0, expected)
-            np.testing.assert_array_equal(kernels.dropout_backward(layout(np.ones((33, 67), dtype)), ctx) != 0, expected)
+            np.testing.assert_array_equal(
+                kernels.dropout_backward(layout(np.ones((33, 67), dtype)), ctx) != 0, expected
+            )
 
 
 @pytest.mark.parametrize("shape", [(33, 7), (5, 2, 70), (400, 130)], ids=str)
@@ -101,7 +103,9 @@ def test_small_shapes(kernels, dtype, shape):
         assert y.shape == getattr(kernels, f"{name}_backward")(x, ctx).shape == shape
 
 
-@pytest.mark.parametrize("options", [{}, {"lower": 0.0, "upper": 0.5}, {"lower": -0.25, "upper": -0.25}, {"training": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"lower": 0.0, "upper": 0.5}, {"lower": -0.25, "upper": -0.25}, {"training": False}], ids=str
+)
 def test_rrelu(kernels, rng, dtype, options):
     x, g = (cast(rng.normal(size=(41, 53)), dtype) for _ in range(2))
     x[0, :4] = cast([0, -np.inf, np.inf, np.nan], dtype)
@@ -198,7 +202,9 @@ def test_backward_draws_nothing(kernels):
     assert generator.stream == 50
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))], ids=["copy", "deepcopy", "pickle"]
+)
 def test_generator_is_copied(clone):
     generator = stream(smelt, 2**64 - 1, 2**63)
     other = clone(generator)

@@ -122,7 +122,9 @@ def python(*arguments, **environment):
     here = Path(__file__).parent
     path = os.pathsep.join([str(Path(smelt.__file__).parent.parent), str(here)])
     environment = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here)
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

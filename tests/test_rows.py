@@ -69,7 +69,11 @@ def test_softmax_of_huge_rows(kernels, rng, dtype, name):
 
 
 @variants
-@pytest.mark.parametrize("row", [[-inf] * 4, [-inf, 0, 1, 2], [inf, 0, 1, 2], [nan, 0, 1, 2], [3e38, -3e38, 0, 1], [-inf, 5, -inf, 5]], ids=str)
+@pytest.mark.parametrize(
+    "row",
+    [[-inf] * 4, [-inf, 0, 1, 2], [inf, 0, 1, 2], [nan, 0, 1, 2], [3e38, -3e38, 0, 1], [-inf, 5, -inf, 5]],
+    ids=str,
+)
 def test_softmax_edges(kernels, dtype, name, row):
     x = cast([row, row[::-1], [1, 2, 3, 4]], dtype)
     compare_softmax(kernels, name, x, np.ones_like(x), 1)
@@ -108,7 +112,13 @@ def compare_cross_entropy(kernels, x, target, **options):
     assert_within(loss, loss_, "cross_entropy", scale=scale)
     share = (mass / rows if reduction == "mean" else mass) * np.ones(len(x))
     p = exact.softmax(x)
-    assert_within(dx, dx_, "cross_entropy_backward", change=p * np.outer(share * distance, epsilon(x.dtype) * np.ones(x.shape[1])), scale=share[:, None])
+    assert_within(
+        dx,
+        dx_,
+        "cross_entropy_backward",
+        change=p * np.outer(share * distance, epsilon(x.dtype) * np.ones(x.shape[1])),
+        scale=share[:, None],
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -123,7 +133,11 @@ def test_cross_entropy(kernels, rng, dtype, reduction, smoothing, shape):
 
 def test_cross_entropy_defaults(kernels, rng):
     x, labels = random(rng, "float32", 20, 10), rng.integers(0, 10, 20)
-    for a, b in zip(kernels.cross_entropy(x, labels), kernels.cross_entropy(x, labels, label_smoothing=0.0, reduction="mean"), strict=True):
+    for a, b in zip(
+        kernels.cross_entropy(x, labels),
+        kernels.cross_entropy(x, labels, label_smoothing=0.0, reduction="mean"),
+        strict=True,
+    ):
         assert_identical(a, b)
 
 
@@ -161,7 +175,9 @@ def test_cross_entropy_against_torch(kernels, rng, reduction, smoothing, probabi
     target = rng.dirichlet(np.ones(11), 40) if probabilities else labels
     loss, dx = kernels.cross_entropy(x, target, label_smoothing=smoothing, reduction=reduction)
     tx = torch.from_numpy(x).requires_grad_()
-    expected = torch.nn.functional.cross_entropy(tx, torch.from_numpy(target), reduction=reduction, label_smoothing=smoothing)
+    expected = torch.nn.functional.cross_entropy(
+        tx, torch.from_numpy(target), reduction=reduction, label_smoothing=smoothing
+    )
     expected.sum().backward()
     np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=1e-12)
     np.testing.assert_allclose(dx, tx.grad.numpy(), rtol=1e-12, atol=1e-14)

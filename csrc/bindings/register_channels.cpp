@@ -70,9 +70,7 @@ py::object batch_norm(const Args& args) {
     use_running(mean, invstd, *running_mean, *running_var, eps);
     const Output y(args, out_, x, "x");
     y.require_no_overlap_with(x, "x");
-    for (const int i : {weight_, bias_, residual_}) {
-        if (args.given(out_) && args.given(i)) require_apart(y.array(), args.where(out_), view(args, i), args.name(i));
-    }
+    if (residual && args.given(out_)) require_apart(y.array(), args.where(out_), *residual, "residual");
     ChannelArrays a;
     a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
     a.mean = mean.data(), a.invstd = invstd.data(), a.y = &y.array();
@@ -266,7 +264,8 @@ void register_channels(py::module_& m) {
            "residual=None, out=None)",
            "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" + vectors +
                "y and residual have the shape and dtype of x. activation is a name of smelt.activations(), a pair (name, "
-               "{parameter: value}), or None.\n" + errors + ".\nSource: Ioffe and Szegedy 2015; "
+               "{parameter: value}), or None. out, if given, receives the result; it may be x itself.\n" + errors +
+               ".\nSource: Ioffe and Szegedy 2015; "
                "torch.nn.functional.batch_norm.",
            batch_norm);
     define(m,
