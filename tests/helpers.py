@@ -5,10 +5,10 @@ from functools import partial
 
 import ml_dtypes
 import numpy as np
-import smelt.reference as ref
-from smelt.reference._float64 import narrow
 
 import smelt
+import smelt.reference as ref
+from smelt.reference._float64 import narrow
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # its import makes NumPy know the name
@@ -26,7 +26,7 @@ def assert_identical(actual, expected):
 
 
 def assert_writes(call, out, expected):
-    """That call() returns `out`, with the bits of `expected` in it and nothing else changed in the memory it is a view of."""
+    """That call() returns `out` with the bits of `expected`, and changes nothing around it in the memory it views."""
     root = out
     while isinstance(root.base, np.ndarray):
         root = root.base
@@ -53,7 +53,7 @@ def to_numpy(a):
 
 
 class Kernels:
-    """smelt on a device, watched: inputs come back unchanged and results C-contiguous, out of memory that was poisoned."""
+    """smelt on a device, watched: inputs stay unchanged, results are C-contiguous, in memory that was poisoned."""
 
     def __init__(self, device):
         self.device = device
@@ -64,7 +64,8 @@ class Kernels:
     def _call(self, function, *args, **kwargs):
         arguments = inspect.signature(function).bind(*args, **kwargs).arguments
         arrays = {name: a for name, a in arguments.items() if isinstance(a, np.ndarray)}
-        written = {"out"} if arguments.get("frozen") else {"out", "running_mean", "running_var"}
+        updates = function is smelt.batch_norm_forward and not arguments.get("frozen")
+        written = {"out", "running_mean", "running_var"} if updates else {"out"}
         outputs = [a for name, a in arrays.items() if name in written]
         inputs = [a for a in arrays.values() if not any(np.shares_memory(a, out) for out in outputs)]
         before = [a.copy() for a in inputs]
@@ -147,8 +148,8 @@ def padded(a):
 LAYOUTS = {f.__name__.rstrip("_"): f for f in (contiguous, strided, reversed_, transposed, misaligned, padded)}
 
 
-# Every function that takes arrays, as operation(smelt or the like, x, g) -> arrays. x and g are alike, of two dimensions or
-# more, and have an even number of channels on axis 1.
+# Every function that takes arrays, as operation(smelt or the like, x, g) -> arrays. x and g are alike, of two
+# dimensions or more, and have an even number of channels on axis 1.
 
 
 OPERATIONS = {}

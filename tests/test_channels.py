@@ -60,7 +60,7 @@ def train(s, x, g, residual, vectors, **options):
 def compare_training(kernels, x, g, residual, vectors, **options):
     actual, _ = train(kernels, x, g, residual, vectors, **options)
     expected, c = train(ref, wide(x), wide(g), wide(residual), tuple(map(wide, vectors)), **options)
-    # The sizes of the terms. x and its mean, taken in double, are exact unless that is the compute type or x is first rounded.
+    # The sizes of the terms. x and its mean, taken in double, are exact unless all is in double or x is rounded first.
     exactness = 1.0 if c.order == "act_bn" else np.finfo(np.float64).eps / epsilon(x.dtype)
     u = exactness * (abs(c.u) + abs(c.u - c.sigma * c.x_hat))
     x_hat, g = abs(c.x_hat) + u / c.sigma, np.where(c.keep, abs(wide(g)) * c.scale, 0)

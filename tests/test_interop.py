@@ -221,8 +221,8 @@ def test_dlpack_without_strides_and_with_an_offset():
 @pytest.mark.parametrize("device", [2, 13])
 def test_cuda_array_without_cuda(device):
     message = (
-        r"^elu: x is on a CUDA device, and this build of smelt has no CUDA: install a CUDA toolkit \(nvcc\) and build smelt "
-        r"again, or move the array to the CPU$"
+        r"^elu: x is on a CUDA device, and this build of smelt has no CUDA: "
+        r"install a CUDA toolkit \(nvcc\) and build smelt again, or move the array to the CPU$"
     )
     with pytest.raises(ValueError, match=message):
         smelt.elu(Handmade(device=device))
@@ -235,7 +235,18 @@ def test_unknown_device():
         smelt.elu(Handmade(device=10))
 
 
-@pytest.mark.parametrize(("dtype", "lanes", "text"), [((0, 32), 1, "int32"), ((1, 8), 1, "uint8"), ((6, 8), 1, "bool8"), ((5, 64), 1, "complex64"), ((2, 32), 4, "float32x4"), ((2, 8), 1, "float8"), ((9, 8), 1, "DLPack type 9 of bits 8")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "lanes", "text"),
+    [
+        ((0, 32), 1, "int32"),
+        ((1, 8), 1, "uint8"),
+        ((2, 8), 1, "float8"),
+        ((2, 32), 4, "float32x4"),
+        ((5, 64), 1, "complex64"),
+        ((6, 8), 1, "bool8"),
+        ((9, 8), 1, "DLPack type 9 of bits 8"),
+    ],
+)
 def test_dlpack_dtypes(dtype, lanes, text):
     with pytest.raises(TypeError, match=f"^elu: x must be float16, bfloat16, float32 or float64, got {text}$"):
         smelt.elu(Handmade(dtype=dtype, lanes=lanes))

@@ -17,6 +17,15 @@ def test_layouts(kernels, rng, dtype, operation, layout):
             assert_identical(a, b)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_read_only_inputs(kernels, rng, operation):
+    x, g = (rng.normal(size=(37, 10)) for _ in range(2))
+    expected = OPERATIONS[operation](kernels, x, g)
+    x.flags.writeable = g.flags.writeable = False
+    for a, b in zip(OPERATIONS[operation](kernels, x, g), expected, strict=True):
+        assert_identical(a, b)
+
+
 @st.composite
 def views(draw):
     """Two arrays alike, with an even number of channels, each a view by a permutation and steps of its own."""

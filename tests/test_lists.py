@@ -4,10 +4,10 @@ import inspect
 
 import numpy as np
 import pytest
-import smelt.reference as ref
 from helpers import OPERATIONS
 
 import smelt
+import smelt.reference as ref
 
 # What takes no arrays to compute with, and what other test files are for.
 ELSEWHERE = {"Generator", "activations", "saves", "show_config", "set_num_threads", "get_num_threads"}

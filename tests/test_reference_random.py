@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 import smelt.reference as ref
 
 inf, nan = math.inf, math.nan

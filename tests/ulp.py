@@ -106,10 +106,10 @@ def ulp(value, dtype):
 
 @np.errstate(all="ignore")
 def assert_within(actual, exact, *rows, change=0.0, scale=0.0, slack=0.0):
-    """That `actual` is as near to `exact`, in float64, as the table says: the sum of the rows for what is made of several.
+    """That `actual` is as near to `exact`, in float64, as the rows of the table allow together.
 
-    `change` is what the result changes by when the input changes by an ulp, `scale` the size of the largest term; `slack`
-    is for what the input itself has been rounded by, in changes. The last eight bits of a denormal are free.
+    `change` is what the result changes by when the input changes by an ulp, `scale` the size of the largest term;
+    `slack` is for what the input itself has been rounded by, in changes. The last eight bits of a denormal are free.
     """
     dtype, computed = actual.dtype.name, compute_type(actual.dtype)
     bounds = [BOUNDS.get(row, BOUNDS["default"]) for row in rows]
@@ -126,7 +126,9 @@ def assert_within(actual, exact, *rows, change=0.0, scale=0.0, slack=0.0):
     if wrong.any():
         excess = np.where(wrong, np.nan_to_num(abs(a - e) / allowed, nan=np.inf), 0)
         i = np.unravel_index(excess.argmax(), excess.shape)
+        unit = ulp(finite, dtype)[i]
+        error, limit = abs(a - e)[i] / unit, np.broadcast_to(allowed, e.shape)[i] / unit
         raise AssertionError(
-            f"{' + '.join(rows)} in {dtype}: {a[i]!r} for {e[i]!r} at {tuple(map(int, i))}, {abs(a - e)[i] / ulp(finite, dtype)[i]:.4g} ulp "
-            f"({np.broadcast_to(allowed, e.shape)[i] / ulp(finite, dtype)[i]:.4g} allowed); {wrong.sum()} of {wrong.size} wrong"
+            f"{' + '.join(rows)} in {dtype}: {a[i]!r} for {e[i]!r} at {tuple(map(int, i))}, "
+            f"{error:.4g} ulp ({limit:.4g} allowed); {wrong.sum()} of {wrong.size} wrong"
         )

@@ -294,10 +294,12 @@ void register_channels(py::module_& m) {
            "(y, ctx), y = dropout(act(x + bias + residual)): the end of a dense layer in one pass.\n\n"
            "bias has shape (C,), C the length of `axis`, and the dtype of x (or float32 where x is float16 or bfloat16); "
            "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
-           "dropout_forward.\n" + errors + ".",
+           "dropout_forward.\n" + errors + ".\nSource: torch's add, activation and dropout, one after another.",
            bias_act_forward, bias_act_tag);
     define(m, "bias_act_backward(grad_out, ctx)",
            "(dx, dbias), and dresidual where the forward was given a residual; dbias is None where bias was.\n\n"
+           "dx and dresidual have the shape and dtype of x, dbias those of bias; dz, the gradient before the sum, is all "
+           "three: dx = dresidual = dz, dbias = sum(dz).\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
            channel_backward, bias_act_tag);
     define(m, "fold_batch_norm(W, b, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=-1)",

@@ -515,7 +515,7 @@ void register_optimizers(py::module_& m) {
            "Source: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
            clip_grad_norm);
     define(m, "clip_grad_value_(grads, value)",
-           "Clamps every element of the arrays to [-value, value], in place; NaN stays.\n\n"
+           "g = min(max(g, -value), value) for every element of the arrays, in place; NaN stays.\n\n"
            "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.\n"
            "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite value, a read-only "
            "array or two that overlap.\nSource: torch.nn.utils.clip_grad_value_.",

@@ -112,6 +112,7 @@ def batch_norm(
     axis: int = 1,
     activation: str | tuple[str, dict[str, float]] | None = None,
     residual: Array | None = None,
+    out: Array | None = None,
 ) -> Array: ...
 def batch_norm_backward(grad_out: Array, ctx: Any) -> tuple[Any, ...]: ...
 def batch_norm_forward(

@@ -18,6 +18,10 @@ struct Moments {
     // Chan, Golub and LeVeque 1979.
     void merge(const Moments& b) {
         if (b.count == 0) return;
+        if (count == 0) {
+            *this = b;
+            return;
+        }
         const double n = count + b.count, delta = b.mean - mean;
         mean += delta * (b.count / n);
         squares += b.squares + delta * delta * (count * b.count / n);
