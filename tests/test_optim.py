@@ -517,9 +517,7 @@ def test_an_exception_in_a_schedule(rng, name, error):
 def test_a_schedule_that_steps_its_own_optimizer():
     opt = smelt.optim.SGD([np.zeros(1)], lr=1.0)
     opt.lr = lambda step: opt.step([np.ones(1)]) or 1.0
-    with pytest.raises(
-        RuntimeError, match="SGD: this optimizer is at work, in another thread or around this call"
-    ):
+    with pytest.raises(RuntimeError, match="SGD: this optimizer is at work, in another thread or around this call"):
         opt.step([np.ones(1)])
     assert opt.t == 0
     opt.lr = lambda step: 1.0 / (1 + opt.t)

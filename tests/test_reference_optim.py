@@ -73,11 +73,7 @@ def nadam(p, lr=0.02, beta1=0.8, beta2=0.95, eps=1e-3, momentum_decay=0.1):
         P *= mu
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
-        p -= (
-            lr
-            * ((1 - mu) / (1 - P) * g + mu_next / (1 - P * mu_next) * m)
-            / (math.sqrt(v / (1 - beta2**t)) + eps)
-        )
+        p -= lr * ((1 - mu) / (1 - P) * g + mu_next / (1 - P * mu_next) * m) / (math.sqrt(v / (1 - beta2**t)) + eps)
         yield p
 
 

@@ -12,7 +12,7 @@ import pytest
 import smelt
 from smelt import _core
 
-PACKED = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|max|min|and|andn|cmp\w*|blendv?|blendm|f(?:n?m)(?:add|sub)\d+)p([sd])\b")
+PACKED = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|max|min|andn?|cmp\w*|blend[vm]?|fn?m(?:add|sub)\d+)p([sd])\b")
 REGISTER = {"baseline": "%xmm", "avx2": "%ymm", "avx512": "%zmm"}
 SUFFIX = {"float": "s", "double": "d"}
 
@@ -68,10 +68,11 @@ def test_optimizers(functions, name, dtype, isa):
         assert packed(functions[loop], isa, dtype) > 0, loop
 
 
+OTHERS = ["softmax", "cross_entropy", "mse_loss", "maxout", "forward<float>", "backward<float>", "dropout_tile<float>"]
+
+
 @pytest.mark.parametrize("isa", built_instruction_sets())
-@pytest.mark.parametrize(
-    "name", ["softmax", "cross_entropy", "mse_loss", "maxout", "forward<float>", "backward<float>", "dropout_tile<float>"]
-)
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_loops(functions, name, isa):
     assert packed("\n".join(find(functions, isa, name)), isa, "float") > 0
 

@@ -108,7 +108,7 @@ def of_expm1(r):
 
 
 def of_exp(r):  # the other errors are greatest near -ln2 / 2: be best there
-    return of_expm1(r) * (4 if r < -0.22 else 1)
+    return of_expm1(r) * (6 if r < -0.22 else 1)
 
 
 def of_tanh(z):

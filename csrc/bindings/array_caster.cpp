@@ -29,10 +29,18 @@ int bfloat16_number() {
 
 bool dtype_from_numpy(int number, DType& dtype) {
     switch (number) {
-        case NPY_FLOAT: dtype = DType::f32; return true;
-        case NPY_DOUBLE: dtype = DType::f64; return true;
-        case NPY_HALF: dtype = DType::f16; return true;
-        default: dtype = DType::bf16; return number >= NPY_USERDEF && number == bfloat16_number();
+        case NPY_FLOAT:
+            dtype = DType::f32;
+            return true;
+        case NPY_DOUBLE:
+            dtype = DType::f64;
+            return true;
+        case NPY_HALF:
+            dtype = DType::f16;
+            return true;
+        default:
+            dtype = DType::bf16;
+            return number >= NPY_USERDEF && number == bfloat16_number();
     }
 }
 
@@ -63,7 +71,8 @@ void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
         fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
                              std::string(py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))));
     }
-    if (!PyArray_ISNOTSWAPPED(a)) fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+    if (!PyArray_ISNOTSWAPPED(a))
+        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
     v.ndim = PyArray_NDIM(a);
     if (v.ndim > Array::max_dims) {
         fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", v.ndim);
@@ -113,8 +122,9 @@ void dlpack_view(py::handle object, const std::string& where, View& v) {
         fail<py::type_error>(where, " could not be read through DLPack: ", std::string(py::str(e.value())));
     }
     if (t->device.type == dlpack::cuda || t->device.type == dlpack::cuda_managed) {
-        fail<py::value_error>(where, " is on a CUDA device, and this build of smelt has no CUDA: "
-                                     "install a CUDA toolkit (nvcc) and build smelt again, or move the array to the CPU");
+        fail<py::value_error>(where,
+                              " is on a CUDA device, and this build of smelt has no CUDA: "
+                              "install a CUDA toolkit (nvcc) and build smelt again, or move the array to the CPU");
     }
     if (t->device.type != dlpack::cpu && t->device.type != dlpack::cuda_host) {
         fail<py::value_error>(where, " must be on the CPU, got an array on DLPack device ", t->device.type);
@@ -221,11 +231,16 @@ std::string describe(py::handle object) {
 
 std::string text_of(DType dtype) {
     switch (dtype) {
-        case DType::f16: return "float16";
-        case DType::bf16: return "bfloat16";
-        case DType::f32: return "float32";
-        case DType::f64: return "float64";
-        default: return "int64";
+        case DType::f16:
+            return "float16";
+        case DType::bf16:
+            return "bfloat16";
+        case DType::f32:
+            return "float32";
+        case DType::f64:
+            return "float64";
+        default:
+            return "int64";
     }
 }
 
@@ -296,7 +311,8 @@ void require_no_overlap(const View& out, const std::string& where, const View& i
 }
 
 void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name) {
-    if (share_memory(written, other)) fail<py::value_error>(where, " must not overlap ", other_name, ", got one that does");
+    if (share_memory(written, other))
+        fail<py::value_error>(where, " must not overlap ", other_name, ", got one that does");
 }
 
 int axis_of(const Args& args, int i, const View& x) {
@@ -344,7 +360,8 @@ py::object integer_labels(py::handle object) {
     } catch (py::error_already_set&) {
         return py::object();  // view() says what is wrong with it
     }
-    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(reinterpret_cast<PyArrayObject*>(a.ptr())))) return py::object();
+    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(reinterpret_cast<PyArrayObject*>(a.ptr()))))
+        return py::object();
     PyObject* const labels = PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST);
     if (!labels) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(labels);

@@ -57,8 +57,9 @@ template <class Kind>
 const Kind& context_of(const Args& args, int i) {
     if (!py::isinstance<Kind>(args[i]) || args[i].cast<const Kind&>().tag != args.tag()) {
         const std::string function = args.function();
-        fail<py::type_error>(args.where(i), " must be the context that ", function.substr(0, function.find("_backward")),
-                             "_forward returned, got ", describe(args[i]));
+        fail<py::type_error>(args.where(i), " must be the context that ",
+                             function.substr(0, function.find("_backward")), "_forward returned, got ",
+                             describe(args[i]));
     }
     return args[i].cast<const Kind&>();
 }
@@ -101,7 +102,8 @@ private:
 // None, a name of the list, or a pair (name, {parameter: value}).
 Activation activation_of(const Args& args, int i);
 
-// Of a probability p: which half-words are kept and the scale that keeps the expectation. The stream is drawn if needed.
+// Of a probability p: which half-words are kept and the scale that keeps the expectation. The stream is drawn if
+// needed.
 Dropout dropout_of(const Args& args, int p, Rng& rng);
 
 void register_elementwise(py::module_& m);

@@ -19,8 +19,8 @@ struct DataType {
 };
 inline std::string text_of(DataType t) {
     const char* const kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-    return (t.code < 7 ? kinds[t.code] : "DLPack type " + std::to_string(t.code) + " of bits ") + std::to_string(t.bits) +
-           (t.lanes == 1 ? "" : "x" + std::to_string(t.lanes));
+    return (t.code < 7 ? kinds[t.code] : "DLPack type " + std::to_string(t.code) + " of bits ") +
+           std::to_string(t.bits) + (t.lanes == 1 ? "" : "x" + std::to_string(t.lanes));
 }
 
 struct Tensor {

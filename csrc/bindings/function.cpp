@@ -136,9 +136,8 @@ void define(py::module_& m, const std::string& signature, const std::string& doc
         PyObject* name = PyUnicode_FromString(parameter.substr(0, equals).c_str());
         PyUnicode_InternInPlace(&name);
         f->names.push_back(py::reinterpret_steal<py::object>(name));
-        f->defaults.push_back(equals == std::string::npos
-                                  ? py::object()
-                                  : py::eval(parameter.substr(equals + 1)).cast<py::object>());
+        f->defaults.push_back(equals == std::string::npos ? py::object()
+                                                          : py::eval(parameter.substr(equals + 1)).cast<py::object>());
         if (!keyword_only) f->positional = int(f->names.size());
     }
     f->qualified_doc = f->name + "(" + text + ")\n--\n\n" + doc;

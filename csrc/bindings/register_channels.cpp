@@ -17,14 +17,15 @@ struct ChannelContext : Context {
 };
 
 // An optional array argument with one value per channel. Half-precision x may come with float32 ones.
-std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels, bool written = false) {
+std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels,
+                                   bool written = false) {
     if (!args.given(i)) return std::nullopt;
     const View v = written ? writeable_view(args[i], args.where(i)) : view(args, i);
     require_length(v, args.where(i), channels);
     const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
     if (v.dtype != x.dtype && !(half && v.dtype == DType::f32)) {
-        fail<py::type_error>(args.where(i), " must be ", text_of(x.dtype), half ? " or float32" : "", " as ", args.name(0),
-                             " is, got ", text_of(v.dtype));
+        fail<py::type_error>(args.where(i), " must be ", text_of(x.dtype), half ? " or float32" : "", " as ",
+                             args.name(0), " is, got ", text_of(v.dtype));
     }
     return v;
 }
@@ -85,7 +86,8 @@ py::object fold_batch_norm(const Args& args) {
     op.shape = channel_shape(W, axis_of(args, axis_, W));
     const std::int64_t channels = op.shape.channels;
     require_statistics(args, running_mean_, running_var_);
-    const auto b = channel_vector(args, b_, W, channels), running_mean = channel_vector(args, running_mean_, W, channels),
+    const auto b = channel_vector(args, b_, W, channels),
+               running_mean = channel_vector(args, running_mean_, W, channels),
                running_var = channel_vector(args, running_var_, W, channels),
                weight = channel_vector(args, weight_, W, channels), bias = channel_vector(args, bias_, W, channels);
     const double eps = number_in(args, eps_, at_least_zero);
@@ -109,8 +111,22 @@ py::object fold_batch_norm(const Args& args) {
 
 py::object batch_norm_forward(const Args& args) {
     enum {
-        x_, running_mean_, running_var_, weight_, bias_, momentum_, eps_, axis_, activation_, dropout_, residual_, order_,
-        unbiased_, frozen_, num_batches_, rng_
+        x_,
+        running_mean_,
+        running_var_,
+        weight_,
+        bias_,
+        momentum_,
+        eps_,
+        axis_,
+        activation_,
+        dropout_,
+        residual_,
+        order_,
+        unbiased_,
+        frozen_,
+        num_batches_,
+        rng_
     };
     const View x = view(args, x_);
     const ChannelShape shape = channel_shape(x, axis_of(args, axis_, x));
@@ -259,56 +275,68 @@ void register_channels(py::module_& m) {
         "float32 where x is float16 or bfloat16). ";
     const std::string errors =
         "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, axis or value";
-    define(m,
-           "batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, "
-           "residual=None, out=None)",
-           "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" + vectors +
-               "y and residual have the shape and dtype of x. activation is a name of smelt.activations(), a pair (name, "
-               "{parameter: value}), or None. out, if given, receives the result; it may be x itself.\n" + errors +
-               ".\nSource: Ioffe and Szegedy 2015; "
-               "torch.nn.functional.batch_norm.",
-           batch_norm);
-    define(m,
-           "batch_norm_forward(x, running_mean, running_var, weight=None, bias=None, momentum=0.1, eps=1e-5, *, axis=1, "
-           "activation=None, dropout=0.0, residual=None, order='bn_act', unbiased=True, frozen=False, num_batches=None, "
-           "rng=None)",
-           "Training: (y, ctx), y = dropout(act(xhat * weight + bias + residual)), xhat = (x - mean) / sqrt(var + eps).\n\n"
-           "mean and var (biased) are those of the batch, over all axes but `axis`. order='act_bn' applies the activation "
-           "to x first: y = dropout(bn(act(x)) + residual).\n"
-           "The running statistics, both arrays or both None, are updated in place: running = (1 - momentum) * running + "
-           "momentum * batch, with the unbiased variance n / (n - 1) unless unbiased=False. momentum=None keeps the "
-           "cumulative mean and takes num_batches, the batches seen before. frozen=True normalises by the running "
-           "statistics and leaves them alone.\n" + vectors +
-               "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
-               "dropout_forward.\nAn empty batch leaves the statistics alone. " + errors +
-               ", and for one value per channel.\nSource: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm.",
-           batch_norm_forward, batch_norm_tag);
-    define(m, "batch_norm_backward(grad_out, ctx)",
-           "(dx, dweight, dbias), and dresidual where the forward was given a residual.\n\n"
-           "The activation's gradient and the dropout mask are recomputed. dweight and dbias, of shape (C,) and the dtype "
-           "of weight and bias, are None where those were.\n"
-           "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
-           channel_backward, batch_norm_tag);
-    define(m,
-           "bias_act_forward(x, bias=None, activation=None, dropout=0.0, residual=None, *, axis=-1, rng=None)",
-           "(y, ctx), y = dropout(act(x + bias + residual)): the end of a dense layer in one pass.\n\n"
-           "bias has shape (C,), C the length of `axis`, and the dtype of x (or float32 where x is float16 or bfloat16); "
-           "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
-           "dropout_forward.\n" + errors + ".\nSource: torch's add, activation and dropout, one after another.",
-           bias_act_forward, bias_act_tag);
-    define(m, "bias_act_backward(grad_out, ctx)",
-           "(dx, dbias), and dresidual where the forward was given a residual; dbias is None where bias was.\n\n"
-           "dx and dresidual have the shape and dtype of x, dbias those of bias; dz, the gradient before the sum, is all "
-           "three: dx = dresidual = dz, dbias = sum(dz).\n"
-           "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
-           channel_backward, bias_act_tag);
+    define(
+        m,
+        "batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, "
+        "residual=None, out=None)",
+        "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" + vectors +
+            "y and residual have the shape and dtype of x. activation is a name of smelt.activations(), a pair (name, "
+            "{parameter: value}), or None. out, if given, receives the result; it may be x itself.\n" +
+            errors +
+            ".\nSource: Ioffe and Szegedy 2015; "
+            "torch.nn.functional.batch_norm.",
+        batch_norm);
+    define(
+        m,
+        "batch_norm_forward(x, running_mean, running_var, weight=None, bias=None, momentum=0.1, eps=1e-5, *, axis=1, "
+        "activation=None, dropout=0.0, residual=None, order='bn_act', unbiased=True, frozen=False, num_batches=None, "
+        "rng=None)",
+        "Training: (y, ctx), y = dropout(act(xhat * weight + bias + residual)), xhat = (x - mean) / sqrt(var + "
+        "eps).\n\n"
+        "mean and var (biased) are those of the batch, over all axes but `axis`. order='act_bn' applies the activation "
+        "to x first: y = dropout(bn(act(x)) + residual).\n"
+        "The running statistics, both arrays or both None, are updated in place: running = (1 - momentum) * running + "
+        "momentum * batch, with the unbiased variance n / (n - 1) unless unbiased=False. momentum=None keeps the "
+        "cumulative mean and takes num_batches, the batches seen before. frozen=True normalises by the running "
+        "statistics and leaves them alone.\n" +
+            vectors +
+            "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
+            "dropout_forward.\nAn empty batch leaves the statistics alone. " +
+            errors +
+            ", and for one value per channel.\nSource: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm.",
+        batch_norm_forward, batch_norm_tag);
+    define(
+        m, "batch_norm_backward(grad_out, ctx)",
+        "(dx, dweight, dbias), and dresidual where the forward was given a residual.\n\n"
+        "The activation's gradient and the dropout mask are recomputed. dweight and dbias, of shape (C,) and the dtype "
+        "of weight and bias, are None where those were.\n"
+        "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
+        channel_backward, batch_norm_tag);
+    define(
+        m, "bias_act_forward(x, bias=None, activation=None, dropout=0.0, residual=None, *, axis=-1, rng=None)",
+        "(y, ctx), y = dropout(act(x + bias + residual)): the end of a dense layer in one pass.\n\n"
+        "bias has shape (C,), C the length of `axis`, and the dtype of x (or float32 where x is float16 or bfloat16); "
+        "y and residual have the shape and dtype of x. activation as in batch_norm, dropout and rng as in "
+        "dropout_forward.\n" +
+            errors + ".\nSource: torch's add, activation and dropout, one after another.",
+        bias_act_forward, bias_act_tag);
+    define(
+        m, "bias_act_backward(grad_out, ctx)",
+        "(dx, dbias), and dresidual where the forward was given a residual; dbias is None where bias was.\n\n"
+        "dx and dresidual have the shape and dtype of x, dbias those of bias; dz, the gradient before the sum, is all "
+        "three: dx = dresidual = dz, dbias = sum(dz).\n"
+        "Raises TypeError or ValueError for a grad_out unlike the forward's result or a context of another function.",
+        channel_backward, bias_act_tag);
     define(m, "fold_batch_norm(W, b, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=-1)",
            "(W', b') of the layer before a batch normalization, with its inference folded in.\n\n"
-           "W' = W * weight / sqrt(running_var + eps), b' = (b - running_mean) * weight / sqrt(running_var + eps) + bias.\n"
-           "W has its C output channels on `axis`: the last of (in, out), 0 for (out, in, ...). The vectors have shape (C,) "
-           "and the dtype of W (or float32 where W is float16 or bfloat16); b, weight and bias may be None. New arrays are "
-           "returned, W' of the dtype of W and b' of that of b, or of W where b is None.\n" + errors +
-               ".\nSource: Ioffe and Szegedy 2015; torch.nn.utils.fusion.fuse_linear_bn_weights.",
+           "W' = W * weight / sqrt(running_var + eps), b' = (b - running_mean) * weight / sqrt(running_var + eps) + "
+           "bias.\n"
+           "W has its C output channels on `axis`: the last of (in, out), 0 for (out, in, ...). The vectors have shape "
+           "(C,) "
+           "and the dtype of W (or float32 where W is float16 or bfloat16); b, weight and bias may be None. New arrays "
+           "are "
+           "returned, W' of the dtype of W and b' of that of b, or of W where b is None.\n" +
+               errors + ".\nSource: Ioffe and Szegedy 2015; torch.nn.utils.fusion.fuse_linear_bn_weights.",
            fold_batch_norm);
 }
 

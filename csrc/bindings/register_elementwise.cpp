@@ -25,8 +25,8 @@ std::string number_text(double v) { return std::string(py::repr(py::float_(v)));
 
 void require_order(const ActivationInfo& info, const Activation& a, const std::string& where) {
     if (info.ascending && a.parameters[0] > a.parameters[1]) {
-        fail<py::value_error>(where, ": ", info.parameters[0].name, " must be at most ", info.parameters[1].name, ", got ",
-                              number_text(a.parameters[0]), " > ", number_text(a.parameters[1]));
+        fail<py::value_error>(where, ": ", info.parameters[0].name, " must be at most ", info.parameters[1].name,
+                              ", got ", number_text(a.parameters[0]), " > ", number_text(a.parameters[1]));
     }
 }
 
@@ -82,7 +82,8 @@ void register_activation(py::module_& m, int row) {
     const std::string errors =
         "\n\nout, if given, receives the result; it may be an input itself.\n"
         "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape or value or an `out` that cannot be "
-        "written.\nSource: " + std::string(info.source) + ".";
+        "written.\nSource: " +
+        std::string(info.source) + ".";
     define(m, name + "(x" + parameters + ", *, out=None)",
            std::string("y = ") + info.formula + "\n\n" + shapes_text(false) + limits + errors, forward, row);
     define(m, name + "_backward(grad_out, saved" + parameters + ", *, out=None)",
@@ -237,13 +238,16 @@ void register_generator(py::module_& m) {
                           "A mask is a function of (seed, stream, element) alone, the same on every device, thread "
                           "count and dtype.\nThe bits are those of Philox4x32-10 (Salmon et al. 2011).")
         .def(py::init([](py::object seed) { return Generator{word(seed, "Generator: seed"), 0}; }), py::arg("seed"))
-        .def_property_readonly("seed", [](const Generator& g) { return g.seed; }, "The 64-bit seed.")
-        .def_property_readonly("stream", [](const Generator& g) { return g.stream; }, "The next call's stream number.")
+        .def_property_readonly(
+            "seed", [](const Generator& g) { return g.seed; }, "The 64-bit seed.")
+        .def_property_readonly(
+            "stream", [](const Generator& g) { return g.stream; }, "The next call's stream number.")
         .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
         .def("load_state_dict", load_generator_state, py::arg("state"), "Takes on a state from state_dict().")
-        .def("__repr__", [](const Generator& g) {
-            return "Generator(seed=" + std::to_string(g.seed) + ", stream=" + std::to_string(g.stream) + ")";
-        })
+        .def("__repr__",
+             [](const Generator& g) {
+                 return "Generator(seed=" + std::to_string(g.seed) + ", stream=" + std::to_string(g.stream) + ")";
+             })
         .def(py::pickle([](const Generator& g) { return generator_state(g); },
                         [](const py::object& state) {
                             Generator g;
@@ -381,8 +385,8 @@ void register_elementwise(py::module_& m) {
         "dtype.\n";
     define(m, "dropout_forward(x, p=0.5, *, rng=None)",
            "(y, ctx), y = x / (1 - p) where kept, 0 where dropped (with probability p).\n\n"
-           "y has the shape and dtype of x. A dropped infinity or NaN is 0." + mask +
-               "Source: Srivastava et al. 2014; torch.nn.functional.dropout.",
+           "y has the shape and dtype of x. A dropped infinity or NaN is 0." +
+               mask + "Source: Srivastava et al. 2014; torch.nn.functional.dropout.",
            dropout_forward<plain_dropout, plain_dropout>, plain_tag);
     define(m, "dropout_backward(grad_out, ctx)",
            "dx = grad_out / (1 - p) where kept, else 0; shape and dtype as x.\n\n"
@@ -391,8 +395,8 @@ void register_elementwise(py::module_& m) {
     define(m, "alpha_dropout_forward(x, p=0.5, *, rng=None)",
            "(y, ctx), y = a x + b where kept, a alpha' + b where dropped: mean 0 and variance 1 stay so.\n\n"
            "alpha' = -1.7580993408473766, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = -a p alpha'; p = 1 gives 0. "
-           "y has the shape and dtype of x." + mask +
-               "Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.",
+           "y has the shape and dtype of x." +
+               mask + "Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.",
            dropout_forward<alpha_dropout, alpha_dropout_gradient>, alpha_tag);
     define(m, "alpha_dropout_backward(grad_out, ctx)",
            "dx = a grad_out where kept, else 0; shape and dtype as x.\n\n"
@@ -408,11 +412,12 @@ void register_elementwise(py::module_& m) {
            "dx = grad_out if x > 0 else slope * grad_out; shape and dtype as x.\n\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result.",
            rrelu_backward);
-    define(m, "prelu_forward(x, weight, *, axis=1)",
-           "(y, ctx), y = x if x > 0 else weight * x.\n\nweight has shape (1,), or (C,) for the C channels on `axis`; its "
-           "dtype is that of x, as is y's.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or "
-           "axis.\nSource: He et al. 2015; torch.nn.functional.prelu.",
-           prelu_forward);
+    define(
+        m, "prelu_forward(x, weight, *, axis=1)",
+        "(y, ctx), y = x if x > 0 else weight * x.\n\nweight has shape (1,), or (C,) for the C channels on `axis`; its "
+        "dtype is that of x, as is y's.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or "
+        "axis.\nSource: He et al. 2015; torch.nn.functional.prelu.",
+        prelu_forward);
     define(m, "prelu_backward(grad_out, ctx)",
            "(dx, dweight), dx = grad_out if x > 0 else weight * grad_out, dweight = sum of grad_out * min(x, 0).\n\n"
            "dx has the shape of x, dweight that of weight.\n"

@@ -102,11 +102,9 @@ py::object mse_loss(const Args& args) {
     if (reduction == Reduction::none) losses.emplace(pred, pred.ndim, pred.shape, loss_dtype(pred));
     const double scale = reduction == Reduction::mean ? 1 / double(pred.size) : 1;
     double sum = 0;
-    compute(pred.size, [&] {
-        backend().mse_loss(pred, target, scale, &sum, losses ? &losses->array() : nullptr, dpred.array());
-    });
-    py::object loss =
-        losses ? losses->finish() : vector_result(pred, {sum * scale}, 0, nullptr, loss_dtype(pred));
+    compute(pred.size,
+            [&] { backend().mse_loss(pred, target, scale, &sum, losses ? &losses->array() : nullptr, dpred.array()); });
+    py::object loss = losses ? losses->finish() : vector_result(pred, {sum * scale}, 0, nullptr, loss_dtype(pred));
     return py::make_tuple(loss, dpred.finish());
 }
 
@@ -122,8 +120,8 @@ py::object maxout_forward(const Args& args) {
     const std::int64_t pieces = args.integer(1);
     const int axis = axis_of(args, 2, x);
     if (pieces < 1 || pieces > 1 << 30 || x.shape[axis] % pieces != 0) {
-        fail<py::value_error>(args.where(1), " must be a positive divisor of the ", x.shape[axis], " channels of x, got ",
-                              pieces);
+        fail<py::value_error>(args.where(1), " must be a positive divisor of the ", x.shape[axis],
+                              " channels of x, got ", pieces);
     }
     const ChannelShape shape = channel_shape(x, axis);
     Array form = x;
@@ -147,9 +145,10 @@ py::object maxout_backward(const Args& args) {
 }  // namespace
 
 void register_rows(py::module_& m) {
-    const std::string same = "All arrays share shape and dtype (float16, bfloat16, float32 or float64). out may be an "
-                             "input itself.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape, "
-                             "axis or an `out` that cannot be written.\n";
+    const std::string same =
+        "All arrays share shape and dtype (float16, bfloat16, float32 or float64). out may be an "
+        "input itself.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape, "
+        "axis or an `out` that cannot be written.\n";
     define(m, "softmax(x, *, axis=-1, out=None)",
            "y = exp(x - max) / sum(exp(x - max)) along axis.\n\n" + same +
                "A row of nothing but -inf gives NaN.\nSource: Bridle 1990; torch.softmax.",
@@ -160,28 +159,33 @@ void register_rows(py::module_& m) {
     define(m, "log_softmax(x, *, axis=-1, out=None)",
            "y = x - max - log(sum(exp(x - max))) along axis.\n\n" + same + "Source: torch.log_softmax.", softmax, log);
     define(m, "log_softmax_backward(grad_out, y, *, axis=-1, out=None)",
-           "dx = grad_out - exp(y) * sum(grad_out) along axis, y the forward's result.\n\n" + same, softmax_backward, log);
-    define(m, "cross_entropy(logits, target, *, label_smoothing=0.0, reduction='mean')",
-           "(loss, dlogits), loss = -sum(q * log softmax(logits)) per row, q = (1 - label_smoothing) * target + "
-           "label_smoothing / C.\n\nlogits has shape (N, C); target is N class indices of an integer dtype, or "
-           "probabilities of the shape and dtype of logits. reduction 'mean' or 'sum' gives a 0-d loss, 'none' gives (N,) "
-           "and each row's own gradient. The loss is float32, float64 for float64; dlogits has the dtype of logits.\n"
-           "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, class or value.\n"
-           "Source: torch.nn.functional.cross_entropy.",
-           cross_entropy);
-    define(m, "mse_loss(pred, target, *, reduction='mean')",
-           "(loss, dpred), loss = (pred - target)^2 reduced, dpred its gradient.\n\npred and target share shape and dtype, "
-           "as does dpred. reduction 'mean' or 'sum' gives a 0-d loss, 'none' one per element; the loss is float32, "
-           "float64 for float64.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or reduction.\n"
-           "Source: torch.nn.functional.mse_loss.",
-           mse_loss);
+           "dx = grad_out - exp(y) * sum(grad_out) along axis, y the forward's result.\n\n" + same, softmax_backward,
+           log);
+    define(
+        m, "cross_entropy(logits, target, *, label_smoothing=0.0, reduction='mean')",
+        "(loss, dlogits), loss = -sum(q * log softmax(logits)) per row, q = (1 - label_smoothing) * target + "
+        "label_smoothing / C.\n\nlogits has shape (N, C); target is N class indices of an integer dtype, or "
+        "probabilities of the shape and dtype of logits. reduction 'mean' or 'sum' gives a 0-d loss, 'none' gives (N,) "
+        "and each row's own gradient. The loss is float32, float64 for float64; dlogits has the dtype of logits.\n"
+        "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, class or value.\n"
+        "Source: torch.nn.functional.cross_entropy.",
+        cross_entropy);
+    define(
+        m, "mse_loss(pred, target, *, reduction='mean')",
+        "(loss, dpred), loss = (pred - target)^2 reduced, dpred its gradient.\n\npred and target share shape and "
+        "dtype, "
+        "as does dpred. reduction 'mean' or 'sum' gives a 0-d loss, 'none' one per element; the loss is float32, "
+        "float64 for float64.\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape or reduction.\n"
+        "Source: torch.nn.functional.mse_loss.",
+        mse_loss);
     py::class_<MaxoutContext>(m, "MaxoutContext", "What maxout_backward needs. It holds x.");
-    define(m, "maxout_forward(x, num_pieces, *, axis=1)",
-           "(y, ctx), y = the maximum over num_pieces groups of the channels on axis.\n\nThe C channels are num_pieces "
-           "groups of U = C / num_pieces, one after another: y[u] = max over k of x[k * U + u], and y has U channels. NaN "
-           "wins; of equal values the first has the gradient.\nRaises TypeError for a wrong kind or dtype, ValueError for "
-           "an axis that does not exist or num_pieces that does not divide C.\nSource: Goodfellow et al. 2013.",
-           maxout_forward);
+    define(
+        m, "maxout_forward(x, num_pieces, *, axis=1)",
+        "(y, ctx), y = the maximum over num_pieces groups of the channels on axis.\n\nThe C channels are num_pieces "
+        "groups of U = C / num_pieces, one after another: y[u] = max over k of x[k * U + u], and y has U channels. NaN "
+        "wins; of equal values the first has the gradient.\nRaises TypeError for a wrong kind or dtype, ValueError for "
+        "an axis that does not exist or num_pieces that does not divide C.\nSource: Goodfellow et al. 2013.",
+        maxout_forward);
     define(m, "maxout_backward(grad_out, ctx)",
            "dx: grad_out where x was the (first) maximum of its unit, 0 elsewhere; shape and dtype as x.\n\n"
            "Raises TypeError or ValueError for a grad_out unlike the forward's result.",

@@ -100,7 +100,8 @@ struct Backend {
 
     void (*softmax)(const ChannelShape&, bool log, const Array& x, const Array& y);
     void (*softmax_backward)(const ChannelShape&, bool log, const Array& dy, const Array& y, const Array& dx);
-    // The target is class indices (i64, one per row) or probabilities (as the logits). losses: one per row, as computed.
+    // The target is class indices (i64, one per row) or probabilities (as the logits). losses: one per row, as
+    // computed.
     void (*cross_entropy)(const Array& logits, const Array& target, double label_smoothing, double scale,
                           double* losses, const Array& dlogits);
     void (*mse_loss)(const Array& pred, const Array& target, double scale, double* sum, const Array* losses,
@@ -108,9 +109,9 @@ struct Backend {
     void (*maxout_forward)(const ChannelShape&, int pieces, const Array& x, const Array& y);
     void (*maxout_backward)(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
 
-    void (*squared_norms)(const ChunkTable&, double* per_chunk);  // of the gradients
-    void (*scale)(const ChunkTable&, const double* factors);      // gradients *= factors[tensor]
-    void (*clamp)(const ChunkTable&, double limit);               // gradients to [-limit, limit]
+    void (*squared_norms)(const ChunkTable&, double* per_chunk);          // of the gradients
+    void (*scale)(const ChunkTable&, const double* factors);              // gradients *= factors[tensor]
+    void (*clamp)(const ChunkTable&, double limit);                       // gradients to [-limit, limit]
     void (*max_norm)(const ChannelShape&, double limit, const Array& w);  // the norm of each channel to at most limit
     void (*optimizer_step)(int optimizer, const ChunkTable&, const GroupStep*, int groups);
 };

@@ -91,10 +91,14 @@ struct Storage<BFloat16> {
 template <class F>
 SMELT_HD void with_storage(DType dtype, F&& f) {
     switch (dtype) {
-        case DType::f16: return f(Half{});
-        case DType::bf16: return f(BFloat16{});
-        case DType::f32: return f(float{});
-        default: return f(double{});
+        case DType::f16:
+            return f(Half{});
+        case DType::bf16:
+            return f(BFloat16{});
+        case DType::f32:
+            return f(float{});
+        default:
+            return f(double{});
     }
 }
 

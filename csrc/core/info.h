@@ -61,8 +61,8 @@ struct OptimizerInfo {
     const char* source;
     const char* slots[max_slots];  // the state: one array each per parameter
     Hyper hypers[max_hypers];      // in the order of the constructor's arguments, after `params`; the first is lr
-    bool decoupled_weight_decay = false;       // default of an argument that every optimizer has
-    const char* initial_value = nullptr;       // the hyper-parameter that the state starts from, where it is not 0
+    bool decoupled_weight_decay = false;  // default of an argument that every optimizer has
+    const char* initial_value = nullptr;  // the hyper-parameter that the state starts from, where it is not 0
 
     // The place among the values of the hyper-parameter called `hyper`, -1 if there is none.
     constexpr int place(const char* hyper) const {

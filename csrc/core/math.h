@@ -164,7 +164,7 @@ SMELT_HD T reduce(T x, int offset, T& t) {
 
 // (exp(r) - 1 - r) / r^2, z = r^2.
 SMELT_HD float exp_tail(float r, float) {
-    return horner(r, 0.499999851f, 0.166665509f, 0.0416714735f, 0.00836583879f, 0.00136014738f);
+    return horner(r, 0.499999791f, 0.166665524f, 0.0416730046f, 0.00836570002f, 0.00135122577f);
 }
 SMELT_HD double exp_tail(double r, double z) {
     return polynomial(r, z, 0.5, 0.16666666666666602, 0.041666666666619265, 0.00833333333338841, 0.0013888888920869803,
@@ -221,7 +221,7 @@ SMELT_HD double tanh_tail(double z) {
 }
 
 // |x| = n ln2 / 2 + r: with s = 2^n and h = tanh(r), ((s - 1) + (s + 1) h) / ((s + 1) + (s - 1) h). The denominator is
-// the numerator + 2 - 2h, so that errors of the one cancel in the other as |x| grows; n = 0 as far as 0.26, where the
+// the numerator + 2 - 2h, so that errors of the one cancel in the other as |x| grows. n = 0 up to 0.267, where the
 // result is h itself.
 // ULP tanh
 template <class T>

@@ -23,8 +23,8 @@ struct PhiloxBlock {
 
 constexpr int elements_per_block = 8;
 
-// The four words live in the low halves of `Lane`s. In 64-bit lanes their high halves hold what the products left there,
-// which no later step reads: a vectoriser that multiplies in such lanes then has nothing to shuffle.
+// The four words live in the low halves of `Lane`s. In 64-bit lanes their high halves hold what the products left
+// there, which no later step reads: a vectoriser that multiplies in such lanes then has nothing to shuffle.
 template <class Lane = std::uint32_t>
 SMELT_HD PhiloxBlock philox(RandomStream r, std::uint64_t block) {
     std::uint32_t k0 = std::uint32_t(r.seed), k1 = std::uint32_t(r.seed >> 32);

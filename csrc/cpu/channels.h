@@ -42,6 +42,16 @@ struct ChannelLayout {
     std::int64_t length;  // of the pattern: a multiple of the period
 
     std::int64_t channel_of(std::int64_t position) const { return position / shape.inner % shape.channels; }
+
+    // Calls f(column, channel) for the columns of the pattern.
+    template <class F>
+    void for_columns(const F& f) const {
+        for (std::int64_t column = 0; column < length;) {
+            for (std::int64_t c = 0; c < shape.channels; ++c) {
+                for (std::int64_t i = 0; i < shape.inner; ++i) f(column++, c);
+            }
+        }
+    }
 };
 
 // The K constants of every channel.
@@ -111,7 +121,8 @@ void reduce_runs(const ChannelLayout& layout, const Piece& piece, const Combine&
     const std::int64_t pieces = (s.inner + tile_size - 1) / tile_size;  // of one run
     const std::int64_t all = s.outer * s.channels * pieces;
     Heap<Record> records(all);
-    const std::int64_t per_task = s.size() <= 2 * block_size ? all : 1 + block_size / (s.inner < tile_size ? s.inner : tile_size);
+    const std::int64_t per_task =
+        s.size() <= 2 * block_size ? all : 1 + block_size / (s.inner < tile_size ? s.inner : tile_size);
     parallel((all + per_task - 1) / per_task, [&](std::int64_t task) {
         const std::int64_t end = (task + 1) * per_task < all ? (task + 1) * per_task : all;
         for (std::int64_t r = task * per_task; r < end; ++r) {

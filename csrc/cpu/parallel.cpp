@@ -34,8 +34,7 @@ std::mutex& mutex() {
 
 // A call keeps the threads it began with; never freed at exit, when workers may already be gone.
 std::shared_ptr<Threads>& threads() {
-    static auto* t = new std::shared_ptr<Threads>(
-        std::make_shared<Threads>(tbb::this_task_arena::max_concurrency()));
+    static auto* t = new std::shared_ptr<Threads>(std::make_shared<Threads>(tbb::this_task_arena::max_concurrency()));
     return *t;
 }
 
@@ -61,9 +60,7 @@ void parallel_for(std::int64_t tasks, void (*task)(const void*, std::int64_t), c
         for (std::int64_t k = 0; k < tasks; ++k) task(context, k);
         return;
     }
-    team->arena.execute([&] {
-        tbb::parallel_for(std::int64_t(0), tasks, [&](std::int64_t k) { task(context, k); });
-    });
+    team->arena.execute([&] { tbb::parallel_for(std::int64_t(0), tasks, [&](std::int64_t k) { task(context, k); }); });
 }
 
 #else

@@ -38,6 +38,6 @@ def as_numpy(x: Any) -> np.ndarray | None:
     if torch is not None and x.dtype == torch.bfloat16:
         import ml_dtypes
 
-        bits: np.ndarray = np.from_dlpack(x.view(torch.int16))
-        return bits.view(ml_dtypes.bfloat16)
+        values: np.ndarray = np.from_dlpack(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+        return values
     return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None

@@ -141,8 +141,8 @@ class Optimizer:
         """One update of all parameters, in place.
 
         grads: one array per parameter in the order of `params`, each of its parameter's shape and dtype, or None to
-        leave that parameter and its state alone. Without grads every parameter's `.grad` is taken. A gradient may be its
-        parameter itself, but must share no memory with others.
+        leave that parameter and its state alone. Without grads every parameter's `.grad` is taken. A gradient may be
+        its parameter itself, but must share no memory with others.
         After it `last_grad_norm` is the global norm of the gradients where max_grad_norm or nonfinite asked for one.
         Raises TypeError or ValueError for gradients unlike their parameters and for hyper-parameters out of range,
         ValueError for a non-finite norm under nonfinite="raise", RuntimeError where another thread is at a step. Then

@@ -10,10 +10,27 @@ inline namespace SMELT_ISA {
 
 extern const Backend backend;
 const Backend backend = {
-    SMELT_TEXT(SMELT_ISA), activation_forward, activation_backward, dropout,         rrelu,          prelu_forward,
-    prelu_backward,        channel_statistics, channel_forward,     channel_backward, softmax,        softmax_backward,
-    cross_entropy,         mse_loss,           maxout_forward,      maxout_backward,  squared_norms,  scale,
-    clamp,                 max_norm,           optimizer_step,
+    SMELT_TEXT(SMELT_ISA),
+    activation_forward,
+    activation_backward,
+    dropout,
+    rrelu,
+    prelu_forward,
+    prelu_backward,
+    channel_statistics,
+    channel_forward,
+    channel_backward,
+    softmax,
+    softmax_backward,
+    cross_entropy,
+    mse_loss,
+    maxout_forward,
+    maxout_backward,
+    squared_norms,
+    scale,
+    clamp,
+    max_norm,
+    optimizer_step,
 };
 
 }  // namespace SMELT_ISA

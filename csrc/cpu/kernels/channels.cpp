@@ -66,7 +66,8 @@ private:
 
 template <class T>
 struct Stage {  // an activation of the list, or nothing
-    explicit Stage(const Activation& a) : parameters(a.parameters), loops(a.row < 0 ? nullptr : &activation_loops<T>(a.row)) {}
+    explicit Stage(const Activation& a)
+        : parameters(a.parameters), loops(a.row < 0 ? nullptr : &activation_loops<T>(a.row)) {}
     explicit operator bool() const { return loops != nullptr; }
     void forward(const T* x, T* y, std::int64_t n) const { loops->forward(parameters, x, y, n); }
     void backward(const T* dy, const T* saved, T* dx, std::int64_t n) const {
@@ -88,7 +89,11 @@ template <class T>
 class Pipeline {
 public:
     Pipeline(const ChannelOp& op, const ChannelArrays& a)
-        : op_(op), before_(op.before), after_(op.after), x_(*a.x), residual_(a.residual ? *a.residual : *a.x),
+        : op_(op),
+          before_(op.before),
+          after_(op.after),
+          x_(*a.x),
+          residual_(a.residual ? *a.residual : *a.x),
           has_residual_(a.residual != nullptr) {}
 
     const T* input(std::int64_t start, std::int64_t n, Tiles<T>& t) const {
@@ -100,7 +105,8 @@ public:
 
     // z = affine(v) + residual
     template <int K>
-    void affine(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v, T* z, Tiles<T>& t) const {
+    void affine(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v, T* z,
+                Tiles<T>& t) const {
         table.for_runs(start, n, [&](std::int64_t at, std::int64_t count, const auto& c) {
             const T* const from = v + at;
             T* const to = z + at;
@@ -141,8 +147,12 @@ template <class T>
 class Backward : Pipeline<T> {
 public:
     Backward(const ChannelOp& op, const ChannelArrays& a)
-        : Pipeline<T>(op, a), dy_(*a.dy), dx_(*a.dx), dresidual_(a.dresidual ? *a.dresidual : *a.dx),
-          wants_dresidual_(a.dresidual != nullptr), keeps_dz_(op.through_statistics() && dx_.direct() && (this->after_ || op.dropout.threshold)) {}
+        : Pipeline<T>(op, a),
+          dy_(*a.dy),
+          dx_(*a.dx),
+          dresidual_(a.dresidual ? *a.dresidual : *a.dx),
+          wants_dresidual_(a.dresidual != nullptr),
+          keeps_dz_(op.through_statistics() && dx_.direct() && (this->after_ || op.dropout.threshold)) {}
 
     // dz, the gradient at the affine's output, recomputed from x and the dropout's random stream.
     template <int K>
@@ -164,7 +174,8 @@ public:
 
     // The same on a second sweep: from dx, where the first one left it, unless dx would have rounded it.
     template <int K>
-    const T* dz_again(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v, Tiles<T>& t) const {
+    const T* dz_again(const ChannelTable<T, K>& table, std::int64_t start, std::int64_t n, const T* v,
+                      Tiles<T>& t) const {
         return keeps_dz_ ? dx_(start, nullptr) : dz(table, start, n, v, t);
     }
 
@@ -261,11 +272,10 @@ void channel_sums(const ChannelLayout& layout, const ChannelTable<T, K>& table, 
     });
     for (std::int64_t g = 0; g < strips.groups; ++g) {
         const double* const a = columns.data() + 2 * g * layout.length;
-        for (std::int64_t i = 0; i < layout.length; ++i) {
-            Sums& sums = total[layout.channel_of(i)];
-            sums.a += a[i];
-            sums.av += a[layout.length + i];
-        }
+        layout.for_columns([&](std::int64_t i, std::int64_t c) {
+            total[c].a += a[i];
+            total[c].av += a[layout.length + i];
+        });
     }
 }
 
@@ -282,20 +292,19 @@ template <class T>
 void forward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
     const ChannelVector weight(a.weight), bias(a.bias);
-    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) {
-        affine_constants(op, a, weight.get(), bias.get(), c, value);
-    });
+    const ChannelTable<T, 3> table(
+        layout, [&](std::int64_t c, T* value) { affine_constants(op, a, weight.get(), bias.get(), c, value); });
     const Forward<T> pass(op, a);
-    for_all_tiles<T>(op.shape.size(), [&](std::int64_t start, std::int64_t n, Tiles<T>& t) { pass.tile(table, start, n, t); });
+    for_all_tiles<T>(op.shape.size(),
+                     [&](std::int64_t start, std::int64_t n, Tiles<T>& t) { pass.tile(table, start, n, t); });
 }
 
 template <class T>
 void backward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
     const ChannelVector weight(a.weight), bias(a.bias);
-    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) {
-        affine_constants(op, a, weight.get(), bias.get(), c, value);
-    });
+    const ChannelTable<T, 3> table(
+        layout, [&](std::int64_t c, T* value) { affine_constants(op, a, weight.get(), bias.get(), c, value); });
     const Backward<T> pass(op, a);
     const bool through_statistics = op.through_statistics();
     const bool wants_sums = through_statistics || a.dweight || a.dbias;
@@ -385,9 +394,8 @@ void statistics(const ChannelOp& op, const Array& x, Moments* total) {
         for (std::int64_t i = 0; i < width; ++i) out[i] = {double(rows[i]), mean[i], squares[i]};
     });
     for (std::int64_t g = 0; g < strips.groups; ++g) {
-        for (std::int64_t i = 0; i < layout.length; ++i) {
-            total[layout.channel_of(i)].merge(columns[g * layout.length + i]);
-        }
+        const Moments* const group = columns.data() + g * layout.length;
+        layout.for_columns([&](std::int64_t i, std::int64_t c) { total[c].merge(group[i]); });
     }
 }
 

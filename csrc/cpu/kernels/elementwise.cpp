@@ -123,18 +123,16 @@ void activation_backward(const Activation& a, const Array& dy, const Array& save
     with_compute_type(dy.dtype, [&](auto t) {
         using T = decltype(t);
         const auto loop = activation_loops<T>(a.row).backward;
-        map<T>(dy, saved, dx, [&](std::int64_t, const T* g, const T* s, T* to, std::int64_t n) {
-            loop(a.parameters, g, s, to, n);
-        });
+        map<T>(dy, saved, dx,
+               [&](std::int64_t, const T* g, const T* s, T* to, std::int64_t n) { loop(a.parameters, g, s, to, n); });
     });
 }
 
 void dropout(const Dropout& d, const Array& x, const Array& y) {
     with_compute_type(x.dtype, [&](auto t) {
         using T = decltype(t);
-        map<T>(x, y, [&](std::int64_t start, const T* from, T* to, std::int64_t n) {
-            dropout_tile(d, start, from, to, n);
-        });
+        map<T>(x, y,
+               [&](std::int64_t start, const T* from, T* to, std::int64_t n) { dropout_tile(d, start, from, to, n); });
     });
 }
 

@@ -193,7 +193,8 @@ double cross_entropy_row(const T* x, const T* target, std::int64_t label, double
     const double target_logit = target ? 0 : double(x[label]) - double(top);  // before dx, which may be x, is written
     const auto shifted = [&](std::int64_t i) { return x[i] - top; };
     const double all_logits = !target && smoothing > 0 ? long_sum<T>(n, shifted) : 0;
-    double mass = 1, expected = (keep > 0 ? double(keep) * target_logit : 0) + (smoothing > 0 ? smoothing / double(n) * all_logits : 0);
+    double mass = 1, expected = (keep > 0 ? double(keep) * target_logit : 0) +
+                                (smoothing > 0 ? smoothing / double(n) * all_logits : 0);
     if (target) {
         const auto q = [&](std::int64_t i) { return math::fma(keep, target[i], spread); };
         mass = (1 - smoothing) * sum(n, [&](std::int64_t i) { return target[i]; }) + smoothing;
@@ -228,9 +229,9 @@ void cross_entropy(const Array& logits, const Array& target, double label_smooth
             for (std::int64_t row = first; row < last; ++row) {
                 const T* const x = read(row * n, n, scratch.data());
                 T* const dx = write(row * n, out.data());
-                losses[row] = cross_entropy_row(
-                    x, indices ? nullptr : read_target(row * n, n, target_scratch.data()),
-                    indices ? static_cast<const std::int64_t*>(target.data)[row] : 0, label_smoothing, scale, dx, n);
+                losses[row] = cross_entropy_row(x, indices ? nullptr : read_target(row * n, n, target_scratch.data()),
+                                                indices ? static_cast<const std::int64_t*>(target.data)[row] : 0,
+                                                label_smoothing, scale, dx, n);
                 write.commit(row * n, n, dx);
             }
         });

@@ -8,9 +8,8 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Gelu {
-    static constexpr ActivationInfo info{
-        "gelu", Saves::x, "x * Phi(x), Phi the standard normal distribution",
-        "Hendrycks and Gimpel 2016; torch.nn.functional.gelu"};
+    static constexpr ActivationInfo info{"gelu", Saves::x, "x * Phi(x), Phi the standard normal distribution",
+                                         "Hendrycks and Gimpel 2016; torch.nn.functional.gelu"};
 
     explicit SMELT_HD Gelu(const double*) {}
 

@@ -8,9 +8,7 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct LogSigmoid {
-    static constexpr ActivationInfo info{
-        "logsigmoid", Saves::x, "-log1p(exp(-x))",
-        "torch.nn.functional.logsigmoid"};
+    static constexpr ActivationInfo info{"logsigmoid", Saves::x, "-log1p(exp(-x))", "torch.nn.functional.logsigmoid"};
 
     explicit SMELT_HD LogSigmoid(const double*) {}
 

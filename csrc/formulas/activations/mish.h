@@ -8,9 +8,8 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Mish {
-    static constexpr ActivationInfo info{
-        "mish", Saves::x, "x * tanh(softplus(x))",
-        "Misra 2019; torch.nn.functional.mish"};
+    static constexpr ActivationInfo info{"mish", Saves::x, "x * tanh(softplus(x))",
+                                         "Misra 2019; torch.nn.functional.mish"};
 
     explicit SMELT_HD Mish(const double*) {}
 

@@ -8,9 +8,8 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Relu6 {
-    static constexpr ActivationInfo info{
-        "relu6", Saves::x, "min(max(x, 0), 6)",
-        "Krizhevsky 2010; torch.nn.functional.relu6"};
+    static constexpr ActivationInfo info{"relu6", Saves::x, "min(max(x, 0), 6)",
+                                         "Krizhevsky 2010; torch.nn.functional.relu6"};
 
     explicit SMELT_HD Relu6(const double*) {}
 

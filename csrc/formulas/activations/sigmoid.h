@@ -8,9 +8,7 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Sigmoid {
-    static constexpr ActivationInfo info{
-        "sigmoid", Saves::y, "1 / (1 + exp(-x))",
-        "torch.sigmoid"};
+    static constexpr ActivationInfo info{"sigmoid", Saves::y, "1 / (1 + exp(-x))", "torch.sigmoid"};
 
     explicit SMELT_HD Sigmoid(const double*) {}
 

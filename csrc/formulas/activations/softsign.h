@@ -8,9 +8,8 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Softsign {
-    static constexpr ActivationInfo info{
-        "softsign", Saves::x, "x / (1 + abs(x))",
-        "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
+    static constexpr ActivationInfo info{"softsign", Saves::x, "x / (1 + abs(x))",
+                                         "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
 
     explicit SMELT_HD Softsign(const double*) {}
 

@@ -8,9 +8,7 @@ inline namespace SMELT_ISA {
 
 template <class T>
 struct Tanh {
-    static constexpr ActivationInfo info{
-        "tanh", Saves::y, "tanh(x)",
-        "torch.tanh"};
+    static constexpr ActivationInfo info{"tanh", Saves::y, "tanh(x)", "torch.tanh"};
 
     explicit SMELT_HD Tanh(const double*) {}
 

@@ -65,7 +65,7 @@ def _work(args: argparse.Namespace) -> None:
     import numpy as np
 
     import smelt
-    from smelt.bench.cases import all_cases, optional
+    from smelt.bench.cases import Calls, all_cases, optional
     from smelt.bench.timing import measure
 
     smelt.set_num_threads(args.worker)
@@ -77,7 +77,7 @@ def _work(args: argparse.Namespace) -> None:
             continue
         for where, n in {"own": case.sizes[0]}.items() if case.sizes else [(w, SIZES[w]) for w in args.where]:
             source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
-            calls = {**case.build(n), "copy": partial(np.copyto, target, source)}
+            calls: Calls = {**case.build(n), "copy": partial(np.copyto, target, source)}
             seconds = measure(calls, args.seconds)
             copy = seconds.pop("copy").median
             row = {

@@ -125,10 +125,8 @@ def batch_norm_backward(grad_out: Array, ctx: Any) -> tuple[Array | None, ...]:
 
     dgamma = (dz * c.x_hat).sum(c.axes, keepdims=True)
     dbeta = dz.sum(c.axes, keepdims=True)
-    if c.frozen:
-        du = c.gamma / c.sigma * dz
-    else:
-        du = c.gamma / c.sigma * (dz - dbeta / c.n - c.x_hat * dgamma / c.n)
+    through_statistics = 0 if c.frozen else dbeta / c.n + c.x_hat * dgamma / c.n
+    du = c.gamma / c.sigma * (dz - through_statistics)
     dx = du if c.order == "bn_act" else df(du, wide(c.x), c.u)
 
     grads = narrow(dx, c.x.dtype), _like(c.weight, dgamma), _like(c.bias, dbeta)

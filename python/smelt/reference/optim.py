@@ -302,5 +302,5 @@ def _moments(s: State, g: Float64, betas: tuple[float, float]) -> tuple[Float64,
 
 # What `import *` takes: every optimizer above. Type checkers would read a plain assignment as an empty list.
 globals()["__all__"] = [
-    name for name, c in list(globals().items()) if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer
+    name for name, c in list(globals().items()) if isinstance(c, type) and Optimizer in c.__mro__[1:]
 ]
