@@ -66,17 +66,9 @@ bool is_dense(const Array& a) {
     return true;
 }
 
-void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
-    if (!dtype_from_numpy(PyArray_TYPE(a), v.dtype)) {
-        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
-                             std::string(py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))));
-    }
-    if (!PyArray_ISNOTSWAPPED(a))
-        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+// Everything of a view but its dtype.
+void fill_form(PyArrayObject* a, View& v) {
     v.ndim = PyArray_NDIM(a);
-    if (v.ndim > Array::max_dims) {
-        fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", v.ndim);
-    }
     v.data = PyArray_DATA(a);
     v.size = 1;
     for (int d = 0; d < v.ndim; ++d) {
@@ -86,6 +78,19 @@ void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
     }
     v.dense = PyArray_IS_C_CONTIGUOUS(a) && PyArray_ISALIGNED(a);
     v.writeable = PyArray_ISWRITEABLE(a);
+}
+
+void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
+    if (!dtype_from_numpy(PyArray_TYPE(a), v.dtype)) {
+        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
+                             std::string(py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))));
+    }
+    if (!PyArray_ISNOTSWAPPED(a))
+        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+    if (PyArray_NDIM(a) > Array::max_dims) {
+        fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", PyArray_NDIM(a));
+    }
+    fill_form(a, v);
 }
 
 // The tensor inside a DLPack capsule of either version.
@@ -353,18 +358,25 @@ Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dty
 
 py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }
 
-py::object integer_labels(py::handle object) {
-    py::object a;
+std::optional<View> integer_view(py::handle object) {
+    py::object a = py::reinterpret_borrow<py::object>(object);
     try {
-        a = interop().attr("as_numpy")(object);
+        if (!PyArray_Check(object.ptr())) a = interop().attr("as_numpy")(object);
     } catch (py::error_already_set&) {
-        return py::object();  // view() says what is wrong with it
+        return std::nullopt;  // view() says what is wrong with it
     }
-    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(reinterpret_cast<PyArrayObject*>(a.ptr()))))
-        return py::object();
-    PyObject* const labels = PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST);
-    if (!labels) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(labels);
+    auto* array = reinterpret_cast<PyArrayObject*>(a.ptr());
+    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(array)) || PyArray_NDIM(array) > Array::max_dims) {
+        return std::nullopt;
+    }
+    View v;
+    v.keeper = py::reinterpret_steal<py::object>(
+        PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST));
+    if (!v.keeper) throw py::error_already_set();
+    v.object = v.keeper;
+    v.dtype = DType::i64;
+    fill_form(reinterpret_cast<PyArrayObject*>(v.keeper.ptr()), v);
+    return v;
 }
 
 py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,8 +80,8 @@ private:
     py::object owner_;  // where the result must still be turned into its kind of array
 };
 
-// Integer labels as a contiguous int64 NumPy array, or null where the object's dtype is not an integer.
-py::object integer_labels(py::handle object);
+// An integer array as a dense one of int64; nothing where the object is not an array of integers.
+std::optional<View> integer_view(py::handle object);
 
 // Some numbers in a new array of `dtype`.
 py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,

@@ -57,34 +57,28 @@ py::object cross_entropy(const Args& args) {
     const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
     const double smoothing = number_in(args, label_smoothing_, unit_interval);
     const Reduction reduction = reduction_of(args, reduction_);
-    const py::object labels = integer_labels(args[target_]);
-    View probabilities;
-    Array target;
-    if (labels) {
-        const auto length = labels.attr("size").cast<std::int64_t>();
-        if (labels.attr("ndim").cast<int>() != 1 || length != rows) {
+    std::optional<View> target = integer_view(args[target_]);
+    if (target) {
+        if (target->ndim != 1 || target->size != rows) {
             fail<py::value_error>(args.where(target_), " must be class indices of shape (", rows, ",), got shape ",
-                                  std::string(py::str(labels.attr("shape"))));
+                                  shape_text(*target));
         }
-        target.dtype = DType::i64;
-        target.data = reinterpret_cast<void*>(labels.attr("ctypes").attr("data").cast<std::uintptr_t>());
-        const auto* index = static_cast<const std::int64_t*>(target.data);
+        const auto* index = static_cast<const std::int64_t*>(target->data);
         for (std::int64_t r = 0; r < rows; ++r) {
             if (index[r] < 0 || index[r] >= classes) {
                 fail<py::value_error>(args.where(target_), " must hold classes in [0, ", classes, "), got ", index[r]);
             }
         }
-    } else {
-        probabilities = view(args, target_);
-        require_shape(probabilities, args.where(target_), logits, "logits");
-        require_dtype(probabilities, args.where(target_), logits.dtype, "logits");
+    } else {  // probabilities
+        target = view(args, target_);
+        require_shape(*target, args.where(target_), logits, "logits");
+        require_dtype(*target, args.where(target_), logits.dtype, "logits");
     }
     const Result dlogits(logits);
     std::vector<double> losses(static_cast<std::size_t>(rows));
     const double scale = reduction == Reduction::mean ? 1 / double(rows) : 1;
     compute(logits.size, [&] {
-        backend().cross_entropy(logits, labels ? target : static_cast<const Array&>(probabilities), smoothing, scale,
-                                losses.data(), dlogits.array());
+        backend().cross_entropy(logits, *target, smoothing, scale, losses.data(), dlogits.array());
     });
     py::object loss = reduction == Reduction::none ? vector_result(logits, losses, 1, &rows, loss_dtype(logits))
                                                    : reduced(logits, reduction, losses);
