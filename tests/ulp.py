@@ -72,12 +72,12 @@ BOUNDS = {
     "fold_batch_norm": Bound(2, 2, 0, "a product with a rounded scale", floor=2),
     "prelu": Bound(0.5, 0.5, 0, "a product"),
     # rows
-    "softmax": Bound(8, 12, 1, "exp of a rounded difference; sums of up to 2048 in the compute type"),
+    "softmax": Bound(16, 16, 1, "exp of a rounded difference; up to 1024 terms added one by one in the compute type"),
     "softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
     "log_softmax": Bound(2, 4, 0, "a difference and a logarithm", floor=4),
     "log_softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
     "cross_entropy": Bound(4, 6, 0, "a logarithm less the target's logit", floor=4),
-    "cross_entropy_backward": Bound(4, 16, 1, "softmax less the target", floor=4),
+    "cross_entropy_backward": Bound(8, 16, 1, "softmax less the target", floor=8),
     "mse_loss": Bound(2, 4, 0, "a rounded difference squared, summed in double"),
     "mse_loss_backward": Bound(2, 2, 0, "a difference times a rounded scale"),
     # random

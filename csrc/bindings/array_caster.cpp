@@ -370,8 +370,8 @@ std::optional<View> integer_view(py::handle object) {
         return std::nullopt;
     }
     View v;
-    v.keeper = py::reinterpret_steal<py::object>(
-        PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST));
+    v.keeper =
+        py::reinterpret_steal<py::object>(PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST));
     if (!v.keeper) throw py::error_already_set();
     v.object = v.keeper;
     v.dtype = DType::i64;

@@ -77,9 +77,8 @@ py::object cross_entropy(const Args& args) {
     const Result dlogits(logits);
     std::vector<double> losses(static_cast<std::size_t>(rows));
     const double scale = reduction == Reduction::mean ? 1 / double(rows) : 1;
-    compute(logits.size, [&] {
-        backend().cross_entropy(logits, *target, smoothing, scale, losses.data(), dlogits.array());
-    });
+    compute(logits.size,
+            [&] { backend().cross_entropy(logits, *target, smoothing, scale, losses.data(), dlogits.array()); });
     py::object loss = reduction == Reduction::none ? vector_result(logits, losses, 1, &rows, loss_dtype(logits))
                                                    : reduced(logits, reduction, losses);
     return py::make_tuple(loss, dlogits.finish());

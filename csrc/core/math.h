@@ -179,7 +179,7 @@ SMELT_HD T expm1_reduced(T r) {
 }
 
 // 2^n exp(r), 2^n as two factors: they reach the denormals with one rounding, and infinity.
-// ULP exp
+// Error: float 0.99 ulp (0.97), double 1.07 (1.05).
 template <class T>
 SMELT_HD T exp(T x) {
     const T bound = bounds(x).exp;
@@ -191,7 +191,7 @@ SMELT_HD T exp(T x) {
 }
 
 // 2^n (exp(r) - 1) + (2^n - 1), with s = 2^n / 2, as 2^128 is no float, and 2r, as r / 2 may lose a denormal's last
-// bit. ULP expm1 expm1(-0) is 0.
+// bit. Error: float 1.48 ulp (1.48), double 1.85 (1.85). expm1(-0) is 0.
 template <class T>
 SMELT_HD T expm1(T x) {
     T t;
@@ -202,7 +202,7 @@ SMELT_HD T expm1(T x) {
 
 // 1 / (1 + exp(-x)). With exp(-x) = (1 + q) a b, a and b powers of two: (1/a) / (1/a + b + b q), in which nothing
 // overflows and only the division rounds into the denormals.
-// ULP sigmoid
+// Error: float 2.00 ulp (2.00), double 2.00 (2.00).
 template <class T>
 SMELT_HD T sigmoid(T x) {
     const T bound = bounds(x).exp;
@@ -223,7 +223,7 @@ SMELT_HD double tanh_tail(double z) {
 // |x| = n ln2 / 2 + r: with s = 2^n and h = tanh(r), ((s - 1) + (s + 1) h) / ((s + 1) + (s - 1) h). The denominator is
 // the numerator + 2 - 2h, so that errors of the one cancel in the other as |x| grows. n = 0 up to 0.267, where the
 // result is h itself.
-// ULP tanh
+// Error: float 1.75 ulp (1.68), double 1.85 (1.81).
 template <class T>
 SMELT_HD T tanh(T x) {
     using F = Format<T>;
@@ -271,7 +271,7 @@ SMELT_HD T log_limits(T u, T y) {
 }
 
 // Denormals are taken times 2^64.
-// ULP log
+// Error: float 0.96 ulp (1.00), double 0.96 (0.96).
 template <class T>
 SMELT_HD T log(T x) {
     const bool denormal = x < power_of_two<T>(1);
@@ -280,7 +280,7 @@ SMELT_HD T log(T x) {
 }
 
 // log((1 + x) + what 1 + x has lost), over the whole domain.
-// ULP log1p
+// Error: float 0.96 ulp (1.00), double 1.02 (1.02).
 template <class T>
 SMELT_HD T log1p(T x) {
     const T u = 1 + x, y = log_sum(u, x - (u - 1));
@@ -288,7 +288,7 @@ SMELT_HD T log1p(T x) {
 }
 
 // log1p for 0 <= x <= 1, without reduction: log1p_tail with a longer polynomial.
-// ULP log1p_unit
+// Error: float 1.17 ulp (1.60), double 1.05 (1.30).
 SMELT_HD float log1p_unit(float x) {
     const float p = horner(x, -0.499999315f, 0.333304793f, -0.249582931f, 0.196940243f, -0.153517187f, 0.106747031f,
                            -0.0576095879f, 0.0201766267f, -0.00331249624f);
@@ -341,8 +341,8 @@ SMELT_HD double mills(double a) {
 }
 
 // Phi(-|x|) as the product of the two, which keeps its relative accuracy down to the denormals, or 1 minus it.
-// cdf: ULP normal_cdf
-// pdf: ULP normal_pdf
+// cdf: float 3.63 ulp (3.89), double 3.96 (4.54).
+// pdf: float 1.40 ulp (1.55), double 1.47 (1.64).
 template <class T>
 SMELT_HD void normal_cdf_pdf(T x, T& cdf, T& pdf) {
     const T a = min(abs(x), bounds(x).gauss);
@@ -379,7 +379,7 @@ SMELT_HD double erf_tail(double z) {
 }
 
 // |x| < 1: x + x P(x^2); beyond: 1 - 2 Phi(-sqrt(2) |x|).
-// ULP erf
+// Error: float 1.30 ulp (1.43), double 1.31 (1.43).
 template <class T>
 SMELT_HD T erf(T x) {
     const T a = abs(x), b = min(T(0x1.6a09e667f3bcdp0) * a, bounds(x).gauss);

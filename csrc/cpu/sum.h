@@ -1,4 +1,5 @@
-// Sums in double, along four independent chains of vectors: their order depends on the length alone.
+// Reductions of a run: 64 partial results side by side, as registers hold them, then a tree. The order depends on the
+// length alone, so that every instruction set and any number of threads find the same bits.
 #pragma once
 
 #include <cstdint>
@@ -8,19 +9,35 @@
 namespace smelt {
 inline namespace SMELT_ISA {
 
-template <class Sum = double, class F>
-inline Sum sum(std::int64_t n, const F& f) {
-    const std::int64_t q = n / 4;
-    Sum s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (std::int64_t i = 0; i < q; ++i) {
-        s0 += Sum(f(i));
-        s1 += Sum(f(q + i));
-        s2 += Sum(f(2 * q + i));
-        s3 += Sum(f(3 * q + i));
+constexpr std::int64_t lanes = 64;
+
+// start combined with f(0), ..., f(n - 1) by `combine`, of which `start` is the neutral element.
+template <class R, class F, class Combine>
+inline R reduce(std::int64_t n, R start, const F& f, const Combine& combine) {
+    R partial[lanes];
+    for (R& p : partial) p = start;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
+        for (std::int64_t l = 0; l < lanes; ++l) partial[l] = combine(partial[l], R(f(i + l)));
     }
-    for (std::int64_t i = 4 * q; i < n; ++i) s0 += Sum(f(i));
-    return (s0 + s1) + (s2 + s3);
+#pragma omp simd
+    for (std::int64_t l = 0; l < n - i; ++l) partial[l] = combine(partial[l], R(f(i + l)));
+    for (std::int64_t half = lanes / 2; half > 0; half /= 2) {
+#pragma omp simd
+        for (std::int64_t l = 0; l < half; ++l) partial[l] = combine(partial[l], partial[half + l]);
+    }
+    return partial[0];
+}
+
+template <class R = double, class F>
+inline R sum(std::int64_t n, const F& f) {
+    return reduce(n, R(0), f, [](R a, R b) { return a + b; });
+}
+
+template <class R, class F>
+inline R maximum(std::int64_t n, R least, const F& f) {
+    return reduce(n, least, f, [](R a, R b) { return b > a ? b : a; });
 }
 
 }  // namespace SMELT_ISA

@@ -26,18 +26,8 @@ void for_row_blocks(std::int64_t rows, std::int64_t row_size, const F& f) {
 }
 
 template <class T>
-T maximum(const T* x, std::int64_t n) {
-    const std::int64_t q = n / 4;
-    T m0 = -math::inf<T>, m1 = m0, m2 = m0, m3 = m0;
-#pragma omp simd reduction(max : m0, m1, m2, m3)
-    for (std::int64_t i = 0; i < q; ++i) {
-        m0 = x[i] > m0 ? x[i] : m0;
-        m1 = x[q + i] > m1 ? x[q + i] : m1;
-        m2 = x[2 * q + i] > m2 ? x[2 * q + i] : m2;
-        m3 = x[3 * q + i] > m3 ? x[3 * q + i] : m3;
-    }
-    for (std::int64_t i = 4 * q; i < n; ++i) m0 = x[i] > m0 ? x[i] : m0;
-    return math::max(math::max(m0, m1), math::max(m2, m3));
+T largest(const T* x, std::int64_t n) {
+    return maximum(n, -math::inf<T>, [&](std::int64_t i) { return x[i]; });
 }
 
 // Sum of f(i) in T within a tile, in double across tiles: right to float rounding however long the row.
@@ -51,29 +41,15 @@ double long_sum(std::int64_t n, const F& f) {
     return total;
 }
 
-// e = exp(x - maximum), its sum returned.
+// e = exp(x - top), its sum returned.
 template <class T>
 double exponentials(const T* x, T top, T* e, std::int64_t n) {
-    double total = 0;
-    for (std::int64_t done = 0; done < n; done += tile_size) {
-        const std::int64_t left = n - done, count = left < tile_size ? left : tile_size, q = count / 2;
-        const T* const from = x + done;
-        T* const to = e + done;
-        T s0 = 0, s1 = 0;
-#pragma omp simd reduction(+ : s0, s1)
-        for (std::int64_t i = 0; i < q; ++i) {
-            s0 += to[i] = math::exp(from[i] - top);
-            s1 += to[q + i] = math::exp(from[q + i] - top);
-        }
-        if (count % 2) s0 += to[count - 1] = math::exp(from[count - 1] - top);
-        total += double(s0 + s1);
-    }
-    return total;
+    return long_sum<T>(n, [&](std::int64_t i) { return e[i] = math::exp(x[i] - top); });
 }
 
 template <class T>
 void softmax_row(bool log, const T* x, T* y, std::int64_t n) {
-    const T top = maximum(x, n);
+    const T top = largest(x, n);
     if (log) {
         const double total = long_sum<T>(n, [&](std::int64_t i) { return math::exp(x[i] - top); });
         const T log_total = T(std::log(total));
@@ -189,7 +165,7 @@ template <class T>
 double cross_entropy_row(const T* x, const T* target, std::int64_t label, double smoothing, double scale, T* dx,
                          std::int64_t n) {
     const T keep = T(1 - smoothing), spread = T(smoothing / double(n));
-    const T top = maximum(x, n);
+    const T top = largest(x, n);
     const double target_logit = target ? 0 : double(x[label]) - double(top);  // before dx, which may be x, is written
     const auto shifted = [&](std::int64_t i) { return x[i] - top; };
     const double all_logits = !target && smoothing > 0 ? long_sum<T>(n, shifted) : 0;

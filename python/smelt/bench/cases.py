@@ -53,7 +53,7 @@ def _activation(name: str) -> Iterator[Case]:
 
     def build_forward(n: int) -> Calls:
         x = 2 * _random(n)
-        y, other = _filled(x), _filled(x)
+        y = other = _filled(x)
         calls: Calls = {"smelt": lambda: forward(x, out=y)}
         if name in peers.NUMPY:
             calls["numpy"] = lambda: peers.NUMPY[name](x, other)
@@ -77,7 +77,7 @@ def _activation(name: str) -> Iterator[Case]:
     def build_backward(n: int) -> Calls:
         x, dy = 2 * _random(n), _random(n) + 1
         saved = forward(x) if smelt.saves(name) == "y" else x
-        dx, other = _filled(x), _filled(x)
+        dx = other = _filled(x)
         calls: Calls = {"smelt": lambda: backward(dy, saved, out=dx)}
         if name in peers.NUMPY_BACKWARD:
             calls["numpy"] = lambda: peers.NUMPY_BACKWARD[name](dy, saved, other)
@@ -129,7 +129,7 @@ COLUMNS = 1000
 
 def _softmax(n: int) -> Calls:
     x = _random(max(1, n // COLUMNS), COLUMNS)
-    y, other = _filled(x), _filled(x)
+    y = other = _filled(x)
 
     def numpy() -> None:
         np.subtract(x, x.max(axis=1, keepdims=True), out=other)
@@ -146,7 +146,7 @@ def _softmax(n: int) -> Calls:
 def _softmax_backward(n: int) -> Calls:
     y = smelt.softmax(_random(max(1, n // COLUMNS), COLUMNS))
     dy = _random(*y.shape)
-    dx, other = _filled(y), _filled(y)
+    dx = other = _filled(y)
     calls: Calls = {
         "smelt": lambda: smelt.softmax_backward(dy, y, out=dx),
         "numpy": lambda: np.multiply(dy - (dy * y).sum(axis=1, keepdims=True), y, out=other),
