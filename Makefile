@@ -25,7 +25,7 @@ bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own;
 	.venv-bench/bin/python -m smelt.bench --output benchmarks/results
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
-	PYTHON=$(BIN)/python tools/sanitize.sh
+	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)
 
 format: $(VENV)/.tools  ## bring sources into the project's form
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .

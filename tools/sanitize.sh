@@ -9,7 +9,7 @@ tests=${TESTS:-"tests/test_activations.py tests/test_channels.py tests/test_rows
        tests/test_optim.py tests/test_clipping.py"}
 
 build() {  # build NAME SANITIZERS: an importable copy of the package under build/NAME
-    cmake -S . -B "build/$1" -G Ninja -Wno-dev -DCMAKE_BUILD_TYPE=Debug -DSMELT_SANITIZE="$2" -DSMELT_ISAS="baseline" \
+    cmake -S . -B "build/$1" -G Ninja -Wno-dev -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMELT_SANITIZE="$2" -DSMELT_ISAS="baseline" \
         -DPython_EXECUTABLE="$python" -DCMAKE_PREFIX_PATH="$("$python" -m pybind11 --cmakedir)" \
         -DSKBUILD_PROJECT_VERSION="$("$python" -c 'import re; print(re.search(r"version = .(.+?).\n", open("pyproject.toml").read())[1])')" \
         > "build/$1.log" || { cat "build/$1.log"; exit 1; }
