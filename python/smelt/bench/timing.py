@@ -25,8 +25,17 @@ def _once(call: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def measure(calls: dict[str, Callable[[], object]], seconds: float, least_rounds: int = 9) -> dict[str, Sample]:
-    """Times the calls against each other for about `seconds` each."""
+def _settle(call: Callable[[], object], seconds: float) -> None:
+    """Calls until the threads of whoever came before have gone to sleep and one's own are awake."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        call()
+
+
+def measure(
+    calls: dict[str, Callable[[], object]], seconds: float, settle: float = 0.0, least_rounds: int = 9
+) -> dict[str, Sample]:
+    """Times the calls against each other for about `seconds` each, each turn begun by `settle` seconds untimed."""
     repeats, estimates = {}, {}
     for name, call in calls.items():
         call()
@@ -40,6 +49,8 @@ def measure(calls: dict[str, Callable[[], object]], seconds: float, least_rounds
     for round_ in range(rounds):
         for k in range(len(names)):  # another one goes first each round
             name = names[(k + round_) % len(names)]
+            if settle:
+                _settle(calls[name], settle)
             times[name].append(_once(calls[name], repeats[name]))
     result = {}
     for name, values in times.items():
