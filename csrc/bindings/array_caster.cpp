@@ -343,17 +343,9 @@ Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dty
         owner_ = py::reinterpret_borrow<py::object>(owner.object);
     }
     object_ = numpy_empty(ndim, shape, dtype);
-    auto* a = reinterpret_cast<PyArrayObject*>(object_.ptr());
     array_.object = object_;
     array_.dtype = dtype;
-    array_.data = PyArray_DATA(a);
-    array_.ndim = ndim;
-    array_.size = 1;
-    for (int d = 0; d < ndim; ++d) {
-        array_.shape[d] = PyArray_DIM(a, d);
-        array_.strides[d] = PyArray_STRIDE(a, d);
-        array_.size *= array_.shape[d];
-    }
+    fill_form(reinterpret_cast<PyArrayObject*>(object_.ptr()), array_);
 }
 
 py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }

@@ -131,10 +131,11 @@ def main() -> None:
                 first = False
         if worker.returncode:
             sys.exit(worker.returncode)
+        isa = results["machine"].get("instruction set", "cpu")  # written after each, lest a long run be lost
+        paths = report.write(results, args.output, f"cpu-{isa}")
     print()
     print(report.table(results["rows"]))
-    isa = results["machine"].get("instruction set", "cpu")
-    for path in report.write(results, args.output, f"cpu-{isa}"):
+    for path in paths:
         print(f"wrote {path}")
 
 
