@@ -67,7 +67,6 @@ PYBIND11_MODULE(_core, m) {
         info["isa"] = backend().name;
         info["isas"] = names_of_backends();
         info["built"] = SMELT_BUILT_ISAS;
-        info["threading"] = threading_name();
         info["compiler"] = SMELT_COMPILER;
         return py::object(info);
     });

@@ -1,78 +1,206 @@
 #include "cpu/parallel.h"
 
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
 #include <atomic>
-#include <thread>
-
-#if SMELT_WITH_TBB
-#include <tbb/global_control.h>
-#include <tbb/parallel_for.h>
-#include <tbb/partitioner.h>
-#include <tbb/task_arena.h>
-
+#include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
 #endif
 
 namespace smelt {
 
-#if SMELT_WITH_TBB
-
 namespace {
 
-// Threads beyond the processor's are allowed: the arena says how many work, the control that they may exist.
-struct Threads {
-    explicit Threads(int n) : count(n), control(tbb::global_control::max_allowed_parallelism, n), arena(n) {}
-    int count;
-    tbb::global_control control;
-    tbb::task_arena arena;
+using Task = void (*)(const void* context, std::int64_t k);
+
+#if defined(__SSE__)
+void relax() { _mm_pause(); }
+unsigned get_float_mode() { return _mm_getcsr(); }
+void set_float_mode(unsigned mode) { _mm_setcsr(mode); }
+#else
+void relax() {}
+unsigned get_float_mode() { return 0; }
+void set_float_mode(unsigned) {}
+#endif
+
+// The tasks that one member of a job takes first, in order, so that a core meets its own part of an array again.
+struct alignas(64) Share {
+    std::atomic<std::int64_t> next;
+    std::int64_t end;
 };
 
-std::mutex& mutex() {
-    static std::mutex m;
-    return m;
+// One call's work. Members come as they find time: whoever is through his own share takes of the others'.
+class Job {
+public:
+    Job(std::int64_t tasks, Task task, const void* context, int members)
+        : task_(task), context_(context), members_(members), shares_(new Share[std::size_t(members)]) {
+        for (int m = 0; m < members; ++m) {
+            shares_[m].next = tasks * m / members;
+            shares_[m].end = tasks * (m + 1) / members;
+        }
+    }
+
+    void work(int member) {
+        for (int i = 0; i < members_; ++i) {
+            Share& share = shares_[(member + i) % members_];
+            for (std::int64_t k; (k = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+                try {
+                    task_(context_, k);
+                } catch (...) {
+                    if (!failed_.exchange(true)) error_ = std::current_exception();
+                }
+            }
+        }
+    }
+
+    void rethrow() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+    // Of the team, under its lock; `helpers` is read without it.
+    bool full() const { return joined == members_; }
+    int joined = 1;  // the caller is member 0
+    std::atomic<int> helpers{0};
+    const unsigned float_mode = get_float_mode();  // the caller's: rounding and denormals are his for all who help
+
+private:
+    const Task task_;
+    const void* const context_;
+    const int members_;
+    const std::unique_ptr<Share[]> shares_;
+    std::atomic<bool> failed_{false};
+    std::exception_ptr error_;
+};
+
+// Threads that sleep between jobs. The caller works too, and waits only for tasks that others have begun: a thread that
+// is given no core holds nobody up.
+class Team {
+public:
+    explicit Team(int size) : size(size) {}
+
+    void run(std::int64_t tasks, Task task, const void* context) {
+        const int members = int(std::min<std::int64_t>(tasks, size));
+        Job job(tasks, task, context, members);
+        {
+            std::lock_guard lock(mutex_);
+            hire(members - 1);
+            post(job);
+        }
+        for (int m = 1; m < members; ++m) wake_.notify_one();
+        job.work(0);
+        spin([&] { return job.helpers.load(std::memory_order_relaxed) == 0; });
+        {
+            std::unique_lock lock(mutex_);
+            withdraw(job);
+            done_.wait(lock, [&] { return job.helpers == 0; });
+        }
+        job.rethrow();
+    }
+
+    std::atomic<int> size;  // of the caller and those who help
+
+private:
+    // Some microseconds: going to sleep and being woken costs more than the wait for a next call or a last task mostly
+    // takes. Yielding leaves the core to whoever has work, such as the threads of a BLAS.
+    template <class Condition>
+    static void spin(const Condition& condition) {
+        for (int i = 1; i <= 512 && !condition(); ++i) i % 16 ? relax() : std::this_thread::yield();
+    }
+
+    void post(Job& job) {
+        jobs_.push_back(&job);
+        ++open_;
+    }
+    void withdraw(Job& job) {
+        const auto found = std::find(jobs_.begin(), jobs_.end(), &job);
+        if (found == jobs_.end()) return;
+        jobs_.erase(found);
+        --open_;
+    }
+
+    // Threads are started when first asked for. Where the system has no more, those there do the work.
+    void hire(int helpers) {
+        while (hired_ < helpers && start()) ++hired_;
+    }
+
+    bool start() {
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads that know of them
+        bool started = true;
+        try {
+            std::thread([this] { serve(); }).detach();
+        } catch (const std::system_error&) {
+            started = false;
+        }
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return started;
+    }
+
+    void serve() {
+        while (true) {
+            spin([&] { return open_.load(std::memory_order_relaxed) > 0; });
+            std::unique_lock lock(mutex_);
+            wake_.wait(lock, [&] { return !jobs_.empty(); });
+            Job& job = *jobs_.front();
+            const int member = job.joined++;
+            ++job.helpers;
+            if (job.full()) withdraw(job);
+            lock.unlock();
+            set_float_mode(job.float_mode);
+            job.work(member);
+            lock.lock();
+            withdraw(job);
+            if (--job.helpers == 0) done_.notify_all();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_, done_;
+    std::vector<Job*> jobs_;    // that more may join
+    std::atomic<int> open_{0};  // how many they are, for those who look without the lock
+    int hired_ = 0;
+};
+
+int processors() {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return int(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-// A call keeps the threads it began with; never freed at exit, when workers may already be gone.
-std::shared_ptr<Threads>& threads() {
-    static auto* t = new std::shared_ptr<Threads>(std::make_shared<Threads>(tbb::this_task_arena::max_concurrency()));
-    return *t;
-}
-
-std::shared_ptr<Threads> current() {
-    std::lock_guard lock(mutex());
-    return threads();
-}
+// Never freed: at exit its threads may still be there. In a child of fork they are not, whatever they held stays held:
+// the child has a team of its own.
+Team* team = [] {
+    pthread_atfork(nullptr, nullptr, [] { team = new Team(team->size); });
+    return new Team(processors());
+}();
 
 }  // namespace
 
-const char* threading_name() { return "oneTBB"; }
-int get_num_threads() { return current()->count; }
+int get_num_threads() { return team->size; }
+void set_num_threads(int n) { team->size = n; }
 
-void set_num_threads(int n) {
-    auto next = std::make_shared<Threads>(n);
-    std::lock_guard lock(mutex());
-    threads() = std::move(next);
-}
-
-void parallel_for(std::int64_t tasks, void (*task)(const void*, std::int64_t), const void* context) {
-    const auto team = current();
-    if (team->count == 1) {
+void parallel_for(std::int64_t tasks, Task task, const void* context) {
+    if (team->size == 1) {
         for (std::int64_t k = 0; k < tasks; ++k) task(context, k);
-        return;
+    } else {
+        team->run(tasks, task, context);
     }
-    team->arena.execute([&] { tbb::parallel_for(std::int64_t(0), tasks, [&](std::int64_t k) { task(context, k); }); });
 }
-
-#else
-
-const char* threading_name() { return "none (built without oneTBB)"; }
-int get_num_threads() { return 1; }
-void set_num_threads(int) {}
-
-void parallel_for(std::int64_t tasks, void (*task)(const void*, std::int64_t), const void* context) {
-    for (std::int64_t k = 0; k < tasks; ++k) task(context, k);
-}
-
-#endif
 
 }  // namespace smelt

@@ -8,7 +8,6 @@ namespace smelt {
 
 int get_num_threads();
 void set_num_threads(int n);
-const char* threading_name();
 
 void parallel_for(std::int64_t tasks, void (*task)(const void* context, std::int64_t k), const void* context);
 

@@ -13,7 +13,7 @@ def show_config() -> str:
     rows = {
         "smelt": info["version"],
         "instruction set": f"{info['isa']} (of {info['isas']}; SMELT_ISA chooses)",
-        "threads": f"{_core.get_num_threads()} ({info['threading']})",
+        "threads": _core.get_num_threads(),
         "CUDA": "available" if cuda.is_available() else cuda.why_not(),
         "compiler": info["compiler"],
     }
