@@ -77,15 +77,15 @@ SMELT_HD T power_of_two(Bits<T> biased) {
 // those it knows, GCC propagates down both arms of every clamp, where one min or max would do (a third of exp's time).
 template <class T>
 struct Bounds {
-    T exp, expm1_low, expm1_high, tanh, gauss;
+    T exp, expm1_low, expm1_high, tanh, gauss, zero, six;
 };
 #if defined(__CUDACC__)
-SMELT_HD Bounds<float> bounds(float) { return {104, -20, 89, 10, 14.5f}; }
-SMELT_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 20, 38.6}; }
+SMELT_HD Bounds<float> bounds(float) { return {104, -20, 89, 10, 14.5f, 0, 6}; }
+SMELT_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 20, 38.6, 0, 6}; }
 #else
 #define SMELT_OPAQUE __attribute__((weak, visibility("hidden"))) extern const
-SMELT_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 10, 14.5f};
-SMELT_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 20, 38.6};
+SMELT_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 10, 14.5f, 0, 6};
+SMELT_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 20, 38.6, 0, 6};
 #undef SMELT_OPAQUE
 SMELT_HD const Bounds<float>& bounds(float) { return float_bounds; }
 SMELT_HD const Bounds<double>& bounds(double) { return double_bounds; }
@@ -116,6 +116,11 @@ SMELT_HD T min(T a, T b) {
 template <class T>
 SMELT_HD T max(T a, T b) {
     return a < b ? b : a;
+}
+// x held within [0, 6].
+template <class T>
+SMELT_HD T relu6(T x) {
+    return min(max(x, bounds(x).zero), bounds(x).six);
 }
 template <class T>
 SMELT_HD T max_or_nan(T a, T b) {

@@ -17,30 +17,33 @@ struct RandomStream {
 
 inline namespace SMELT_ISA {
 
-struct PhiloxBlock {
-    std::uint32_t w[4];
-};
-
 constexpr int elements_per_block = 8;
 
-// The four words live in the low halves of `Lane`s. In 64-bit lanes their high halves hold what the products left
-// there, which no later step reads: a vectoriser that multiplies in such lanes then has nothing to shuffle.
-template <class Lane = std::uint32_t>
-SMELT_HD PhiloxBlock philox(RandomStream r, std::uint64_t block) {
-    std::uint32_t k0 = std::uint32_t(r.seed), k1 = std::uint32_t(r.seed >> 32);
-    Lane c0 = Lane(block), c1 = Lane(block >> 32), c2 = Lane(r.stream), c3 = Lane(r.stream >> 32);
+// A block's four words, each in the low half of a lane: what high halves hold no step reads. A lane is a 64-bit word,
+// or a vector of them for several blocks at once.
+template <class Lane>
+struct PhiloxBlock {
+    Lane w[4];
+};
+
+// multiply(a, b) is the 64-bit product of the low halves.
+template <class Lane, class Multiply>
+SMELT_HD PhiloxBlock<Lane> philox(RandomStream r, Lane block, const Multiply& multiply) {
+    constexpr std::uint64_t low = 0xffffffffu;
+    const Lane none = block ^ block;
+    std::uint64_t k0 = r.seed & low, k1 = r.seed >> 32;
+    Lane c0 = block, c1 = block >> 32, c2 = none + r.stream, c3 = none + (r.stream >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = (std::uint64_t(c0) & 0xffffffffu) * 0xD2511F53u;
-        const std::uint64_t p1 = (std::uint64_t(c2) & 0xffffffffu) * 0xCD9E8D57u;
-        c0 = Lane(p1 >> 32) ^ c1 ^ k0;
-        c2 = Lane(p0 >> 32) ^ c3 ^ k1;
-        c1 = Lane(p1);
-        c3 = Lane(p0);
-        k0 += 0x9E3779B9u;  // the golden ratio and sqrt(3) - 1, Weyl steps of the key
-        k1 += 0xBB67AE85u;
+        const Lane p0 = multiply(c0, none + 0xD2511F53u), p1 = multiply(c2, none + 0xCD9E8D57u);
+        c0 = (p1 >> 32) ^ c1 ^ k0;
+        c2 = (p0 >> 32) ^ c3 ^ k1;
+        c1 = p1;
+        c3 = p0;
+        k0 = (k0 + 0x9E3779B9u) & low;  // the golden ratio and sqrt(3) - 1, Weyl steps of the key
+        k1 = (k1 + 0xBB67AE85u) & low;
     }
-    return {{std::uint32_t(c0), std::uint32_t(c1), std::uint32_t(c2), std::uint32_t(c3)}};
+    return {{c0, c1, c2, c3}};
 }
 
 }  // namespace SMELT_ISA

@@ -5,24 +5,26 @@
 #include <cstdint>
 
 #include "core/config.h"
+#include "core/math.h"
 
 namespace smelt {
 inline namespace SMELT_ISA {
 
 constexpr std::int64_t lanes = 64;
 
-// start combined with f(0), ..., f(n - 1) by `combine`, of which `start` is the neutral element.
-template <class R, class F, class Combine>
-inline R reduce(std::int64_t n, R start, const F& f, const Combine& combine) {
+// `start`, the neutral element of `combine`, after partial = add(partial, i) for i in [0, n) in every lane's order.
+template <class R, class Add, class Combine>
+inline R reduce(std::int64_t n, R start, const Add& add, const Combine& combine) {
     R partial[lanes];
     for (R& p : partial) p = start;
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
 #pragma omp simd
-        for (std::int64_t l = 0; l < lanes; ++l) partial[l] = combine(partial[l], R(f(i + l)));
+        for (std::int64_t l = 0; l < lanes; ++l) partial[l] = add(partial[l], i + l);
     }
 #pragma omp simd
-    for (std::int64_t l = 0; l < n - i; ++l) partial[l] = combine(partial[l], R(f(i + l)));
+    for (std::int64_t l = 0; l < n - i; ++l) partial[l] = add(partial[l], i + l);
+#pragma GCC unroll 8
     for (std::int64_t half = lanes / 2; half > 0; half /= 2) {
 #pragma omp simd
         for (std::int64_t l = 0; l < half; ++l) partial[l] = combine(partial[l], partial[half + l]);
@@ -32,12 +34,31 @@ inline R reduce(std::int64_t n, R start, const F& f, const Combine& combine) {
 
 template <class R = double, class F>
 inline R sum(std::int64_t n, const F& f) {
-    return reduce(n, R(0), f, [](R a, R b) { return a + b; });
+    return reduce(n, R(0), [&](R p, std::int64_t i) { return p + R(f(i)); }, [](R a, R b) { return a + b; });
+}
+
+// The sum of a(i) * b(i), in double. There the products of floats are exact: fused or not, the bits are the same.
+template <class A, class B>
+inline double dot(std::int64_t n, const A& a, const B& b) {
+    const auto add = [&](double p, std::int64_t i) {
+        if constexpr (sizeof(a(i)) == sizeof(float)) {
+            return math::fma(double(a(i)), double(b(i)), p);
+        } else {
+            return p + a(i) * b(i);
+        }
+    };
+    return reduce(n, 0.0, add, [](double a, double b) { return a + b; });
+}
+
+template <class F>
+inline double sum_of_squares(std::int64_t n, const F& f) {
+    return dot(n, f, f);
 }
 
 template <class R, class F>
 inline R maximum(std::int64_t n, R least, const F& f) {
-    return reduce(n, least, f, [](R a, R b) { return b > a ? b : a; });
+    const auto larger = [](R a, R b) { return b > a ? b : a; };
+    return reduce(n, least, [&](R p, std::int64_t i) { return larger(p, f(i)); }, larger);
 }
 
 }  // namespace SMELT_ISA

@@ -33,7 +33,7 @@ template <class T>
 Moments moments(const T* v, std::int64_t n) {
     const double mean = sum(n, [&](std::int64_t i) { return v[i]; }) / double(n);
     const T centre = T(mean);
-    const double squares = sum(n, [&](std::int64_t i) { return (v[i] - centre) * (v[i] - centre); });
+    const double squares = sum_of_squares(n, [&](std::int64_t i) { return v[i] - centre; });
     const double offset = mean - double(centre);
     return {double(n), mean, squares - double(n) * offset * offset};
 }
@@ -243,7 +243,7 @@ void channel_sums(const ChannelLayout& layout, const ChannelTable<T, K>& table, 
                 r.a = sum(n, [&](std::int64_t i) { return t.a[i]; });
                 if (t.v) {
                     const T mid = table.of_channel(c)(centre, 0);
-                    r.av = sum(n, [&](std::int64_t i) { return double(t.a[i]) * double(t.v[i] - mid); });
+                    r.av = dot(n, [&](std::int64_t i) { return t.a[i]; }, [&](std::int64_t i) { return t.v[i] - mid; });
                 }
                 return r;
             },

@@ -1,7 +1,7 @@
 #include "cpu/elementwise.h"
 
 #include "core/backend.h"
-#include "core/philox.h"
+#include "cpu/half_words.h"
 #include "cpu/kernels.h"
 
 namespace smelt {
@@ -15,35 +15,6 @@ const ActivationLoops<T>& row_of(int row, List<Formulas...>) {
         {forward_loop<Formulas, T>, backward_loop<Formulas, T>, Formulas<T>::info.saves}...};
     return rows[row];
 }
-
-// The half-words of up to a tile of elements.
-class HalfWords {
-public:
-    // Those of the elements [start, start + n).
-    const std::uint16_t* draw(RandomStream random, std::int64_t start, std::int64_t n) {
-        const std::int64_t skip = start % elements_per_block;
-        const std::uint64_t first = std::uint64_t(start / elements_per_block);
-        const std::int64_t blocks = (skip + n + elements_per_block - 1) / elements_per_block;
-#pragma omp simd
-        for (std::int64_t b = 0; b < blocks; ++b) {
-            const PhiloxBlock block = philox<Lane>(random, first + std::uint64_t(b));
-            words_[2 * b] = std::uint64_t(block.w[0]) | std::uint64_t(block.w[1]) << 32;
-            words_[2 * b + 1] = std::uint64_t(block.w[2]) | std::uint64_t(block.w[3]) << 32;
-        }
-        // On a little-endian machine the words' bytes are the half-words in the elements' order.
-        std::memcpy(halves_, words_, sizeof(PhiloxBlock) * std::size_t(blocks));
-        return halves_ + skip;
-    }
-
-private:
-#if defined(__AVX512F__)
-    using Lane = std::uint64_t;
-#else
-    using Lane = std::uint32_t;
-#endif
-    alignas(64) std::uint64_t words_[tile_size / 4 + 2];
-    alignas(64) std::uint16_t halves_[tile_size + 8];
-};
 
 }  // namespace
 

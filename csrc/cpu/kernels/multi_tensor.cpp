@@ -139,7 +139,7 @@ void squared_norms(const ChunkTable& table, double* per_chunk) {
             for_tiles(chunk.start, chunk.count, read.direct(), [&](std::int64_t start, std::int64_t n) {
                 Buffer<T> scratch;
                 const T* const v = read(start, n, scratch.data);
-                per_chunk[c] += sum(n, [&](std::int64_t i) { return double(v[i]) * double(v[i]); });
+                per_chunk[c] += sum_of_squares(n, [&](std::int64_t i) { return v[i]; });
             });
         });
     });

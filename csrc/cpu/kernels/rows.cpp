@@ -214,7 +214,7 @@ void cross_entropy(const Array& logits, const Array& target, double label_smooth
     });
 }
 
-void mse_loss(const Array& pred, const Array& target, double scale, double* sum_of_squares, const Array* losses,
+void mse_loss(const Array& pred, const Array& target, double scale, double* squares, const Array* losses,
               const Array& dpred) {
     const std::int64_t n = pred.size, blocks = (n + block_size - 1) / block_size;
     const Heap<double> partial(blocks);
@@ -231,7 +231,7 @@ void mse_loss(const Array& pred, const Array& target, double scale, double* sum_
                       [&](std::int64_t start, std::int64_t count) {
                           const T* const p = read_pred(start, count, a.data);
                           const T* const q = read_target(start, count, b.data);
-                          total += sum(count, [&](std::int64_t i) { return (p[i] - q[i]) * (p[i] - q[i]); });
+                          total += sum_of_squares(count, [&](std::int64_t i) { return p[i] - q[i]; });
                           if (losses) {
                               T* const l = write_loss(start, c.data);
 #pragma omp simd
@@ -251,8 +251,8 @@ void mse_loss(const Array& pred, const Array& target, double scale, double* sum_
             parallel(blocks, block);
         }
     });
-    *sum_of_squares = 0;
-    for (std::int64_t k = 0; k < blocks; ++k) *sum_of_squares += partial[k];
+    *squares = 0;
+    for (std::int64_t k = 0; k < blocks; ++k) *squares += partial[k];
 }
 
 namespace {

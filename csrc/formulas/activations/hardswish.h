@@ -13,10 +13,10 @@ struct Hardswish {
 
     explicit SMELT_HD Hardswish(const double*) {}
 
-    SMELT_HD T forward(T x) const { return x * (math::min(math::max(x + 3, T(0)), T(6)) / 6); }
+    SMELT_HD T forward(T x) const { return x * (math::relu6(x + 3) * T(1.0 / 6)); }
     SMELT_HD T backward(T dy, T x) const {
-        const T inside = dy * (x / 3 + T(0.5));
-        return x <= -3 ? T(0) : x < 3 ? inside : dy;
+        const T inside = dy * (x < 3 ? math::fma(x, T(1.0 / 3), T(0.5)) : T(1));
+        return x <= -3 ? T(0) : inside;
     }
 };
 

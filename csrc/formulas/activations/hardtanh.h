@@ -19,7 +19,7 @@ struct Hardtanh {
 
     explicit SMELT_HD Hardtanh(const double* p) : min_val(T(p[0])), max_val(T(p[1])) {}
 
-    SMELT_HD T forward(T x) const { return x < min_val ? min_val : x > max_val ? max_val : x; }
+    SMELT_HD T forward(T x) const { return math::min(math::max(x, min_val), max_val); }
     SMELT_HD T backward(T dy, T x) const { return (x <= min_val) | (x >= max_val) ? T(0) : dy; }
 };
 

@@ -14,7 +14,8 @@ struct Relu {
 
     // Written as selects on the negative side, so that NaN passes and so does its gradient.
     SMELT_HD T forward(T x) const { return x < 0 ? T(0) : x; }
-    SMELT_HD T backward(T dy, T y) const { return y <= 0 ? T(0) : dy; }
+    // The second comparison is idle: without it GCC makes the choice a load of dy that waits for y.
+    SMELT_HD T backward(T dy, T y) const { return (y <= 0) | (y == -math::inf<T>) ? T(0) : dy; }
 };
 
 }  // namespace SMELT_ISA

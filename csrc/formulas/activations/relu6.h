@@ -13,7 +13,7 @@ struct Relu6 {
 
     explicit SMELT_HD Relu6(const double*) {}
 
-    SMELT_HD T forward(T x) const { return x < 0 ? T(0) : x > 6 ? T(6) : x; }
+    SMELT_HD T forward(T x) const { return math::relu6(x); }
     SMELT_HD T backward(T dy, T x) const { return (x <= 0) | (x >= 6) ? T(0) : dy; }
 };
 

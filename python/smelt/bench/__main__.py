@@ -79,7 +79,7 @@ def _work(args: argparse.Namespace) -> None:
             source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
             calls: Calls = {**case.build(n), "copy": partial(np.copyto, target, source)}
             # OpenMP's idle threads spin for milliseconds on the cores that the next contender needs.
-            seconds = measure(calls, args.seconds, settle=0.006 if args.worker > 1 else 0.0)
+            seconds = measure(calls, args.seconds, settle=0.006 if args.worker > 1 else 0.002)
             copy = seconds.pop("copy").median
             row = {
                 "case": case.name,

@@ -26,8 +26,9 @@ def _once(call: Callable[[], object], repeats: int) -> float:
 
 
 def _settle(call: Callable[[], object], seconds: float) -> None:
-    """Calls until the threads of whoever came before have gone to sleep and one's own are awake."""
+    """Calls, once or until the threads of whoever came before have gone to sleep, to have one's own data in the cache."""
     end = time.perf_counter() + seconds
+    call()
     while time.perf_counter() < end:
         call()
 
@@ -35,7 +36,7 @@ def _settle(call: Callable[[], object], seconds: float) -> None:
 def measure(
     calls: dict[str, Callable[[], object]], seconds: float, settle: float = 0.0, least_rounds: int = 9
 ) -> dict[str, Sample]:
-    """Times the calls against each other for about `seconds` each, each turn begun by `settle` seconds untimed."""
+    """Times the calls against each other for about `seconds` each, each turn begun by a call and `settle` seconds untimed."""
     repeats, estimates = {}, {}
     for name, call in calls.items():
         call()
@@ -49,8 +50,7 @@ def measure(
     for round_ in range(rounds):
         for k in range(len(names)):  # another one goes first each round
             name = names[(k + round_) % len(names)]
-            if settle:
-                _settle(calls[name], settle)
+            _settle(calls[name], settle)
             times[name].append(_once(calls[name], repeats[name]))
     result = {}
     for name, values in times.items():
