@@ -46,9 +46,14 @@ struct ChannelLayout {
     // Calls f(column, channel) for the columns of the pattern.
     template <class F>
     void for_columns(const F& f) const {
-        for (std::int64_t column = 0; column < length;) {
+        for (std::int64_t column = 0; column < length; column += period) {
+            if (shape.inner == 1) {
+#pragma omp simd
+                for (std::int64_t c = 0; c < shape.channels; ++c) f(column + c, c);
+                continue;
+            }
             for (std::int64_t c = 0; c < shape.channels; ++c) {
-                for (std::int64_t i = 0; i < shape.inner; ++i) f(column++, c);
+                for (std::int64_t i = 0; i < shape.inner; ++i) f(column + c * shape.inner + i, c);
             }
         }
     }
@@ -64,18 +69,25 @@ public:
         : layout_(layout), width_(layout.runs ? layout.shape.channels : layout.length), data_(K * width_) {
         const ChannelShape& s = layout.shape;
         if (s.size() == 0) return;
-        for (std::int64_t c = 0; c < s.channels; ++c) {
+        const std::int64_t copies = layout.runs ? 1 : s.inner, width = width_;
+        T* const data = data_.data();
+        const auto set = [&](std::int64_t c, std::int64_t first, std::int64_t n) {
             T value[K];
             constants(c, value);
-            const std::int64_t first = layout.runs ? c : c * s.inner, copies = layout.runs ? 1 : s.inner;
             for (int k = 0; k < K; ++k) {
-                for (std::int64_t i = 0; i < copies; ++i) data_[k * width_ + first + i] = value[k];
+                for (std::int64_t i = first; i < first + n; ++i) data[k * width + i] = value[k];
             }
+        };
+        if (copies == 1) {
+#pragma omp simd
+            for (std::int64_t c = 0; c < s.channels; ++c) set(c, c, 1);
+        } else {
+            for (std::int64_t c = 0; c < s.channels; ++c) set(c, c * copies, copies);
         }
         if (layout.runs) return;
         for (int k = 0; k < K; ++k) {
-            T* const row = data_.data() + k * width_;
-            for (std::int64_t i = layout.period; i < width_; ++i) row[i] = row[i - layout.period];
+            T* const row = data + k * width;
+            for (std::int64_t i = layout.period; i < width; ++i) row[i] = row[i - layout.period];
         }
     }
 

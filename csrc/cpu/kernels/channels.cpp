@@ -38,30 +38,51 @@ Moments moments(const T* v, std::int64_t n) {
     return {double(n), mean, squares - double(n) * offset * offset};
 }
 
+// A channel vector as doubles; `otherwise` in every channel where it is absent.
+class ChannelVector {
+public:
+    ChannelVector(const Array* a, std::int64_t channels, double otherwise) : data_(channels) {
+        if (a) {
+            Reader<double>(*a).load(0, channels, data_.data());
+        } else {
+            fill(channels, otherwise);
+        }
+    }
+    ChannelVector(const double* a, std::int64_t channels, double otherwise) : data_(channels) {
+        if (a) {
+            std::memcpy(data_.data(), a, sizeof(double) * std::size_t(channels));
+        } else {
+            fill(channels, otherwise);
+        }
+    }
+    double operator[](std::int64_t c) const { return data_[c]; }
+
+private:
+    void fill(std::int64_t channels, double value) {
+        for (std::int64_t c = 0; c < channels; ++c) data_[c] = value;
+    }
+    const Heap<double> data_;
+};
+
 // The constants of a channel: z = scale * (v - centre) + shift. The mean's rounding to T is made good in the shift.
 enum Constant { centre, scale_, shift, slope, offset };
 
-template <class T>
-void affine_constants(const ChannelOp& op, const ChannelArrays& a, const double* weight, const double* bias,
-                      std::int64_t c, T* value) {
-    const double w = weight ? weight[c] : 1, b = bias ? bias[c] : 0;
-    const double mean = op.normalize ? a.mean[c] : 0, s = op.normalize ? a.invstd[c] * w : w;
-    value[centre] = T(mean);
-    value[scale_] = T(s);
-    value[shift] = T(b - (mean - double(value[centre])) * s);
-}
+struct Affine {
+    Affine(const ChannelOp& op, const ChannelArrays& a)
+        : weight(a.weight, op.shape.channels, 1),
+          bias(a.bias, op.shape.channels, 0),
+          mean(op.normalize ? a.mean : nullptr, op.shape.channels, 0),
+          invstd(op.normalize ? a.invstd : nullptr, op.shape.channels, 1) {}
 
-// A channel vector of any dtype, as doubles; null where it is absent.
-class ChannelVector {
-public:
-    explicit ChannelVector(const Array* a) : data_(a ? a->size : 0), present_(a != nullptr) {
-        if (a) Reader<double>(*a).load(0, a->size, data_.data());
+    template <class T>
+    void constants(std::int64_t c, T* value) const {
+        const double scale = invstd[c] * weight[c];
+        value[centre] = T(mean[c]);
+        value[scale_] = T(scale);
+        value[shift] = T(bias[c] - (mean[c] - double(value[centre])) * scale);
     }
-    const double* get() const { return present_ ? data_.data() : nullptr; }
 
-private:
-    const Heap<double> data_;
-    const bool present_;
+    const ChannelVector weight, bias, mean, invstd;
 };
 
 template <class T>
@@ -291,9 +312,8 @@ void for_all_tiles(std::int64_t size, const F& f) {
 template <class T>
 void forward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
-    const ChannelVector weight(a.weight), bias(a.bias);
-    const ChannelTable<T, 3> table(
-        layout, [&](std::int64_t c, T* value) { affine_constants(op, a, weight.get(), bias.get(), c, value); });
+    const Affine affine(op, a);
+    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine.constants(c, value); });
     const Forward<T> pass(op, a);
     for_all_tiles<T>(op.shape.size(),
                      [&](std::int64_t start, std::int64_t n, Tiles<T>& t) { pass.tile(table, start, n, t); });
@@ -302,9 +322,8 @@ void forward(const ChannelOp& op, const ChannelArrays& a) {
 template <class T>
 void backward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
-    const ChannelVector weight(a.weight), bias(a.bias);
-    const ChannelTable<T, 3> table(
-        layout, [&](std::int64_t c, T* value) { affine_constants(op, a, weight.get(), bias.get(), c, value); });
+    const Affine affine(op, a);
+    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine.constants(c, value); });
     const Backward<T> pass(op, a);
     const bool through_statistics = op.through_statistics();
     const bool wants_sums = through_statistics || a.dweight || a.dbias;
@@ -326,7 +345,7 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
 
     // dweight = sum of dz * (v - mean) * invstd
     const auto dweight = [&](std::int64_t c) {
-        return (total[c].av - (a.mean[c] - double(T(a.mean[c]))) * total[c].a) * a.invstd[c];
+        return (total[c].av - (affine.mean[c] - double(T(affine.mean[c]))) * total[c].a) * affine.invstd[c];
     };
     for (std::int64_t c = 0; c < op.shape.channels; ++c) {
         if (a.dweight) a.dweight[c] = dweight(c);
@@ -335,13 +354,13 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
     if (!through_statistics) return;
 
     // dx = scale * (dz - mean(dz) - xhat * mean(dz * xhat)), gathered as scale * dz + slope * (v - centre) + offset
-    const double n = double(op.shape.outer * op.shape.inner);
+    const double per_n = 1 / double(op.shape.outer * op.shape.inner);
     const ChannelTable<T, 5> gathered(layout, [&](std::int64_t c, T* value) {
-        affine_constants(op, a, weight.get(), bias.get(), c, value);
-        const double s = a.invstd[c] * (weight.get() ? weight.get()[c] : 1);
-        const double per_v = -s * a.invstd[c] * dweight(c) / n;
+        affine.constants(c, value);
+        const double scale = affine.invstd[c] * affine.weight[c];
+        const double per_v = -scale * affine.invstd[c] * dweight(c) * per_n;
         value[slope] = T(per_v);
-        value[offset] = T(-s * total[c].a / n - per_v * (a.mean[c] - double(value[centre])));
+        value[offset] = T(-scale * total[c].a * per_n - per_v * (affine.mean[c] - double(value[centre])));
     });
     for_all_tiles<T>(op.shape.size(), [&](std::int64_t start, std::int64_t count, Tiles<T>& t) {
         const T* const v = pass.input(start, count, t);
@@ -422,8 +441,8 @@ void prelu_forward(const ChannelShape& shape, const Array& x, const Array& weigh
     with_compute_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         const ChannelLayout layout(shape);
-        const ChannelVector w(&weight);
-        const ChannelTable<T, 1> table(layout, [&](std::int64_t c, T* value) { *value = T(w.get()[c]); });
+        const ChannelVector w(&weight, shape.channels, 0);
+        const ChannelTable<T, 1> table(layout, [&](std::int64_t c, T* value) { *value = T(w[c]); });
         const Reader<T> read(x);
         const Writer<T> write(y);
         for_all_tiles<T>(x.size, [&](std::int64_t start, std::int64_t n, Tiles<T>& tiles) {
@@ -443,8 +462,8 @@ void prelu_backward(const ChannelShape& shape, const Array& dy, const Array& x, 
     with_compute_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         const ChannelLayout layout(shape);
-        const ChannelVector w(&weight);
-        const ChannelTable<T, 1> table(layout, [&](std::int64_t c, T* value) { *value = T(w.get()[c]); });
+        const ChannelVector w(&weight, shape.channels, 0);
+        const ChannelTable<T, 1> table(layout, [&](std::int64_t c, T* value) { *value = T(w[c]); });
         const Reader<T> read_x(x), read_dy(dy);
         const Writer<T> write(dx);
         Heap<Sums> total(shape.channels);

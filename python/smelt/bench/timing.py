@@ -26,7 +26,7 @@ def _once(call: Callable[[], object], repeats: int) -> float:
 
 
 def _settle(call: Callable[[], object], seconds: float) -> None:
-    """Calls, once or until the threads of whoever came before have gone to sleep, to have one's own data in the cache."""
+    """Calls, once at least: until one's data are in the cache and the threads of whoever came before asleep."""
     end = time.perf_counter() + seconds
     call()
     while time.perf_counter() < end:
@@ -36,7 +36,7 @@ def _settle(call: Callable[[], object], seconds: float) -> None:
 def measure(
     calls: dict[str, Callable[[], object]], seconds: float, settle: float = 0.0, least_rounds: int = 9
 ) -> dict[str, Sample]:
-    """Times the calls against each other for about `seconds` each, each turn begun by a call and `settle` seconds untimed."""
+    """Times the calls against each other for about `seconds` each, each turn begun by `settle` seconds untimed."""
     repeats, estimates = {}, {}
     for name, call in calls.items():
         call()
