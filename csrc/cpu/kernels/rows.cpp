@@ -62,18 +62,12 @@ void softmax_row(bool log, const T* x, T* y, std::int64_t n) {
     }
 }
 
-template <class T>
-void softmax_backward_row(bool log, const T* dy, const T* y, T* dx, std::int64_t n) {
-    if (log) {
-        const T total = T(long_sum<T>(n, [&](std::int64_t i) { return dy[i]; }));
-#pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) dx[i] = dy[i] - math::exp(y[i]) * total;
-    } else {
-        const T total = T(long_sum<T>(n, [&](std::int64_t i) { return dy[i] * y[i]; }));
-#pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) dx[i] = (dy[i] - total) * y[i];
-    }
-}
+// dx of an element, and the term that its row's total is the sum of.
+template <bool log, class T>
+struct SoftmaxGradient {
+    static T term(T dy, T y) { return log ? dy : dy * y; }
+    static T dx(T dy, T y, T total) { return log ? dy - math::exp(y) * total : (dy - total) * y; }
+};
 
 // Rows along an axis: contiguous ones are read where they lie, others gathered.
 template <class T>
@@ -142,18 +136,47 @@ void softmax(const ChannelShape& s, bool log, const Array& x, const Array& y) {
     });
 }
 
+namespace {
+
+// While a row's dx is written the next row's total is made: memory is read without a pause.
+template <bool log, class T>
+void softmax_backward_rows(const RowReader<T>& read_dy, const RowReader<T>& read_y, const RowWriter<T>& write,
+                           std::int64_t first, std::int64_t last, std::int64_t n) {
+    using Gradient = SoftmaxGradient<log, T>;
+    struct Row {
+        const T *dy, *y;
+    };
+    const Heap<T> scratch(5 * n);
+    T* const out = scratch.data() + 4 * n;
+    const auto row_at = [&](std::int64_t row) {
+        T* const own = scratch.data() + row % 2 * 2 * n;
+        return Row{read_dy(row, own), read_y(row, own + n)};
+    };
+    Row now = row_at(first);
+    double total = long_sum<T>(n, [&](std::int64_t i) { return Gradient::term(now.dy[i], now.y[i]); });
+    for (std::int64_t row = first; row < last; ++row) {
+        const Row next = row + 1 < last ? row_at(row + 1) : now;
+        T* const dx = write(row, out);
+        const T t = T(total);
+        total = long_sum<T>(n, [&](std::int64_t i) {
+            dx[i] = Gradient::dx(now.dy[i], now.y[i], t);
+            return Gradient::term(next.dy[i], next.y[i]);
+        });
+        write.commit(row, dx);
+        now = next;
+    }
+}
+
+}  // namespace
+
 void softmax_backward(const ChannelShape& s, bool log, const Array& dy, const Array& y, const Array& dx) {
     with_compute_type(dy.dtype, [&](auto t) {
         using T = decltype(t);
         const RowReader<T> read_dy(dy, s), read_y(y, s);
         const RowWriter<T> write(dx, s);
         for_row_blocks(s.outer * s.inner, s.channels, [&](std::int64_t first, std::int64_t last) {
-            const Heap<T> scratch(s.channels), saved(s.channels);
-            for (std::int64_t row = first; row < last; ++row) {
-                T* const to = write(row, scratch.data());
-                softmax_backward_row(log, read_dy(row, scratch.data()), read_y(row, saved.data()), to, s.channels);
-                write.commit(row, to);
-            }
+            (log ? softmax_backward_rows<true, T> : softmax_backward_rows<false, T>)(read_dy, read_y, write, first,
+                                                                                     last, s.channels);
         });
     });
 }
