@@ -182,12 +182,13 @@ def optimizer_table() -> str:
 
 def benchmark_table() -> str:
     parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json")):
+    for path in sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json"), reverse=True):
         results = json.loads(path.read_text())
         m = results["machine"]
+        title = f"{m['processor']}, {m['instruction set']} build, {m['versions']}, commit {m['commit']}, {m['date']}"
         parts.append(
-            f"{m['processor']}, {m['instruction set']} build, {m['versions']}, commit {m['commit']}, {m['date']}:\n\n"
-            + report.markdown(results["rows"])
+            f"<details{' open' * (not parts)}>\n<summary>{title}</summary>\n\n"
+            f"{report.markdown(results['rows'])}\n\n</details>"
         )
     return "\n\n".join(parts)
 

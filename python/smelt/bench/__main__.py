@@ -94,17 +94,19 @@ def _work(args: argparse.Namespace) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    names = (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-    )
-    limits = {name: str(threads) for name in names}
-    if threads == 1:
-        limits["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    return {**os.environ, **limits}
+    """Equal thread counts for all; and where smelt is held to less than AVX-512, so are the others."""
+    import numpy as np
+
+    names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
+    limits = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    xla = ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
+    if os.environ.get("SMELT_ISA") in ("baseline", "avx2"):
+        found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]  # names differ between NumPy's versions
+        limits["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in found if f.startswith("AVX512") or f == "X86_V4")
+        limits["ATEN_CPU_CAPABILITY"] = "avx2"
+        limits["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+        xla.append("--xla_cpu_max_isa=AVX2")
+    return {**os.environ, **limits, "XLA_FLAGS": " ".join(xla)}
 
 
 def main() -> None:

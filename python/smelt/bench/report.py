@@ -8,6 +8,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+TIE = 0.95  # below it, a contender has lost
+
 
 def best_peer(row: Row) -> tuple[str, float] | None:
     """The fastest contender besides smelt, and how many times smelt's time it takes."""
@@ -37,19 +39,31 @@ def table(rows: list[Row]) -> str:
     )
 
 
+def _against_named(row: Row) -> float | None:
+    """The time of the faster of NumPy and PyTorch over smelt's."""
+    times = [row["seconds"][name]["median"] for name in ("numpy", "torch") if name in row["seconds"]]
+    return min(times) / row["seconds"]["smelt"]["median"] if times else None
+
+
 def markdown(rows: list[Row]) -> str:
-    """The README's table: one line per case, in DRAM (or the case's own size), one thread."""
+    """The README's table: one line per case; how many times the faster of NumPy and PyTorch takes, by size and threads."""
+    counts = sorted({r["threads"] for r in rows})
+    columns = [(where, threads) for threads in counts for where in ("L2", "L3", "DRAM")]
+    names = [f"{where}, {threads} thread{'s' * (threads > 1)}" for where, threads in columns]
     lines = [
-        "| operation | ns per element | share of copy | times NumPy | times PyTorch |",
-        "|---|---|---|---|---|",
+        f"| operation | ns per element | share of copy | {' | '.join(names)} |",
+        "|---" * (3 + len(columns)) + "|",
     ]
-    for r in rows:
-        if r["threads"] != 1 or r["where"] not in ("DRAM", "own"):
-            continue
-        mine = r["seconds"]["smelt"]["median"]
-        cells = [f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in ("numpy", "torch")]
-        share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
-        lines.append(f"| {r['case']} | {mine / r['elements'] * 1e9:.2f} | {share} | {' | '.join(cells)} |")
+    for case in dict.fromkeys(r["case"] for r in rows):
+        cells = {(r["where"], r["threads"]): r for r in rows if r["case"] == case}
+        own = {key: r for key, r in cells.items() if key[0] == "own"}
+        cells |= {("L2", threads): r for (_, threads), r in own.items()}  # small: shown where the small ones are
+        first = cells.get(("DRAM", counts[0])) or cells[("L2", counts[0])]
+        ratios = [_against_named(cells[key]) if key in cells else None for key in columns]
+        share = f"{first['copy_share']:.2f}" if first["copy_share"] else ""
+        time = first["seconds"]["smelt"]["median"] / first["elements"] * 1e9
+        texts = [f"**{x:.2f}**" if x and x < TIE else f"{x:.1f}" if x else "" for x in ratios]
+        lines.append(f"| {case} | {time:.2f} | {share} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
