@@ -78,8 +78,8 @@ def _work(args: argparse.Namespace) -> None:
         for where, n in {"own": case.sizes[0]}.items() if case.sizes else [(w, SIZES[w]) for w in args.where]:
             source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
             calls: Calls = {**case.build(n), "copy": partial(np.copyto, target, source)}
-            # OpenMP's idle threads spin for milliseconds on the cores that the next contender needs.
-            seconds = measure(calls, args.seconds, settle=0.006 if args.worker > 1 else 0.002)
+            # Idle threads of OpenMP and OpenBLAS spin for milliseconds on the cores that the next contender needs.
+            seconds = measure(calls, args.seconds, settle=0.03 if args.worker > 1 else 0.002)
             copy = seconds.pop("copy").median
             row = {
                 "case": case.name,

@@ -46,7 +46,7 @@ def _against_named(row: Row) -> float | None:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The README's table: one line per case; how many times the faster of NumPy and PyTorch takes, by size and threads."""
+    """The README's table: how many times as long the faster of NumPy and PyTorch takes, by case, size and threads."""
     counts = sorted({r["threads"] for r in rows})
     columns = [(where, threads) for threads in counts for where in ("L2", "L3", "DRAM")]
     names = [f"{where}, {threads} thread{'s' * (threads > 1)}" for where, threads in columns]

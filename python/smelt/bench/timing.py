@@ -41,7 +41,7 @@ def measure(
     for name, call in calls.items():
         call()
         estimate = min(_once(call, 1) for _ in range(2))
-        repeats[name] = max(1, int(5e-4 / estimate))  # a timing of at least half a millisecond
+        repeats[name] = max(1, int(max(5e-4, settle / 4) / estimate))  # half a millisecond at least
         estimates[name] = estimate * repeats[name]
     rounds = max(least_rounds, int(seconds / max(estimates.values())))
     rounds = min(rounds, 200)
