@@ -1,4 +1,4 @@
-// Reductions of a run: 64 partial results side by side, as registers hold them, then a tree. The order depends on the
+// Reductions of a run: partial results side by side, as many as registers hold, then a tree. The order depends on the
 // length alone, so that every instruction set and any number of threads find the same bits.
 #pragma once
 
@@ -10,11 +10,10 @@
 namespace smelt {
 inline namespace SMELT_ISA {
 
-constexpr std::int64_t lanes = 64;
-
 // `start`, the neutral element of `combine`, after partial = add(partial, i) for i in [0, n) in every lane's order.
 template <class R, class Add, class Combine>
 inline R reduce(std::int64_t n, R start, const Add& add, const Combine& combine) {
+    constexpr std::int64_t lanes = 256 / sizeof(R);
     R partial[lanes];
     for (R& p : partial) p = start;
     std::int64_t i = 0;

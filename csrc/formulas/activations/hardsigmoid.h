@@ -14,7 +14,7 @@ struct Hardsigmoid {
     explicit SMELT_HD Hardsigmoid(const double*) {}
 
     SMELT_HD T forward(T x) const { return math::relu6(x + 3) * T(1.0 / 6); }
-    SMELT_HD T backward(T dy, T x) const { return (x > -3) & (x < 3) ? dy * T(1.0 / 6) : T(0); }
+    SMELT_HD T backward(T dy, T x) const { return math::keep_if((x > -3) & (x < 3), dy * T(1.0 / 6)); }
 };
 
 }  // namespace SMELT_ISA

@@ -16,7 +16,7 @@ struct Hardswish {
     SMELT_HD T forward(T x) const { return x * (math::relu6(x + 3) * T(1.0 / 6)); }
     SMELT_HD T backward(T dy, T x) const {
         const T inside = dy * (x < 3 ? math::fma(x, T(1.0 / 3), T(0.5)) : T(1));
-        return x <= -3 ? T(0) : inside;
+        return math::keep_if(!(x <= -3), inside);
     }
 };
 
