@@ -54,9 +54,7 @@ PYBIND11_MODULE(_core, m) {
            [](const Args& args) {
                const std::int64_t n = args.integer(0);
                if (n < 1 || n > 1024) fail<py::value_error>(args.where(0), " must be in [1, 1024], got ", n);
-               const py::gil_scoped_release release;
                set_num_threads(int(n));
-               const py::gil_scoped_acquire acquire;
                return py::object(py::none());
            });
     define(m, "get_num_threads()", "The number of threads a call may use.",

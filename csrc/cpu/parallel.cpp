@@ -137,9 +137,10 @@ private:
     }
 
     bool start() {
-        sigset_t all, before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads that know of them
+        sigset_t blocked, before;  // signals are for the threads that know of them; not so a fault of one's own
+        sigfillset(&blocked);
+        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
+        pthread_sigmask(SIG_SETMASK, &blocked, &before);
         bool started = true;
         try {
             std::thread([this] { serve(); }).detach();
