@@ -75,6 +75,7 @@ SMELT_HD T power_of_two(Bits<T> biased) {
 
 // Arguments are clamped to where results have become 0, 1 or infinite. Weak, so that the compiler must load the bounds:
 // those it knows, GCC propagates down both arms of every clamp, where one min or max would do (a third of exp's time).
+// `ones`, all bits set, is for keep_if.
 template <class T>
 struct Bounds {
     T exp, expm1_low, expm1_high, tanh, gauss, zero, six;
@@ -118,6 +119,11 @@ template <class T>
 SMELT_HD T max(T a, T b) {
     return a < b ? b : a;
 }
+template <class T>
+SMELT_HD T max_or_nan(T a, T b) {
+    return ((a > b) | (a != a)) ? a : b;
+}
+
 // x where `keep`, else 0, for a product x. The plain choice GCC makes a multiplication under a mask, whose load from
 // memory waits for the mask.
 template <class T>
@@ -129,10 +135,6 @@ SMELT_HD T keep_if(bool keep, T x) {
 template <class T>
 SMELT_HD T relu6(T x) {
     return min(max(x, bounds(x).zero), bounds(x).six);
-}
-template <class T>
-SMELT_HD T max_or_nan(T a, T b) {
-    return ((a > b) | (a != a)) ? a : b;
 }
 
 // c0 + c1 x + c2 x^2 + ...

@@ -23,7 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--where", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
     parser.add_argument("--threads", nargs="+", type=int, help="thread counts (default: one, and all)")
-    parser.add_argument("--seconds", type=float, default=0.15, help="time for each contender of a cell")
+    parser.add_argument("--seconds", type=float, default=0.04, help="time for each contender of a cell")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 

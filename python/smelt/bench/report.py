@@ -11,9 +11,9 @@ Row = dict[str, Any]
 TIE = 0.95  # below it, a contender has lost
 
 
-def best_peer(row: Row) -> tuple[str, float] | None:
-    """The fastest contender besides smelt, and how many times smelt's time it takes."""
-    others = {k: v["median"] for k, v in row["seconds"].items() if k != "smelt"}
+def best_peer(row: Row, among: tuple[str, ...] | None = None) -> tuple[str, float] | None:
+    """The fastest contender besides smelt, of those named if any are, and how many times smelt's time it takes."""
+    others = {k: v["median"] for k, v in row["seconds"].items() if k != "smelt" and (not among or k in among)}
     if not others:
         return None
     name = min(others, key=lambda k: others[k])
@@ -39,12 +39,6 @@ def table(rows: list[Row]) -> str:
     )
 
 
-def _against_named(row: Row) -> float | None:
-    """The time of the faster of NumPy and PyTorch over smelt's."""
-    times = [row["seconds"][name]["median"] for name in ("numpy", "torch") if name in row["seconds"]]
-    return min(times) / row["seconds"]["smelt"]["median"] if times else None
-
-
 def markdown(rows: list[Row]) -> str:
     """The README's table: how many times as long the faster of NumPy and PyTorch takes, by case, size and threads."""
     counts = sorted({r["threads"] for r in rows})
@@ -59,10 +53,10 @@ def markdown(rows: list[Row]) -> str:
         own = {key: r for key, r in cells.items() if key[0] == "own"}
         cells |= {("L2", threads): r for (_, threads), r in own.items()}  # small: shown where the small ones are
         first = cells.get(("DRAM", counts[0])) or cells[("L2", counts[0])]
-        ratios = [_against_named(cells[key]) if key in cells else None for key in columns]
+        peers = [best_peer(cells[key], ("numpy", "torch")) if key in cells else None for key in columns]
         share = f"{first['copy_share']:.2f}" if first["copy_share"] else ""
         time = first["seconds"]["smelt"]["median"] / first["elements"] * 1e9
-        texts = [f"**{x:.2f}**" if x and x < TIE else f"{x:.1f}" if x else "" for x in ratios]
+        texts = ["" if p is None else f"**{p[1]:.2f}**" if p[1] < TIE else f"{p[1]:.1f}" for p in peers]
         lines.append(f"| {case} | {time:.2f} | {share} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
