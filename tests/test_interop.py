@@ -231,7 +231,9 @@ def test_cuda_array_without_cuda(device):
 
 
 def test_unknown_device():
-    with pytest.raises(ValueError, match=r"^elu: x must be on the CPU, got an array on DLPack device 10$"):
+    with pytest.raises(
+        ValueError, match=r"^elu: x must be on the CPU or a CUDA device, got an array on DLPack device 10$"
+    ):
         smelt.elu(Handmade(device=10))
 
 

@@ -108,9 +108,10 @@ def core_stub() -> str:
     lines.append('Array = TypeVar("Array")\n\n')
     lines.append(
         "class Generator:\n"
-        "    def __init__(self, seed: int) -> None: ...\n"
+        "    def __init__(self, seed: int, capturable: bool = False) -> None: ...\n"
         "    @property\n    def seed(self) -> int: ...\n"
         "    @property\n    def stream(self) -> int: ...\n"
+        "    @property\n    def capturable(self) -> bool: ...\n"
         "    def state_dict(self) -> dict[str, int]: ...\n"
         "    def load_state_dict(self, state: dict[str, int]) -> None: ...\n\n"
         "class Plan:\n"
@@ -118,10 +119,10 @@ def core_stub() -> str:
         "    @property\n    def t(self) -> int: ...\n"
         "    @property\n    def state(self) -> list[dict[str, Any]]: ...\n"
         "    def __init__(\n        self, row: int, parameters: list[Any], group_sizes: list[int], values: list[Any], "
-        "master_weights: bool\n    ) -> None: ...\n"
+        "master_weights: bool, capturable: bool\n    ) -> None: ...\n"
         "    def exclusively(self, f: Callable[..., Any], *arguments: Any) -> Any: ...\n"
         "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, "
-        "nonfinite: str\n    ) -> float | None: ...\n\n"
+        "nonfinite: str\n    ) -> Any: ...\n\n"
     )
     functions = {k: v for k, v in vars(_core).items() if inspect.isbuiltin(v)}
     lines += [_function(name, functions[name]) for name in sorted(functions)]
@@ -135,14 +136,11 @@ def optim_stub() -> str:
     for node in public:
         node.body = [ast.Expr(ast.Constant(...))]
     attributes = (
-        "    groups: list[dict[str, Any]]\n    params: tuple[Any, ...]\n    state: list[dict[str, np.ndarray]]\n"
-        "    last_grad_norm: float | None\n    max_grad_norm: float | None\n"
-        "    nonfinite: str\n    master_weights: bool\n"
+        "    groups: list[dict[str, Any]]\n    params: tuple[Any, ...]\n    state: list[dict[str, Any]]\n"
+        "    last_grad_norm: Any\n    max_grad_norm: float | None\n"
+        "    nonfinite: str\n    master_weights: bool\n    capturable: bool\n"
     )
-    text = (
-        HEADER
-        + "from collections.abc import Callable, Iterable, Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
-    )
+    text = HEADER + "from collections.abc import Callable, Iterable, Sequence\nfrom typing import Any\n\n"
     text += "Schedule = Callable[[int], float]\n\nclass Optimizer:\n" + attributes
     text += "".join(
         "    " + ast.unparse(n).replace("\n", "\n    ").replace(":\n        ...", ": ...") + "\n" for n in public

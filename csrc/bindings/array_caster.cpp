@@ -6,9 +6,6 @@
 
 #include <algorithm>
 
-#include "bindings/dlpack.h"
-#include "cpu/tile.h"
-
 namespace smelt {
 
 namespace {
@@ -27,23 +24,6 @@ int bfloat16_number() {
     return number;
 }
 
-bool dtype_from_numpy(int number, DType& dtype) {
-    switch (number) {
-        case NPY_FLOAT:
-            dtype = DType::f32;
-            return true;
-        case NPY_DOUBLE:
-            dtype = DType::f64;
-            return true;
-        case NPY_HALF:
-            dtype = DType::f16;
-            return true;
-        default:
-            dtype = DType::bf16;
-            return number >= NPY_USERDEF && number == bfloat16_number();
-    }
-}
-
 py::object numpy_dtype(DType dtype) {
     int number = NPY_FLOAT;
     if (dtype == DType::f64) number = NPY_DOUBLE;
@@ -54,16 +34,6 @@ py::object numpy_dtype(DType dtype) {
         number = bfloat16_number();
     }
     return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(PyArray_DescrFromType(number)));
-}
-
-bool is_dense(const Array& a) {
-    std::int64_t step = itemsize(a.dtype);
-    if (reinterpret_cast<std::uintptr_t>(a.data) % std::uintptr_t(step) != 0) return false;
-    for (int d = a.ndim - 1; d >= 0; --d) {
-        if (a.shape[d] != 1 && a.strides[d] != step) return a.size == 0;
-        step *= a.shape[d];
-    }
-    return true;
 }
 
 // Everything of a view but its dtype.
@@ -82,8 +52,7 @@ void fill_form(PyArrayObject* a, View& v) {
 
 void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
     if (!dtype_from_numpy(PyArray_TYPE(a), v.dtype)) {
-        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ",
-                             std::string(py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))));
+        fail_dtype(where, py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))));
     }
     if (!PyArray_ISNOTSWAPPED(a))
         fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
@@ -93,84 +62,13 @@ void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
     fill_form(a, v);
 }
 
-// The tensor inside a DLPack capsule of either version.
-const dlpack::Tensor* tensor_of(PyObject* capsule, bool& writeable) {
-    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
-        const auto* m = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
-        writeable = !(m->flags & dlpack::flag_read_only);
-        return &m->tensor;
-    }
-    const auto* m = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"));
-    return m ? &m->tensor : nullptr;
-}
-
-// Of version 1 where the object knows of versions: only that one can say that it must not be written.
-py::object capsule_of(py::handle object) {
-    try {
-        return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
-    } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_TypeError)) throw;
-        return object.attr("__dlpack__")();
-    }
-}
-
-void dlpack_view(py::handle object, const std::string& where, View& v) {
-    if (!PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
-        fail<py::type_error>(where, " must be an array (NumPy, or any object with __dlpack__), got ", describe(object));
-    }
-    const dlpack::Tensor* t = nullptr;
-    try {
-        v.keeper = capsule_of(object);
-        t = tensor_of(v.keeper.ptr(), v.writeable);
-        if (!t) throw py::error_already_set();
-    } catch (py::error_already_set& e) {
-        fail<py::type_error>(where, " could not be read through DLPack: ", std::string(py::str(e.value())));
-    }
-    if (t->device.type == dlpack::cuda || t->device.type == dlpack::cuda_managed) {
-        fail<py::value_error>(where,
-                              " is on a CUDA device, and this build of smelt has no CUDA: "
-                              "install a CUDA toolkit (nvcc) and build smelt again, or move the array to the CPU");
-    }
-    if (t->device.type != dlpack::cpu && t->device.type != dlpack::cuda_host) {
-        fail<py::value_error>(where, " must be on the CPU, got an array on DLPack device ", t->device.type);
-    }
-    const bool floating = t->dtype.code == dlpack::kind_float, one = t->dtype.lanes == 1;
-    if (one && floating && t->dtype.bits == 32) {
-        v.dtype = DType::f32;
-    } else if (one && floating && t->dtype.bits == 64) {
-        v.dtype = DType::f64;
-    } else if (one && floating && t->dtype.bits == 16) {
-        v.dtype = DType::f16;
-    } else if (one && t->dtype.code == dlpack::kind_bfloat && t->dtype.bits == 16) {
-        v.dtype = DType::bf16;
-    } else {
-        fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ", dlpack::text_of(t->dtype));
-    }
-    if (t->ndim > Array::max_dims) {
-        fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", t->ndim);
-    }
-    v.is_numpy = false;
-    v.ndim = t->ndim;
-    v.data = static_cast<char*>(t->data) + t->byte_offset;
-    v.size = 1;
-    for (int d = 0; d < v.ndim; ++d) {
-        v.shape[d] = t->shape[d];
-        v.size *= v.shape[d];
-    }
-    std::int64_t step = itemsize(v.dtype);
-    for (int d = v.ndim - 1; d >= 0; --d) {
-        v.strides[d] = t->strides ? t->strides[d] * itemsize(v.dtype) : step;
-        step *= v.shape[d];
-    }
-    v.dense = is_dense(v);
-}
-
 void fill_view(py::handle object, const std::string& where, View& v) {
     v.object = object;
     if (PyArray_Check(object.ptr())) {
         numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), where, v);
     } else {
-        dlpack_view(object, where, v);
+        foreign_view(object, where, v);
+        if (v.dtype == DType::i32 || v.dtype == DType::i64) fail_dtype(where, text_of(v.dtype));
     }
 }
 
@@ -186,7 +84,7 @@ bool same_view(const Array& a, const Array& b) {
 bool share_memory(const View& a, const View& b) {
     if (a.size == 0 || b.size == 0) return false;
     if (!extent_of(a).touches(extent_of(b))) return false;
-    if (!a.is_numpy || !b.is_numpy) return true;
+    if (!a.is_numpy() || !b.is_numpy()) return true;
     return py::module_::import("numpy").attr("shares_memory")(a.object, b.object).cast<bool>();
 }
 
@@ -206,8 +104,6 @@ bool overlaps_itself(const View& v) {
     return false;
 }
 
-py::module_ interop() { return py::module_::import("smelt._interop"); }
-
 py::object numpy_empty(int ndim, const std::int64_t* shape, DType dtype) {
     npy_intp dims[Array::max_dims];
     std::copy(shape, shape + ndim, dims);
@@ -219,6 +115,39 @@ py::object numpy_empty(int ndim, const std::int64_t* shape, DType dtype) {
 }
 
 }  // namespace
+
+void fail_dtype(const std::string& where, const std::string& given) {
+    fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ", given);
+}
+
+bool dtype_from_numpy(int number, DType& dtype) {
+    switch (number) {
+        case NPY_FLOAT:
+            dtype = DType::f32;
+            return true;
+        case NPY_DOUBLE:
+            dtype = DType::f64;
+            return true;
+        case NPY_HALF:
+            dtype = DType::f16;
+            return true;
+        default:
+            dtype = DType::bf16;
+            return number >= NPY_USERDEF && number == bfloat16_number();
+    }
+}
+
+bool is_dense(const Array& a) {
+    std::int64_t step = itemsize(a.dtype);
+    if (reinterpret_cast<std::uintptr_t>(a.data) % std::uintptr_t(step) != 0) return false;
+    for (int d = a.ndim - 1; d >= 0; --d) {
+        if (a.shape[d] != 1 && a.strides[d] != step) return a.size == 0;
+        step *= a.shape[d];
+    }
+    return true;
+}
+
+py::module_ interop() { return py::module_::import("smelt._interop"); }
 
 void import_numpy() {
     if (_import_array() < 0) throw py::error_already_set();
@@ -244,9 +173,15 @@ std::string text_of(DType dtype) {
             return "float32";
         case DType::f64:
             return "float64";
+        case DType::i32:
+            return "int32";
         default:
             return "int64";
     }
+}
+
+std::string device_text(const Array& a) {
+    return a.device == cpu_device ? "the CPU" : "CUDA device " + std::to_string(a.device);
 }
 
 std::string shape_text(const Array& a) {
@@ -279,7 +214,7 @@ View view(const Args& args, int i) {
 
 View writeable_view(py::handle object, const std::string& where) {
     View v = view(object, where);
-    if (!v.is_numpy && interop().attr("is_immutable")(object).cast<bool>()) v.writeable = false;
+    if (!v.is_numpy() && is_immutable(v)) v.writeable = false;
     if (!v.writeable) fail<py::value_error>(where, " must be writeable, got a read-only array");
     if (overlaps_itself(v)) {
         fail<py::value_error>(where, " must not overlap itself, got strides that put two elements in one place");
@@ -301,6 +236,19 @@ void require_dtype(const View& v, const std::string& where, DType dtype, const s
         fail<py::type_error>(where, " must have the dtype of ", like_name, ", ", text_of(dtype), ", got ",
                              text_of(v.dtype));
     }
+}
+
+void require_device(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
+    if (v.device != like.device) {
+        fail<py::value_error>(where, " must be on the device of ", like_name, ", ", device_text(like), ", got one on ",
+                              device_text(v));
+    }
+}
+
+void require_alike(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
+    require_device(v, where, like, like_name);
+    require_shape(v, where, like, like_name);
+    require_dtype(v, where, like.dtype, like_name);
 }
 
 void require_length(const View& v, const std::string& where, std::int64_t n) {
@@ -328,16 +276,23 @@ int axis_of(const Args& args, int i, const View& x) {
     return int(axis < 0 ? axis + x.ndim : axis);
 }
 
-void load_doubles(const Array& from, double* to) { Reader<double>(from).load(0, from.size, to); }
-void store_doubles(const double* from, const Array& to) { Writer<double>(to).store(0, to.size, from); }
+Workspace::Workspace(const View& owner, std::int64_t bytes) {
+    if (!owner.on_cuda()) {
+        host_.reset(new char[std::size_t(bytes)]);
+        data_ = host_.get();
+        return;
+    }
+    const std::int64_t doubles = (bytes + 7) / 8;
+    object_ = foreign_empty(owner, 1, &doubles, DType::f64);
+    data_ = view(object_, "workspace").data;
+}
 
 Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype) {
-    if (!owner.is_numpy) {
-        py::list dims;
-        for (int d = 0; d < ndim; ++d) dims.append(shape[d]);
-        object_ = interop().attr("empty_like_owner")(owner.object, py::tuple(dims), text_of(dtype));
+    if (!owner.is_numpy()) {
+        object_ = foreign_empty(owner, ndim, shape, dtype);
         if (!object_.is_none()) {
             array_ = view(object_, "result");
+            if (is_immutable(owner)) owner_ = py::reinterpret_borrow<py::object>(owner.object);
             return;
         }
         owner_ = py::reinterpret_borrow<py::object>(owner.object);
@@ -350,18 +305,20 @@ Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dty
 
 py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }
 
-std::optional<View> integer_view(py::handle object) {
+std::optional<View> integer_view(py::handle object, const std::string& where) {
     py::object a = py::reinterpret_borrow<py::object>(object);
-    try {
-        if (!PyArray_Check(object.ptr())) a = interop().attr("as_numpy")(object);
-    } catch (py::error_already_set&) {
-        return std::nullopt;  // view() says what is wrong with it
-    }
-    auto* array = reinterpret_cast<PyArrayObject*>(a.ptr());
-    if (a.is_none() || !PyTypeNum_ISINTEGER(PyArray_TYPE(array)) || PyArray_NDIM(array) > Array::max_dims) {
-        return std::nullopt;
+    if (!PyArray_Check(object.ptr())) {
+        a = interop().attr("integers")(object);
+        if (a.is_none()) return std::nullopt;
     }
     View v;
+    v.object = object;
+    if (!PyArray_Check(a.ptr())) {  // integers on a device
+        foreign_view(a, where, v);
+        return v;
+    }
+    auto* array = reinterpret_cast<PyArrayObject*>(a.ptr());
+    if (!PyTypeNum_ISINTEGER(PyArray_TYPE(array)) || PyArray_NDIM(array) > Array::max_dims) return std::nullopt;
     v.keeper =
         py::reinterpret_steal<py::object>(PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST));
     if (!v.keeper) throw py::error_already_set();
@@ -369,13 +326,6 @@ std::optional<View> integer_view(py::handle object) {
     v.dtype = DType::i64;
     fill_form(reinterpret_cast<PyArrayObject*>(v.keeper.ptr()), v);
     return v;
-}
-
-py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,
-                         DType dtype) {
-    const Result result(owner, ndim, shape, dtype);
-    store_doubles(values.data(), result.array());
-    return result.finish();
 }
 
 }  // namespace smelt

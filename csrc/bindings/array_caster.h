@@ -1,10 +1,10 @@
 // From somebody's array object to a view, and from a result to an array of the caller's kind.
 //
-// NumPy arrays are read through their C structure, everything else through DLPack. Every check of an array argument is
-// made here, before anything is written; each failure is one sentence: function, argument, expected, given.
+// NumPy arrays are read through their C structure, those of others as foreign.cpp says. Every check of an array
+// argument is made here, before anything is written; each failure is one sentence: function, argument, expected, given.
 #pragma once
 
-#include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,12 +16,19 @@ namespace smelt {
 
 void import_numpy();  // once, when the module is made
 
-// A view with what keeps it alive: nothing for a NumPy array (the caller's reference is enough), else a DLPack capsule.
+// How an array is read and its like are made.
+enum class Source : std::uint8_t { numpy, exchange_api, cupy, cuda_interface, dlpack };
+
+// A view with what keeps it alive: nothing where the caller's reference is enough, else a DLPack capsule.
 struct View : Array {
     py::handle object;
     py::object keeper;
     bool writeable = true;
-    bool is_numpy = true;
+    Source source = Source::numpy;
+    std::uintptr_t stream = 0;  // of a `__cuda_array_interface__`: where its owner works
+
+    bool is_numpy() const { return source == Source::numpy; }
+    bool on_cuda() const { return device != cpu_device; }
 };
 
 // A float array argument; TypeError for another kind or dtype.
@@ -49,6 +56,9 @@ inline Extent extent_of(const Array& a) {
 
 void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name);
 void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name);
+void require_device(const View& v, const std::string& where, const Array& like, const std::string& like_name);
+// All three.
+void require_alike(const View& v, const std::string& where, const Array& like, const std::string& like_name);
 void require_length(const View& v, const std::string& where, std::int64_t n);
 // Two arrays of which at least one is written, and which must be different ones.
 void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name);
@@ -60,31 +70,58 @@ int axis_of(const Args& args, int i, const View& x);
 
 std::string text_of(DType dtype);
 std::string shape_text(const Array& a);
+std::string device_text(const Array& a);  // "the CPU", "CUDA device 0"
 
-// The elements of a small array, whatever its dtype and strides, and back.
-void load_doubles(const Array& from, double* to);
-void store_doubles(const double* from, const Array& to);
-
-// A new array for a result. `finish` hands it over as an array of the owner's kind.
+// A new array for a result, of the owner's kind and on its device.
 class Result {
 public:
     Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype);
     explicit Result(const View& like) : Result(like, like.ndim, like.shape, like.dtype) {}
 
     const View& array() const { return array_; }
-    py::object finish() const;
-
+    py::object finish() const;  // as an array of the owner's kind
 private:
     py::object object_;
     View array_;
     py::object owner_;  // where the result must still be turned into its kind of array
 };
 
-// An integer array as a dense one of int64; nothing where the object is not an array of integers.
-std::optional<View> integer_view(py::handle object);
+// Memory on an array's device that a call or a context needs for itself: `bytes` of it, uninitialised.
+class Workspace {
+public:
+    Workspace(const View& owner, std::int64_t bytes);
+    void* data() const { return data_; }
 
-// Some numbers in a new array of `dtype`.
-py::object vector_result(const View& owner, const std::vector<double>& values, int ndim, const std::int64_t* shape,
-                         DType dtype);
+private:
+    py::object object_;
+    std::unique_ptr<char[]> host_;
+    void* data_ = nullptr;
+};
+
+// One double per channel on an array's device.
+class Doubles {
+public:
+    Doubles(const View& owner, std::int64_t n) : memory_(owner, n * std::int64_t(sizeof(double))) {}
+    double* data() const { return static_cast<double*>(memory_.data()); }
+
+private:
+    Workspace memory_;
+};
+
+// An array of class indices: on the CPU a dense one of int64, on a device of int32 or int64 as it lies. Nothing where
+// the object is not an array of integers.
+std::optional<View> integer_view(py::handle object, const std::string& where);
+
+// ---- arrays of other libraries (foreign.cpp)
+
+void foreign_view(py::handle object, const std::string& where, View& v);
+// An uninitialised array of the owner's kind, or none where its library has no arrays that can be written.
+py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape, DType dtype);
+std::uintptr_t stream_of(const View& v);  // where its owner's work is queued now
+bool is_immutable(const View& v);
+bool dtype_from_numpy(int number, DType& dtype);
+bool is_dense(const Array& a);
+[[noreturn]] void fail_dtype(const std::string& where, const std::string& given);
+py::module_ interop();  // smelt._interop
 
 }  // namespace smelt

@@ -7,22 +7,35 @@
 #include "bindings/array_caster.h"
 #include "bindings/function.h"
 #include "core/backend.h"
+#include "cuda/runtime.h"
 
 namespace smelt {
 
-const Backend& backend();  // of the instruction set in use
+const Backend& cpu_backend();  // of the instruction set in use
 
-// Above this many elements a call lets other Python threads run.
-constexpr std::int64_t release_gil_above = 16384;
-
+// Calls f(backend) for the device of `on`: on CUDA in its owner's stream, and not waiting for it.
 template <class F>
-void compute(std::int64_t elements, const F& f) {
-    if (elements > release_gil_above) {
-        py::gil_scoped_release release;
-        f();
+void compute(const View& on, std::int64_t elements, const F& f) {
+    // Above this many elements, and on a device that may be busy, a call lets other Python threads run.
+    constexpr std::int64_t release_gil_above = 16384;
+    if (on.on_cuda()) {
+        std::vector<Workspace> workspaces;
+        const cuda::Scope scope(on.device, stream_of(on), [&](std::int64_t bytes) {
+            const py::gil_scoped_acquire acquire;
+            return workspaces.emplace_back(on, bytes).data();
+        });
+        const py::gil_scoped_release release;
+        f(cuda::backend());
+    } else if (elements > release_gil_above) {
+        const py::gil_scoped_release release;
+        f(cpu_backend());
     } else {
-        f();
+        f(cpu_backend());
     }
+}
+template <class F>
+void compute(const View& on, const F& f) {
+    compute(on, on.size, f);
 }
 
 // Where a function writes: the array given as `out`, once checked, or a new one like `like`.
@@ -81,18 +94,36 @@ private:
     Array form_;
 };
 
-// A random stream source: seed, and how many streams have been handed out.
-struct Generator {
-    std::uint64_t seed = 0, stream = 0;
+// The stream of one call, and on a device the place of its number.
+struct Drawn {
+    RandomStream random;
+    std::shared_ptr<Workspace> slot;
+};
 
-    RandomStream next() { return {seed, stream++}; }
+// A random stream source: seed, and how many streams have been handed out. A capturable one counts on the device.
+class Generator {
+public:
+    explicit Generator(std::uint64_t seed, std::uint64_t stream = 0, bool capturable = false)
+        : seed_(seed), stream_(stream), capturable_(capturable) {}
+
+    Drawn next(const View& x);
+    std::uint64_t seed() const { return seed_; }
+    std::uint64_t stream() const;
+    bool capturable() const { return capturable_; }
+    void take(const Generator& state);  // seed and stream
+
+private:
+    std::uint64_t seed_, stream_;
+    bool capturable_;
+    int device_ = cpu_device;
+    std::shared_ptr<Workspace> count_;
 };
 
 // The stream for one call from an argument that is a Generator, a seed, or None for the process's own generator.
 class Rng {
 public:
     Rng(const Args& args, int i);
-    RandomStream next() { return generator_ ? generator_->next() : seed_; }
+    Drawn next(const View& x) { return generator_ ? generator_->next(x) : Drawn{seed_, nullptr}; }
 
 private:
     Generator* generator_ = nullptr;
@@ -104,7 +135,7 @@ Activation activation_of(const Args& args, int i);
 
 // Of a probability p: which half-words are kept and the scale that keeps the expectation. The stream is drawn if
 // needed.
-Dropout dropout_of(const Args& args, int p, Rng& rng);
+Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& drawn);
 
 void register_elementwise(py::module_& m);
 void register_channels(py::module_& m);

@@ -1,6 +1,7 @@
 // How the elements of many tensors are cut into chunks, and chunks gathered into tasks. By sizes alone: made once.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "core/backend.h"
@@ -35,16 +36,17 @@ public:
         elements_ = total;
     }
 
-    ChunkTable table(const Tensor* tensors) const {
-        return {tensors, chunks_.data(), tasks_.data(), int(tasks_.size()) - 1};
+    ChunkTable table(const std::vector<Tensor>& tensors) {
+        return {tensors.data(), int(tensors.size()),    chunks_.data(), int(chunks_.size()),
+                tasks_.data(),  int(tasks_.size()) - 1, &resident_};
     }
-    const std::vector<Chunk>& chunks() const { return chunks_; }
     std::int64_t elements() const { return elements_; }
 
 private:
     std::vector<Chunk> chunks_;
     std::vector<int> tasks_;
     std::int64_t elements_ = 0;
+    std::unique_ptr<Resident> resident_;
 };
 
 }  // namespace smelt

@@ -1,4 +1,4 @@
-// The part of the DLPack ABI (version 0 and 1) that a reader of host arrays needs.
+// The part of the DLPack ABI (version 0 and 1) that a reader of arrays needs.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 namespace smelt::dlpack {
 
 constexpr std::int32_t cpu = 1, cuda = 2, cuda_host = 3, cuda_managed = 13;
-constexpr std::uint8_t kind_float = 2, kind_bfloat = 4;
+constexpr std::uint8_t kind_int = 0, kind_float = 2, kind_bfloat = 4;
 constexpr std::uint64_t flag_read_only = 1;
 
 struct Device {
@@ -42,6 +42,18 @@ struct ManagedVersioned {
     void (*deleter)(ManagedVersioned*);
     std::uint64_t flags;
     Tensor tensor;
+};
+
+// What a library's array type may offer as `__dlpack_c_exchange_api__`: all of it in C, nothing synchronised.
+struct ExchangeApi {
+    std::uint32_t major, minor;
+    ExchangeApi* previous;
+    int (*allocate)(Tensor* prototype, ManagedVersioned** out, void* error_context,
+                    void (*set_error)(void* error_context, const char* kind, const char* message));
+    int (*managed_from_object)(void* object, ManagedVersioned** out);
+    int (*object_from_managed)(ManagedVersioned* tensor, void** out);
+    int (*tensor_from_object)(void* object, Tensor* out);
+    int (*current_stream)(std::int32_t device_type, std::int32_t device, void** out);
 };
 
 }  // namespace smelt::dlpack

@@ -35,7 +35,7 @@ void choose_backend() {
 
 }  // namespace
 
-const Backend& backend() { return *chosen; }
+const Backend& cpu_backend() { return *chosen; }
 
 }  // namespace smelt
 
@@ -62,10 +62,12 @@ PYBIND11_MODULE(_core, m) {
     define(m, "build_info()", "How this core was built and what it runs on, as a dict.", [](const Args&) {
         py::dict info;
         info["version"] = SMELT_VERSION;
-        info["isa"] = backend().name;
+        info["isa"] = cpu_backend().name;
         info["isas"] = names_of_backends();
         info["built"] = SMELT_BUILT_ISAS;
         info["compiler"] = SMELT_COMPILER;
+        info["cuda"] = cuda::built();
+        info["why_not_cuda"] = cuda::why_not();
         return py::object(info);
     });
 

@@ -13,7 +13,8 @@ enum ChannelTag { batch_norm_tag, bias_act_tag };
 struct ChannelContext : Context {
     ChannelOp op;
     Saved x, weight, bias, residual;
-    std::vector<double> mean, invstd;
+    std::shared_ptr<Doubles> mean, invstd;
+    Drawn drawn;
 };
 
 // An optional array argument with one value per channel. Half-precision x may come with float32 ones.
@@ -21,6 +22,7 @@ std::optional<View> channel_vector(const Args& args, int i, const View& x, std::
                                    bool written = false) {
     if (!args.given(i)) return std::nullopt;
     const View v = written ? writeable_view(args[i], args.where(i)) : view(args, i);
+    require_device(v, args.where(i), x, args.name(0));
     require_length(v, args.where(i), channels);
     const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
     if (v.dtype != x.dtype && !(half && v.dtype == DType::f32)) {
@@ -33,20 +35,11 @@ std::optional<View> channel_vector(const Args& args, int i, const View& x, std::
 std::optional<View> residual_of(const Args& args, int i, const View& x) {
     if (!args.given(i)) return std::nullopt;
     const View r = view(args, i);
-    require_shape(r, args.where(i), x, "x");
-    require_dtype(r, args.where(i), x.dtype, "x");
+    require_alike(r, args.where(i), x, "x");
     return r;
 }
 
 const Array* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
-
-// Statistics given by the caller: those of inference, or frozen ones.
-void use_running(std::vector<double>& mean, std::vector<double>& invstd, const View& running_mean,
-                 const View& running_var, double eps) {
-    load_doubles(running_mean, mean.data());
-    load_doubles(running_var, invstd.data());
-    for (double& v : invstd) v = 1 / std::sqrt(v + eps);
-}
 
 void require_statistics(const Args& args, int mean, int var) {
     if (!args.given(mean) || !args.given(var)) {
@@ -67,15 +60,17 @@ py::object batch_norm(const Args& args) {
     const double eps = number_in(args, eps_, at_least_zero);
     op.after = activation_of(args, activation_);
     const auto residual = residual_of(args, residual_, x);
-    std::vector<double> mean(static_cast<std::size_t>(channels)), invstd(mean.size());
-    use_running(mean, invstd, *running_mean, *running_var, eps);
+    const Doubles mean(x, channels), invstd(x, channels);
     const Output y(args, out_, x, "x");
     y.require_no_overlap_with(x, "x");
     if (residual && args.given(out_)) require_apart(y.array(), args.where(out_), *residual, "residual");
     ChannelArrays a;
     a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
     a.mean = mean.data(), a.invstd = invstd.data(), a.y = &y.array();
-    compute(x.size, [&] { backend().channel_forward(op, a); });
+    compute(x, [&](const Backend& backend) {
+        backend.given_statistics(*running_mean, *running_var, eps, mean.data(), invstd.data());
+        backend.channel_forward(op, a);
+    });
     return y.finish();
 }
 
@@ -91,22 +86,20 @@ py::object fold_batch_norm(const Args& args) {
                running_var = channel_vector(args, running_var_, W, channels),
                weight = channel_vector(args, weight_, W, channels), bias = channel_vector(args, bias_, W, channels);
     const double eps = number_in(args, eps_, at_least_zero);
-    std::vector<double> mean(static_cast<std::size_t>(channels)), invstd(mean.size()), scale(mean.size(), 1),
-        folded(mean.size()), shift(mean.size());
-    use_running(mean, invstd, *running_mean, *running_var, eps);
-    if (weight) load_doubles(*weight, scale.data());
-    if (b) load_doubles(*b, folded.data());
-    if (bias) load_doubles(*bias, shift.data());
-    for (std::size_t c = 0; c < mean.size(); ++c) {
-        folded[c] = (folded[c] - mean[c]) * (invstd[c] * scale[c]) + shift[c];
-        mean[c] = 0;  // the weights are scaled as inference scales what it has centred
-    }
-    const Result result(W);
-    ChannelArrays a;
-    a.x = &W, a.weight = pointer_to(weight), a.mean = mean.data(), a.invstd = invstd.data(), a.y = &result.array();
-    compute(W.size, [&] { backend().channel_forward(op, a); });
     const View& owner = b ? *b : W;
-    return py::make_tuple(result.finish(), vector_result(owner, folded, 1, &channels, owner.dtype));
+    const Doubles mean(W, channels), invstd(W, channels);
+    const Result weights(W), folded(owner, 1, &channels, owner.dtype);
+    ChannelArrays a;
+    a.weight = pointer_to(weight), a.invstd = invstd.data();
+    compute(W, [&](const Backend& backend) {
+        backend.given_statistics(*running_mean, *running_var, eps, mean.data(), invstd.data());
+        a.x = &W, a.y = &weights.array();  // no mean: the weights are scaled as inference scales what it has centred
+        backend.channel_forward(op, a);
+        op.shape = {1, channels, 1};
+        a.x = pointer_to(b), a.bias = pointer_to(bias), a.mean = mean.data(), a.y = &folded.array();
+        backend.channel_forward(op, a);
+    });
+    return py::make_tuple(weights.finish(), folded.finish());
 }
 
 py::object batch_norm_forward(const Args& args) {
@@ -173,43 +166,33 @@ py::object batch_norm_forward(const Args& args) {
             if (residual) require_apart(running, args.where(i), *residual, "residual");
         }
     }
-    ChannelContext ctx{{args.tag()}, {}, Saved(x), Saved(weight), Saved(bias), Saved(residual), {}, {}};
+    ChannelContext ctx{{args.tag()},
+                       {},
+                       Saved(x),
+                       Saved(weight),
+                       Saved(bias),
+                       Saved(residual),
+                       std::make_shared<Doubles>(x, shape.channels),
+                       std::make_shared<Doubles>(x, shape.channels),
+                       {}};
     ctx.op.shape = shape;
     ctx.op.frozen = frozen;
     (order == "bn_act" ? ctx.op.after : ctx.op.before) = activation_of(args, activation_);
     Rng rng(args, rng_);
-    ctx.op.dropout = dropout_of(args, dropout_, rng);
-    ctx.mean.resize(std::size_t(shape.channels));
-    ctx.invstd.resize(std::size_t(shape.channels));
+    ctx.op.dropout = dropout_of(args, dropout_, rng, x, ctx.drawn);
     const Result y(x);
     ChannelArrays a;
     a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
-    a.mean = ctx.mean.data(), a.invstd = ctx.invstd.data(), a.y = &y.array();
-
-    if (frozen) use_running(ctx.mean, ctx.invstd, *running_mean, *running_var, eps);
-    std::vector<double> variance(ctx.mean.size());
-    compute(x.size, [&] {
-        if (!frozen && n > 0) {
-            backend().channel_statistics(ctx.op, x, ctx.mean.data(), variance.data());
-            for (std::size_t c = 0; c < variance.size(); ++c) {
-                variance[c] /= double(n);
-                ctx.invstd[c] = 1 / std::sqrt(variance[c] + eps);
-            }
+    a.mean = ctx.mean->data(), a.invstd = ctx.invstd->data(), a.y = &y.array();
+    compute(x, [&](const Backend& backend) {
+        if (frozen) {
+            backend.given_statistics(*running_mean, *running_var, eps, ctx.mean->data(), ctx.invstd->data());
+        } else {
+            const RunningStatistics running{pointer_to(running_mean), pointer_to(running_var), momentum, unbiased};
+            backend.batch_statistics(ctx.op, x, eps, running, ctx.mean->data(), ctx.invstd->data());
         }
-        backend().channel_forward(ctx.op, a);
+        backend.channel_forward(ctx.op, a);
     });
-    if (!frozen && running_mean && n > 0) {
-        std::vector<double> mean(ctx.mean.size()), var(ctx.mean.size());
-        load_doubles(*running_mean, mean.data());
-        load_doubles(*running_var, var.data());
-        const double correction = unbiased ? double(n) / double(n - 1) : 1;
-        for (std::size_t c = 0; c < mean.size(); ++c) {
-            mean[c] += momentum * (ctx.mean[c] - mean[c]);
-            var[c] += momentum * (variance[c] * correction - var[c]);
-        }
-        store_doubles(mean.data(), *running_mean);
-        store_doubles(var.data(), *running_var);
-    }
     return py::make_tuple(y.finish(), std::move(ctx));
 }
 
@@ -218,16 +201,16 @@ py::object bias_act_forward(const Args& args) {
     const View x = view(args, x_);
     const ChannelShape shape = channel_shape(x, axis_of(args, axis_, x));
     const auto bias = channel_vector(args, bias_, x, shape.channels), residual = residual_of(args, residual_, x);
-    ChannelContext ctx{{args.tag()}, {}, Saved(x), {}, Saved(bias), Saved(residual), {}, {}};
+    ChannelContext ctx{{args.tag()}, {}, Saved(x), {}, Saved(bias), Saved(residual), {}, {}, {}};
     ctx.op.shape = shape;
     ctx.op.normalize = false;
     ctx.op.after = activation_of(args, activation_);
     Rng rng(args, rng_);
-    ctx.op.dropout = dropout_of(args, dropout_, rng);
+    ctx.op.dropout = dropout_of(args, dropout_, rng, x, ctx.drawn);
     const Result y(x);
     ChannelArrays a;
     a.x = &x, a.bias = pointer_to(bias), a.residual = pointer_to(residual), a.y = &y.array();
-    compute(x.size, [&] { backend().channel_forward(ctx.op, a); });
+    compute(x, [&](const Backend& backend) { backend.channel_forward(ctx.op, a); });
     return py::make_tuple(y.finish(), std::move(ctx));
 }
 
@@ -238,28 +221,26 @@ py::object channel_backward(const Args& args) {
     const View x = *ctx.x.view(args, "x");
     const auto weight = ctx.weight.view(args, "weight"), bias = ctx.bias.view(args, "bias"),
                residual = ctx.residual.view(args, "residual");
-    require_shape(dy, args.where(0), x, "x");
-    require_dtype(dy, args.where(0), x.dtype, "x");
+    require_alike(dy, args.where(0), x, "x");
     const std::int64_t channels = ctx.op.shape.channels;
     const Result dx(dy);
-    std::optional<Result> dresidual;
+    std::optional<Result> dresidual, dweight, dbias;
     if (residual) dresidual.emplace(dy);
-    std::vector<double> dweight(weight ? std::size_t(channels) : 0), dbias(bias ? std::size_t(channels) : 0);
+    if (weight) dweight.emplace(*weight, 1, &channels, weight->dtype);
+    if (bias) dbias.emplace(*bias, 1, &channels, bias->dtype);
+    const auto array_of = [](const std::optional<Result>& r) { return r ? &r->array() : nullptr; };
     ChannelArrays a;
     a.x = &x, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.residual = pointer_to(residual);
-    a.mean = ctx.mean.data(), a.invstd = ctx.invstd.data(), a.dy = &dy, a.dx = &dx.array();
-    a.dresidual = dresidual ? &dresidual->array() : nullptr;
-    a.dweight = weight ? dweight.data() : nullptr, a.dbias = bias ? dbias.data() : nullptr;
-    compute(dy.size, [&] { backend().channel_backward(ctx.op, a); });
+    if (ctx.op.normalize) a.mean = ctx.mean->data(), a.invstd = ctx.invstd->data();
+    a.dy = &dy, a.dx = &dx.array(), a.dresidual = array_of(dresidual);
+    a.dweight = array_of(dweight), a.dbias = array_of(dbias);
+    compute(dy, [&](const Backend& backend) { backend.channel_backward(ctx.op, a); });
 
-    const auto gradient = [&](const std::optional<View>& of, const std::vector<double>& values) -> py::object {
-        if (!of) return py::none();
-        return vector_result(*of, values, 1, &channels, of->dtype);
-    };
+    const auto gradient = [](const std::optional<Result>& r) { return r ? r->finish() : py::object(py::none()); };
     py::list results;
     results.append(dx.finish());
-    if (ctx.op.normalize) results.append(gradient(weight, dweight));
-    results.append(gradient(bias, dbias));
+    if (ctx.op.normalize) results.append(gradient(dweight));
+    results.append(gradient(dbias));
     if (dresidual) results.append(dresidual->finish());
     return py::tuple(results);
 }

@@ -48,7 +48,7 @@ py::object forward(const Args& args) {
     const Activation a = activation_from(args, 1);
     const Output y(args, 1 + parameters, x, "x");
     y.require_no_overlap_with(x, "x");
-    compute(x.size, [&] { backend().activation_forward(a, x, y.array()); });
+    compute(x, [&](const Backend& backend) { backend.activation_forward(a, x, y.array()); });
     return y.finish();
 }
 
@@ -56,12 +56,11 @@ py::object backward(const Args& args) {
     const int parameters = parameter_count(info_of(args.tag()));
     const View dy = view(args, 0), saved = view(args, 1);
     const Activation a = activation_from(args, 2);
-    require_shape(saved, args.where(1), dy, "grad_out");
-    require_dtype(saved, args.where(1), dy.dtype, "grad_out");
+    require_alike(saved, args.where(1), dy, "grad_out");
     const Output dx(args, 2 + parameters, dy, "grad_out");
     dx.require_no_overlap_with(dy, "grad_out");
     dx.require_no_overlap_with(saved, "saved");
-    compute(dy.size, [&] { backend().activation_backward(a, dy, saved, dx.array()); });
+    compute(dy, [&](const Backend& backend) { backend.activation_backward(a, dy, saved, dx.array()); });
     return dx.finish();
 }
 
@@ -98,7 +97,8 @@ enum DropoutTag { plain_tag, alpha_tag };
 
 struct DropoutContext : Context {
     Dropout backward;
-    Array form;  // shape and dtype of the forward's array
+    Array form;  // shape, dtype and device of the forward's array
+    Drawn drawn;
 };
 
 template <Dropout (*Forward)(double), Dropout (*Backward)(double)>
@@ -108,24 +108,25 @@ py::object dropout_forward(const Args& args) {
     const double p = number_in(args, 1, unit_interval);
     Dropout forward = Forward(p), backward_op = Backward(p);
     const Result y(x);
-    if (p > 0) forward.random = backward_op.random = rng.next();
-    compute(x.size, [&] { backend().dropout(forward, x, y.array()); });
-    return py::make_tuple(y.finish(), DropoutContext{{args.tag()}, backward_op, x});
+    Drawn drawn;
+    if (p > 0) drawn = rng.next(x);
+    forward.random = backward_op.random = drawn.random;
+    compute(x, [&](const Backend& backend) { backend.dropout(forward, x, y.array()); });
+    return py::make_tuple(y.finish(), DropoutContext{{args.tag()}, backward_op, x, drawn});
 }
 
 py::object dropout_backward(const Args& args) {
     const View dy = view(args, 0);
     const auto& ctx = context_of<DropoutContext>(args, 1);
-    require_shape(dy, args.where(0), ctx.form, "x");
-    require_dtype(dy, args.where(0), ctx.form.dtype, "x");
+    require_alike(dy, args.where(0), ctx.form, "x");
     const Result dx(dy);
-    compute(dy.size, [&] { backend().dropout(ctx.backward, dy, dx.array()); });
+    compute(dy, [&](const Backend& backend) { backend.dropout(ctx.backward, dy, dx.array()); });
     return dx.finish();
 }
 
 struct RReluContext : Context {
     Saved x;
-    RandomStream random;
+    Drawn drawn;
     double lower, upper;
 };
 
@@ -137,20 +138,20 @@ py::object rrelu_forward(const Args& args) {
     Rng rng(args, rng_);
     const bool training = args.flag(training_);
     const Result y(x);
-    const RandomStream random = training ? rng.next() : RandomStream{};
+    const Drawn drawn = training ? rng.next(x) : Drawn{};
     if (!training) lower = upper = (lower + upper) / 2;
-    compute(x.size, [&] { backend().rrelu(random, lower, upper, x, x, y.array()); });
-    return py::make_tuple(y.finish(), RReluContext{{args.tag()}, Saved(x), random, lower, upper});
+    compute(x, [&](const Backend& backend) { backend.rrelu(drawn.random, lower, upper, x, x, y.array()); });
+    return py::make_tuple(y.finish(), RReluContext{{args.tag()}, Saved(x), drawn, lower, upper});
 }
 
 py::object rrelu_backward(const Args& args) {
     const View dy = view(args, 0);
     const auto& ctx = context_of<RReluContext>(args, 1);
     const View x = *ctx.x.view(args, "x");
-    require_shape(dy, args.where(0), x, "x");
-    require_dtype(dy, args.where(0), x.dtype, "x");
+    require_alike(dy, args.where(0), x, "x");
     const Result dx(dy);
-    compute(dy.size, [&] { backend().rrelu(ctx.random, ctx.lower, ctx.upper, x, dy, dx.array()); });
+    compute(dy,
+            [&](const Backend& backend) { backend.rrelu(ctx.drawn.random, ctx.lower, ctx.upper, x, dy, dx.array()); });
     return dx.finish();
 }
 
@@ -162,6 +163,7 @@ struct PReluContext : Context {
 py::object prelu_forward(const Args& args) {
     enum { x_, weight_, axis_ };
     const View x = view(args, x_), weight = view(args, weight_);
+    require_device(weight, args.where(weight_), x, "x");
     require_dtype(weight, args.where(weight_), x.dtype, "x");
     ChannelShape shape;
     if (weight.ndim == 1 && weight.shape[0] == 1) {
@@ -175,7 +177,7 @@ py::object prelu_forward(const Args& args) {
         shape = channel_shape(x, axis);
     }
     const Result y(x);
-    compute(x.size, [&] { backend().prelu_forward(shape, x, weight, y.array()); });
+    compute(x, [&](const Backend& backend) { backend.prelu_forward(shape, x, weight, y.array()); });
     return py::make_tuple(y.finish(), PReluContext{{args.tag()}, Saved(x), Saved(weight), shape});
 }
 
@@ -183,20 +185,12 @@ py::object prelu_backward(const Args& args) {
     const View dy = view(args, 0);
     const auto& ctx = context_of<PReluContext>(args, 1);
     const View x = *ctx.x.view(args, "x"), weight = *ctx.weight.view(args, "weight");
-    require_shape(dy, args.where(0), x, "x");
-    require_dtype(dy, args.where(0), x.dtype, "x");
-    const Result dx(dy);
-    std::vector<double> dweight(std::size_t(ctx.shape.channels));
-    compute(dy.size, [&] { backend().prelu_backward(ctx.shape, dy, x, weight, dx.array(), dweight.data()); });
-    return py::make_tuple(dx.finish(), vector_result(weight, dweight, 1, weight.shape, weight.dtype));
-}
-
-Generator& process_generator() {
-    static Generator g = [] {
-        const auto bits = py::module_::import("secrets").attr("randbits")(64);
-        return Generator{bits.cast<std::uint64_t>(), 0};
-    }();
-    return g;
+    require_alike(dy, args.where(0), x, "x");
+    const Result dx(dy), dweight(weight);
+    compute(dy, [&](const Backend& backend) {
+        backend.prelu_backward(ctx.shape, dy, x, weight, dx.array(), dweight.array());
+    });
+    return py::make_tuple(dx.finish(), dweight.finish());
 }
 
 bool is_integer(py::handle value) { return PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr()); }
@@ -212,7 +206,8 @@ std::uint64_t word(py::handle value, const std::string& where) {
     return v;
 }
 
-void load_generator_state(Generator& g, const py::object& given) {
+// The numbers of a state, checked.
+Generator generator_of(const py::object& given) {
     if (!py::isinstance<py::dict>(given)) {
         fail<py::type_error>("Generator.load_state_dict: state must be a dict, got ", describe(given));
     }
@@ -222,13 +217,13 @@ void load_generator_state(Generator& g, const py::object& given) {
                               std::string(py::str(py::list(state))));
     }
     const std::uint64_t seed = word(state["seed"], "Generator.load_state_dict: seed");
-    g = {seed, word(state["stream"], "Generator.load_state_dict: stream")};
+    return Generator(seed, word(state["stream"], "Generator.load_state_dict: stream"));
 }
 
 py::dict generator_state(const Generator& g) {
     py::dict state;
-    state["seed"] = g.seed;
-    state["stream"] = g.stream;
+    state["seed"] = g.seed();
+    state["stream"] = g.stream();
     return state;
 }
 
@@ -236,22 +231,28 @@ void register_generator(py::module_& m) {
     py::class_<Generator>(m, "Generator",
                           "A source of random streams: dropout and RReLU draw one stream number per call.\n\n"
                           "A mask is a function of (seed, stream, element) alone, the same on every device, thread "
-                          "count and dtype.\nThe bits are those of Philox4x32-10 (Salmon et al. 2011).")
-        .def(py::init([](py::object seed) { return Generator{word(seed, "Generator: seed"), 0}; }), py::arg("seed"))
-        .def_property_readonly(
-            "seed", [](const Generator& g) { return g.seed; }, "The 64-bit seed.")
-        .def_property_readonly(
-            "stream", [](const Generator& g) { return g.stream; }, "The next call's stream number.")
+                          "count and dtype.\ncapturable=True keeps the count of streams on the GPU that first draws "
+                          "one, so that each replay of a CUDA graph draws anew; `stream` then waits for that GPU.\n"
+                          "The bits are those of Philox4x32-10 (Salmon et al. 2011).")
+        .def(py::init([](const py::object& seed, bool capturable) {
+                 return Generator(word(seed, "Generator: seed"), 0, capturable);
+             }),
+             py::arg("seed"), py::arg("capturable") = false)
+        .def_property_readonly("seed", &Generator::seed, "The 64-bit seed.")
+        .def_property_readonly("stream", &Generator::stream, "The next call's stream number.")
+        .def_property_readonly("capturable", &Generator::capturable, "Whether CUDA graphs may capture its draws.")
         .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
-        .def("load_state_dict", load_generator_state, py::arg("state"), "Takes on a state from state_dict().")
+        .def(
+            "load_state_dict", [](Generator& g, const py::object& state) { g.take(generator_of(state)); },
+            py::arg("state"), "Takes on a state from state_dict().")
         .def("__repr__",
              [](const Generator& g) {
-                 return "Generator(seed=" + std::to_string(g.seed) + ", stream=" + std::to_string(g.stream) + ")";
+                 return "Generator(seed=" + std::to_string(g.seed()) + ", stream=" + std::to_string(g.stream()) + ")";
              })
-        .def(py::pickle([](const Generator& g) { return generator_state(g); },
-                        [](const py::object& state) {
-                            Generator g;
-                            load_generator_state(g, state);
+        .def(py::pickle([](const Generator& g) { return py::make_tuple(generator_state(g), g.capturable()); },
+                        [](const py::tuple& pickled) {
+                            Generator g(0, 0, pickled[1].cast<bool>());
+                            g.take(generator_of(pickled[0]));
                             return g;
                         }));
 }
@@ -265,16 +266,14 @@ Output::Output(const Args& args, int i, const View& like, const char* like_name)
     }
     where_ = args.where(i);
     given_ = writeable_view(args[i], where_);
-    require_shape(*given_, where_, like, like_name);
-    require_dtype(*given_, where_, like.dtype, like_name);
+    require_alike(*given_, where_, like, like_name);
 }
 
 std::optional<View> Saved::view(const Args& args, const char* name) const {
     if (!object_) return std::nullopt;
     const std::string where = args.where(1) + "." + name;
     const View v = smelt::view(object_, where);
-    require_shape(v, where, form_, "what the forward was given");
-    require_dtype(v, where, form_.dtype, "what the forward was given");
+    require_alike(v, where, form_, "what the forward was given");
     return v;
 }
 
@@ -289,9 +288,43 @@ double number_in(const Args& args, int i, const Interval& interval) {
     return interval.contains(v) ? v : number_in(args[i], args.where(i), interval);
 }
 
+Drawn Generator::next(const View& x) {
+    if (!capturable_) return {{seed_, stream_++, nullptr}, nullptr};
+    if (!x.on_cuda()) {
+        fail<py::value_error>("Generator: a capturable one draws for arrays on CUDA devices, got one on the CPU");
+    }
+    if (!count_) {
+        count_ = std::make_shared<Workspace>(x, std::int64_t(sizeof stream_));
+        device_ = x.device;
+        compute(x, [&](const Backend&) { cuda::write(count_->data(), &stream_, sizeof stream_); });
+    }
+    if (x.device != device_) {
+        fail<py::value_error>("Generator: a capturable one draws on the device it first drew on, CUDA device ", device_,
+                              ", got an array on ", device_text(x));
+    }
+    Drawn drawn{{seed_, 0, nullptr}, std::make_shared<Workspace>(x, std::int64_t(sizeof stream_))};
+    auto* const slot = static_cast<std::uint64_t*>(drawn.slot->data());
+    compute(x, [&](const Backend&) { cuda::draw(static_cast<std::uint64_t*>(count_->data()), slot); });
+    drawn.random.on_device = slot;
+    return drawn;
+}
+
+std::uint64_t Generator::stream() const {
+    std::uint64_t now = stream_;
+    if (count_) cuda::read(device_, &now, count_->data(), sizeof now);
+    return now;
+}
+
+void Generator::take(const Generator& state) {
+    seed_ = state.seed_;
+    stream_ = state.stream_;
+    count_ = nullptr;
+}
+
 Rng::Rng(const Args& args, int i) {
     if (!args.given(i)) {
-        generator_ = &process_generator();
+        static Generator process(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
+        generator_ = &process;
     } else if (py::isinstance<Generator>(args[i])) {
         generator_ = &args[i].cast<Generator&>();
     } else if (is_integer(args[i])) {
@@ -335,10 +368,11 @@ Activation activation_of(const Args& args, int i) {
     return a;
 }
 
-Dropout dropout_of(const Args& args, int p, Rng& rng) {
+Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& drawn) {
     const double probability = number_in(args, p, unit_interval);
     Dropout d = plain_dropout(probability);
-    if (probability > 0) d.random = rng.next();
+    if (probability > 0) drawn = rng.next(x);
+    d.random = drawn.random;
     return d;
 }
 

@@ -25,32 +25,12 @@ const OptimizerRow& row_of(int row, List<Formulas...>) {
 }
 const OptimizerRow& optimizer_row(int row) { return row_of(row, Optimizers{}); }
 
-enum class Nonfinite { propagate, skip, raise };
-
 Nonfinite nonfinite_of(const std::string& text, const std::string& where) {
     if (text == "propagate") return Nonfinite::propagate;
     if (text == "skip") return Nonfinite::skip;
     if (text == "raise") return Nonfinite::raise;
     fail<py::value_error>(where, " must be 'propagate', 'skip' or 'raise', got '", text, "'");
 }
-
-// The factor that brings `norm` down to `limit`: exactly 1 where it is no higher.
-double clip_factor(double norm, double limit) { return norm <= limit ? 1 : limit / norm; }
-
-// Squared norms of each tensor's gradient, and of all, added in the order of the list.
-struct Norms {
-    Norms(const Chunks& chunks, const std::vector<Tensor>& tensors) : squares(tensors.size()) {
-        std::vector<double> per_chunk(chunks.chunks().size());
-        backend().squared_norms(chunks.table(tensors.data()), per_chunk.data());
-        for (std::size_t c = 0; c < per_chunk.size(); ++c) {
-            squares[std::size_t(chunks.chunks()[c].tensor)] += per_chunk[c];
-        }
-        for (const double s : squares) total += s;
-        total = std::sqrt(total);
-    }
-    std::vector<double> squares;
-    double total = 0;
-};
 
 // The arrays of a list argument. A tuple: what the list holds must outlive what is read of it.
 py::tuple arrays_of(py::handle object, const std::string& where) {
@@ -119,14 +99,60 @@ struct Gradients {
         }
         require_disjoint(views, where);
         tensors.resize(views.size());
-        for (std::size_t k = 0; k < views.size(); ++k) tensors[k].gradient = views[k];
+        for (std::size_t k = 0; k < views.size(); ++k) {
+            require_device(views[k], item(where, k), views[0], "the first");
+            tensors[k].gradient = views[k];
+        }
         chunks = Chunks(sizes);
     }
-    ChunkTable table() const { return chunks.table(tensors.data()); }
+
+    // Calls f(backend, table), and not where there is nothing.
+    template <class F>
+    void compute(const F& f) {
+        if (views.empty()) return;
+        smelt::compute(views[0], chunks.elements(), [&](const Backend& backend) { f(backend, chunks.table(tensors)); });
+    }
 
     std::vector<View> views;
     std::vector<Tensor> tensors;
     Chunks chunks;
+};
+
+// Norms on the device of the arrays they are of.
+class Norms {
+public:
+    Norms(const View& on, bool per_array, std::int64_t arrays) : device_(on.device), count_(per_array ? arrays : 1) {
+        if (on.on_cuda()) {
+            array_.emplace(on, per_array ? 1 : 0, &count_, DType::f64);
+        } else {
+            values_.resize(std::size_t(count_));
+        }
+    }
+
+    double* data() { return array_ ? static_cast<double*>(array_->array().data) : values_.data(); }
+
+    // As numbers; for that a device's work is waited for.
+    std::vector<double> values() const {
+        if (!array_) return values_;
+        std::vector<double> read(static_cast<std::size_t>(count_));
+        cuda::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
+        return read;
+    }
+
+    // Numbers from the CPU, an array that stays where it is from a device.
+    py::object object(bool per_array) const {
+        if (array_) return array_->finish();
+        if (!per_array) return py::float_(values_[0]);
+        py::list all;
+        for (const double norm : values_) all.append(norm);
+        return all;
+    }
+
+private:
+    int device_;
+    std::int64_t count_;
+    std::vector<double> values_;
+    std::optional<Result> array_;
 };
 
 py::object clip_grad_norm(const Args& args) {
@@ -134,38 +160,27 @@ py::object clip_grad_norm(const Args& args) {
     const double limit = number_in(args, max_norm_, at_least_zero);
     const Nonfinite policy = nonfinite_of(args.text(nonfinite_), args.where(nonfinite_));
     const bool per_array = args.flag(per_array_);
-    const Gradients g(args, grads_);
-    std::vector<double> norms;  // of each array, or of all
-    compute(g.chunks.elements(), [&] {
-        const Norms n(g.chunks, g.tensors);
-        if (per_array) {
-            for (const double s : n.squares) norms.push_back(std::sqrt(s));
-        } else {
-            norms.push_back(n.total);
-        }
-    });
-    std::vector<double> factors;
-    for (std::size_t k = 0; k < norms.size(); ++k) {
-        if (policy == Nonfinite::raise && !std::isfinite(norms[k])) {
+    Gradients g(args, grads_);
+    Norms norms(g.views.empty() ? View() : g.views[0], per_array, std::int64_t(g.views.size()));
+    g.compute([&](const Backend& b, const ChunkTable& table) { b.gradient_norms(table, per_array, norms.data()); });
+    if (policy == Nonfinite::raise) {
+        const std::vector<double> values = norms.values();
+        for (std::size_t k = 0; k < values.size(); ++k) {
+            if (std::isfinite(values[k])) continue;
             fail<py::value_error>(per_array ? item(args.where(grads_), k) : args.where(grads_),
-                                  " must have a finite norm, got ", text_of(norms[k]));
+                                  " must have a finite norm, got ", text_of(values[k]));
         }
-        factors.push_back(std::isfinite(norms[k]) || policy == Nonfinite::propagate ? clip_factor(norms[k], limit) : 1);
     }
-    if (!std::all_of(factors.begin(), factors.end(), [](double f) { return f == 1; })) {
-        if (!per_array) factors.assign(g.tensors.size(), factors[0]);
-        compute(g.chunks.elements(), [&] { backend().scale(g.table(), factors.data()); });
-    }
-    if (!per_array) return py::float_(norms[0]);
-    py::list all;
-    for (const double norm : norms) all.append(norm);
-    return all;
+    g.compute([&](const Backend& b, const ChunkTable& table) {
+        b.clip_to_norm(table, per_array, norms.data(), limit, policy == Nonfinite::propagate);
+    });
+    return norms.object(per_array);
 }
 
 py::object clip_grad_value(const Args& args) {
     const double limit = number_in(args, 1, at_least_zero);
-    const Gradients g(args, 0);
-    compute(g.chunks.elements(), [&] { backend().clamp(g.table(), limit); });
+    Gradients g(args, 0);
+    g.compute([&](const Backend& b, const ChunkTable& table) { b.clamp(table, limit); });
     return py::none();
 }
 
@@ -207,7 +222,7 @@ py::object max_norm(const Args& args) {
             columns.strides[at++] = w.strides[d];
         }
     }
-    compute(w.size, [&] { backend().max_norm(shape, limit, columns); });
+    compute(w, [&](const Backend& backend) { backend.max_norm(shape, limit, columns); });
     return py::none();
 }
 
@@ -215,30 +230,82 @@ void read_values(const py::tuple& from, double* to) {
     for (std::size_t k = 0; k < from.size(); ++k) to[k] = from[k].cast<double>();
 }
 
-py::object numpy_full(const Array& like, double value) {
+// A new array of the type that `like` is computed in: NumPy's on the CPU, on a device of the owner's kind.
+py::object full(const View& like, double value) {
     py::tuple shape(std::size_t(like.ndim));
     for (int d = 0; d < like.ndim; ++d) shape[std::size_t(d)] = like.shape[d];
     const char* const dtype = computes_in_double(like.dtype) ? "float64" : "float32";
+    if (like.on_cuda()) return interop().attr("full")(like.object, shape, dtype, like.device, value);
     return py::module_::import("numpy").attr("full")(shape, value, dtype);
 }
+
+// Where a plan's clocks are: on the host, and for a device there as well. A device may skip a step, or replay a graph
+// of it, without the host's knowledge: then its clocks are asked.
+class Clocks {
+public:
+    Clocks() = default;
+    Clocks(const View& on, std::size_t groups) : host_(groups) {
+        if (on.on_cuda()) memory_.emplace(on, bytes());
+        device_ = on.device;
+    }
+
+    Clock* data() { return memory_ ? static_cast<Clock*>(memory_->data()) : host_.data(); }
+
+    // After a step in which the device counted, or may have.
+    void count(bool surely) {
+        if (!memory_) return;
+        known_ = known_ && surely;
+        for (Clock& c : host_) ++c.t;
+    }
+    std::int64_t t() const { return known_ ? host_[0].t : read()[0].t; }
+    std::vector<Clock> read() const {
+        std::vector<Clock> now = host_;
+        if (memory_) cuda::read(device_, now.data(), memory_->data(), bytes());
+        return now;
+    }
+    void write(const View& on, std::vector<Clock> clocks) {
+        host_ = std::move(clocks);
+        known_ = true;
+        if (!memory_) return;
+        compute(on, [&](const Backend&) { cuda::write(memory_->data(), host_.data(), bytes()); });
+    }
+
+private:
+    std::int64_t bytes() const { return std::int64_t(host_.size() * sizeof(Clock)); }
+
+    std::vector<Clock> host_;
+    std::optional<Workspace> memory_;
+    int device_ = cpu_device;
+    bool known_ = true;
+};
 
 // An optimizer's plan: its arrays, their state and the way they are cut, built once. A step only looks the pointers up.
 class Plan {
 public:
     // sizes: how many of the parameters each group has. values: of each group's hyper-parameters.
-    Plan(int row, const py::list& parameters, const py::list& sizes, const py::list& values, bool master_weights)
+    Plan(int row, const py::list& parameters, const py::list& sizes, const py::list& values, bool master_weights,
+         bool capturable)
         : row_(optimizer_row(row)),
           index_(row),
           name_(row_.info->name),
           parameters_(parameters),
           present_(parameters.size(), true),
-          clocks_(sizes.size()) {
+          capturable_(capturable) {
         std::vector<View> views;
         views.reserve(parameters_.size());
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
             views.push_back(read_item(writeable_view, plain(parameters_[i]), name_ + ": params", i));
+            require_device(views[i], item(name_ + ": params", i), views[0], "the first");
         }
+        if (!views.empty()) on_ = views[0];
+        on_.object = parameters_.empty() ? py::handle() : py::handle(parameters_[0]);
+        on_.keeper = py::object();
+        if (capturable && !on_.on_cuda()) {
+            fail<py::value_error>(name_, ": capturable must be False for arrays on the CPU, got True");
+        }
+        clocks_ = Clocks(on_, sizes.size());
+        clocks_.write(on_, std::vector<Clock>(sizes.size()));
         require_disjoint(views, name_ + ": params");
         for (std::size_t g = 0; g < sizes.size(); ++g) {
             double h[OptimizerInfo::max_values] = {};
@@ -268,50 +335,43 @@ public:
     py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
                     const std::string& nonfinite) {
         const Nonfinite policy = nonfinite_of(nonfinite, name_ + ": nonfinite");
-        const double limit = max_grad_norm.is_none() ? infinity : max_grad_norm.cast<double>();
         const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
-        std::vector<GroupStep> steps = read_groups(groups);
+        const std::vector<GroupStep> steps = read_groups(groups);
         const py::tuple gradients = arrays_of(grads, name_ + ".step: grads");
         std::vector<py::object> keep;
         look_up(gradients, keep);
 
-        double norm = 0;
-        bool taken = true;
-        std::vector<Clock> clocks = clocks_;
-        compute(chunks_.elements(), [&] {
-            if (wants_norm) {
-                norm = Norms(chunks_, tensors_).total;
-                taken = std::isfinite(norm) || policy == Nonfinite::propagate;
-            }
-            if (!taken) return;
-            for (std::size_t g = 0; g < steps.size(); ++g) {
-                ++clocks[g].t;
-                row_.advance(steps[g].values, clocks[g]);
-                steps[g].t = clocks[g].t;
-                steps[g].momentum_product = clocks[g].momentum_product;
-                if (wants_norm) steps[g].gradient_factor *= clip_factor(norm, limit);
-            }
-            backend().optimizer_step(index_, chunks_.table(tensors_.data()), steps.data(), int(steps.size()));
-            clocks_ = clocks;
-        });
-        if (!taken && policy == Nonfinite::raise) {
-            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm));
+        const ChunkTable table = chunks_.table(tensors_);
+        Norms norm(on_, false, 1);
+        if (wants_norm) {
+            compute(on_, chunks_.elements(), [&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });
         }
-        return wants_norm ? py::object(py::float_(norm)) : py::none();
+        if (policy == Nonfinite::raise && !std::isfinite(norm.values()[0])) {
+            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm.values()[0]));
+        }
+        OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
+        if (wants_norm) step.norm = norm.data();
+        if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>();
+        step.skip = policy == Nonfinite::skip;
+        compute(on_, chunks_.elements(), [&](const Backend& b) { b.optimizer_step(table, step); });
+        clocks_.count(!step.skip && !capturable_);
+        return wants_norm ? norm.object(false) : py::none();
     }
 
-    std::int64_t t() const { return clocks_[0].t; }
+    std::int64_t t() const { return clocks_.t(); }
     py::list state() const { return state_; }
     py::list clocks() const {
         py::list all;
-        for (const Clock& c : clocks_) all.append(py::make_tuple(c.t, c.momentum_product));
+        for (const Clock& c : clocks_.read()) all.append(py::make_tuple(c.t, c.momentum_product));
         return all;
     }
     void set_clocks(const py::list& all) {
-        for (std::size_t g = 0; g < clocks_.size(); ++g) {
-            const py::tuple c = all[g];
-            clocks_[g] = {c[0].cast<std::int64_t>(), c[1].cast<double>()};
+        std::vector<Clock> clocks;
+        for (const py::handle c : all) {
+            const py::tuple pair = c.cast<py::tuple>();
+            clocks.push_back({pair[0].cast<std::int64_t>(), pair[1].cast<double>()});
         }
+        clocks_.write(on_, std::move(clocks));
     }
 
 private:
@@ -325,7 +385,7 @@ private:
         Tensor t;
         py::dict named;
         const auto new_array = [&](const char* name, double value) {
-            owned_.push_back(numpy_full(parameter, value));
+            owned_.push_back(full(parameter, value));
             named[name] = owned_.back();
             return view(owned_.back(), name_).data;
         };
@@ -336,7 +396,7 @@ private:
         }
         if (master_weights && itemsize(parameter.dtype) == 2) {
             t.master = static_cast<float*>(new_array("master", 0));
-            Reader<float>(parameter).load(0, parameter.size, t.master);
+            copy_master(parameter, owned_.back());
         }
         state_.append(named);
         tensors_.push_back(t);
@@ -355,7 +415,7 @@ private:
             GroupStep& s = steps[g];
             read_values(group[0], s.values);
             const double weight_decay = decay < 0 ? 0 : s.values[decay];
-            s.gradient_factor = maximize ? -1 : 1;
+            s.maximize = maximize;
             s.coupled_decay = decoupled ? 0 : weight_decay;
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);
@@ -399,6 +459,7 @@ private:
                                       shape_text(p));
             }
             View g = read_item(view, gradient, where, i);
+            if (g.device != p.device) require_device(g, item(where, i), p, its);
             if (g.dtype != p.dtype) require_dtype(g, item(where, i), p.dtype, its);
             if (!same_shape(g, p)) require_shape(g, item(where, i), p, its);
             if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, item(where, i), p, its.c_str());
@@ -408,6 +469,14 @@ private:
             if (g.keeper) keep.push_back(std::move(g.keeper));
         }
         if (!chunks_are_current_) rechunk();
+    }
+
+    static void copy_master(const View& parameter, const py::object& to) {
+        if (parameter.on_cuda()) {
+            interop().attr("assign")(to, parameter.object);
+        } else {
+            Reader<float>(parameter).load(0, parameter.size, static_cast<float*>(view(to, "master").data));
+        }
     }
 
     static bool same_shape(const Array& a, const Array& b) {
@@ -442,7 +511,9 @@ private:
     py::list state_;                 // per parameter {slot: array}, for Python to read and save
     std::vector<py::object> owned_;  // those arrays
     std::vector<unsigned> slots_;    // per group, as row_.slots says
-    std::vector<Clock> clocks_;      // per group
+    View on_;                        // the first parameter: where the work is done
+    Clocks clocks_;                  // per group
+    const bool capturable_;
     Chunks chunks_;
     bool chunks_are_current_ = true;
     std::atomic<bool> busy_{false};
@@ -495,8 +566,9 @@ void register_optimizers(py::module_& m) {
                return py::object(py::int_(optimizer_row(int(args.integer(0))).slots(values)));
            });
     py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the way they are cut into tasks.")
-        .def(py::init<int, const py::list&, const py::list&, const py::list&, bool>(), py::arg("row"),
-             py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"))
+        .def(py::init<int, const py::list&, const py::list&, const py::list&, bool, bool>(), py::arg("row"),
+             py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),
+             py::arg("capturable"))
         .def("exclusively", &Plan::exclusively)
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"))
         .def_property_readonly("t", &Plan::t)

@@ -14,19 +14,18 @@ py::object softmax(const Args& args) {
     const ChannelShape shape = channel_shape(x, axis_of(args, 1, x));
     const Output y(args, 2, x, "x");
     y.require_no_overlap_with(x, "x");
-    compute(x.size, [&] { backend().softmax(shape, args.tag() == log, x, y.array()); });
+    compute(x, [&](const Backend& backend) { backend.softmax(shape, args.tag() == log, x, y.array()); });
     return y.finish();
 }
 
 py::object softmax_backward(const Args& args) {
     const View dy = view(args, 0), y = view(args, 1);
-    require_shape(y, args.where(1), dy, "grad_out");
-    require_dtype(y, args.where(1), dy.dtype, "grad_out");
+    require_alike(y, args.where(1), dy, "grad_out");
     const ChannelShape shape = channel_shape(dy, axis_of(args, 2, dy));
     const Output dx(args, 3, dy, "grad_out");
     dx.require_no_overlap_with(dy, "grad_out");
     dx.require_no_overlap_with(y, "y");
-    compute(dy.size, [&] { backend().softmax_backward(shape, args.tag() == log, dy, y, dx.array()); });
+    compute(dy, [&](const Backend& backend) { backend.softmax_backward(shape, args.tag() == log, dy, y, dx.array()); });
     return dx.finish();
 }
 
@@ -41,13 +40,6 @@ Reduction reduction_of(const Args& args, int i) {
 // Losses are summed in double, in order, and given in float32, or float64 for float64.
 DType loss_dtype(const View& x) { return x.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-py::object reduced(const View& like, Reduction reduction, const std::vector<double>& losses) {
-    double total = 0;
-    for (const double loss : losses) total += loss;
-    if (reduction == Reduction::mean) total /= double(losses.size());
-    return vector_result(like, {total}, 0, nullptr, loss_dtype(like));
-}
-
 py::object cross_entropy(const Args& args) {
     enum { logits_, target_, label_smoothing_, reduction_ };
     const View logits = view(args, logits_);
@@ -57,48 +49,42 @@ py::object cross_entropy(const Args& args) {
     const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
     const double smoothing = number_in(args, label_smoothing_, unit_interval);
     const Reduction reduction = reduction_of(args, reduction_);
-    std::optional<View> target = integer_view(args[target_]);
+    std::optional<View> target = integer_view(args[target_], args.where(target_));
     if (target) {
+        require_device(*target, args.where(target_), logits, "logits");
         if (target->ndim != 1 || target->size != rows) {
             fail<py::value_error>(args.where(target_), " must be class indices of shape (", rows, ",), got shape ",
                                   shape_text(*target));
         }
+        // On a device the host does not look at them: the kernel gives a row of a class that does not exist NaN.
         const auto* index = static_cast<const std::int64_t*>(target->data);
-        for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t r = 0; r < rows && !target->on_cuda(); ++r) {
             if (index[r] < 0 || index[r] >= classes) {
                 fail<py::value_error>(args.where(target_), " must hold classes in [0, ", classes, "), got ", index[r]);
             }
         }
     } else {  // probabilities
         target = view(args, target_);
-        require_shape(*target, args.where(target_), logits, "logits");
-        require_dtype(*target, args.where(target_), logits.dtype, "logits");
+        require_alike(*target, args.where(target_), logits, "logits");
     }
-    const Result dlogits(logits);
-    std::vector<double> losses(static_cast<std::size_t>(rows));
-    const double scale = reduction == Reduction::mean ? 1 / double(rows) : 1;
-    compute(logits.size,
-            [&] { backend().cross_entropy(logits, *target, smoothing, scale, losses.data(), dlogits.array()); });
-    py::object loss = reduction == Reduction::none ? vector_result(logits, losses, 1, &rows, loss_dtype(logits))
-                                                   : reduced(logits, reduction, losses);
-    return py::make_tuple(loss, dlogits.finish());
+    const bool each = reduction == Reduction::none;
+    const Result dlogits(logits), loss(logits, each ? 1 : 0, &rows, loss_dtype(logits));
+    compute(logits, [&](const Backend& backend) {
+        backend.cross_entropy(logits, *target, smoothing, reduction, loss.array(), dlogits.array());
+    });
+    return py::make_tuple(loss.finish(), dlogits.finish());
 }
 
 py::object mse_loss(const Args& args) {
     enum { pred_, target_, reduction_ };
     const View pred = view(args, pred_), target = view(args, target_);
-    require_shape(target, args.where(target_), pred, "pred");
-    require_dtype(target, args.where(target_), pred.dtype, "pred");
+    require_alike(target, args.where(target_), pred, "pred");
     const Reduction reduction = reduction_of(args, reduction_);
-    const Result dpred(pred);
-    std::optional<Result> losses;
-    if (reduction == Reduction::none) losses.emplace(pred, pred.ndim, pred.shape, loss_dtype(pred));
-    const double scale = reduction == Reduction::mean ? 1 / double(pred.size) : 1;
-    double sum = 0;
-    compute(pred.size,
-            [&] { backend().mse_loss(pred, target, scale, &sum, losses ? &losses->array() : nullptr, dpred.array()); });
-    py::object loss = losses ? losses->finish() : vector_result(pred, {sum * scale}, 0, nullptr, loss_dtype(pred));
-    return py::make_tuple(loss, dpred.finish());
+    const bool each = reduction == Reduction::none;
+    const Result dpred(pred), loss(pred, each ? pred.ndim : 0, pred.shape, loss_dtype(pred));
+    compute(pred,
+            [&](const Backend& backend) { backend.mse_loss(pred, target, reduction, loss.array(), dpred.array()); });
+    return py::make_tuple(loss.finish(), dpred.finish());
 }
 
 struct MaxoutContext : Context {
@@ -120,7 +106,7 @@ py::object maxout_forward(const Args& args) {
     Array form = x;
     form.shape[axis] /= pieces;
     const Result y(x, x.ndim, form.shape, x.dtype);
-    compute(x.size, [&] { backend().maxout_forward(shape, int(pieces), x, y.array()); });
+    compute(x, [&](const Backend& backend) { backend.maxout_forward(shape, int(pieces), x, y.array()); });
     return py::make_tuple(y.finish(), MaxoutContext{{args.tag()}, Saved(x), shape, int(pieces), form});
 }
 
@@ -128,10 +114,9 @@ py::object maxout_backward(const Args& args) {
     const View dy = view(args, 0);
     const auto& ctx = context_of<MaxoutContext>(args, 1);
     const View x = *ctx.x.view(args, "x");
-    require_shape(dy, args.where(0), ctx.form, "the forward's result");
-    require_dtype(dy, args.where(0), x.dtype, "x");
+    require_alike(dy, args.where(0), ctx.form, "the forward's result");
     const Result dx(x);
-    compute(x.size, [&] { backend().maxout_backward(ctx.shape, ctx.pieces, dy, x, dx.array()); });
+    compute(x, [&](const Backend& backend) { backend.maxout_backward(ctx.shape, ctx.pieces, dy, x, dx.array()); });
     return dx.finish();
 }
 

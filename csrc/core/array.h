@@ -7,19 +7,24 @@
 
 namespace smelt {
 
-enum class DType : std::uint8_t { f16, bf16, f32, f64, i64 };  // i64: class indices only
+enum class DType : std::uint8_t { f16, bf16, f32, f64, i32, i64 };  // integers: class indices only
 
-SMELT_HD constexpr std::int64_t itemsize(DType d) { return d >= DType::f64 ? 8 : d == DType::f32 ? 4 : 2; }
+SMELT_HD constexpr std::int64_t itemsize(DType d) {
+    return d == DType::f64 || d == DType::i64 ? 8 : d == DType::f32 || d == DType::i32 ? 4 : 2;
+}
 
 // Half types are computed in float, double in double.
 SMELT_HD constexpr bool computes_in_double(DType d) { return d == DType::f64; }
+
+constexpr int cpu_device = -1;
 
 struct Array {
     static constexpr int max_dims = 16;
 
     void* data = nullptr;
     DType dtype = DType::f32;
-    bool dense = true;  // C-contiguous and aligned to its item size
+    bool dense = true;                 // C-contiguous and aligned to its item size
+    std::int16_t device = cpu_device;  // or the number of a CUDA device
     int ndim = 0;
     std::int64_t size = 0;
     std::int64_t shape[max_dims];

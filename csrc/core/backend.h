@@ -1,10 +1,12 @@
 // What a device must offer: one function per operation, on views whose every property has been checked.
 //
-// The CPU fills this table once per instruction set; another device fills it with loops of its own. The formulas are
-// the same for all. Outputs may be the very arrays that are read (same view), never otherwise overlapping ones.
+// The CPU fills this table once per instruction set, CUDA once with loops of its own. The formulas are the same for
+// all. Outputs may be the very arrays that are read (same view), never otherwise overlapping ones. Whatever a function
+// is given by pointer or as an Array lies on the device: a host that need not wait for a device never reads it.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "core/array.h"
 #include "core/info.h"
@@ -37,16 +39,26 @@ struct ChannelOp {
     SMELT_HD bool through_statistics() const { return normalize && !frozen; }
 };
 
-// The arrays of a ChannelOp. Those that are absent are null.
+// The arrays of a ChannelOp. Those that are absent are null; an absent x is zeros.
 struct ChannelArrays {
     const Array *x = nullptr, *weight = nullptr, *bias = nullptr, *residual = nullptr;
     const double *mean = nullptr, *invstd = nullptr;  // per channel
     const Array* y = nullptr;
     const Array *dy = nullptr, *dx = nullptr, *dresidual = nullptr;
-    double *dweight = nullptr, *dbias = nullptr;  // per channel
+    const Array *dweight = nullptr, *dbias = nullptr;  // per channel
+};
+
+// Running statistics, both null where none are kept, and how a batch moves them.
+struct RunningStatistics {
+    const Array *mean = nullptr, *var = nullptr;  // per channel
+    double momentum = 0;
+    bool unbiased = true;
 };
 
 enum class Reduction { none, mean, sum };
+
+// What to do where the norm of all gradients is not finite.
+enum class Nonfinite { propagate, skip, raise };
 
 // One array of an optimizer's or a clip's list: parameter (or array), gradient, state, master copy.
 struct Tensor {
@@ -62,22 +74,44 @@ struct Chunk {
     std::int64_t start, count;
 };
 
+// What a device keeps of a table from one call to the next.
+struct Resident {
+    virtual ~Resident() = default;
+};
+
 struct ChunkTable {
     static constexpr std::int64_t chunk_size = 8192;
     const Tensor* tensors = nullptr;
+    int tensor_count = 0;
     const Chunk* chunks = nullptr;
+    int chunk_count = 0;
     const int* tasks = nullptr;  // task k is chunks[tasks[k]] .. chunks[tasks[k + 1] - 1]
     int task_count = 0;
+    std::unique_ptr<Resident>* resident = nullptr;  // empty where the chunks are new
 };
 
-// One group's part of a step.
+// Time as one parameter group sees it.
+struct Clock {
+    std::int64_t t = 0;           // steps taken
+    double momentum_product = 1;  // NAdam's product of mu_1 .. mu_t
+};
+
+// What the user sets of one group's step.
 struct GroupStep {
     double values[OptimizerInfo::max_values];  // hyper-parameters; values[0] is the lr in force
-    std::int64_t t = 0;                        // steps, this one included
-    double momentum_product = 1;
+    bool maximize = false;
     double coupled_decay = 0;     // g += coupled_decay * p
     double decoupled_factor = 1;  // p *= decoupled_factor
-    double gradient_factor = 1;   // clipping, and -1 for maximize
+};
+
+struct OptimizerStep {
+    int optimizer;
+    const GroupStep* groups;  // on the host
+    int group_count;
+    Clock* clocks;                 // per group: one step is counted
+    const double* norm = nullptr;  // of all gradients, where it is wanted
+    double limit = infinity;       // the norm is brought down to it
+    bool skip = false;             // nothing happens where the norm is not finite
 };
 
 struct Backend {
@@ -91,29 +125,33 @@ struct Backend {
 
     void (*prelu_forward)(const ChannelShape&, const Array& x, const Array& weight, const Array& y);
     void (*prelu_backward)(const ChannelShape&, const Array& dy, const Array& x, const Array& weight, const Array& dx,
-                           double* dweight);
+                           const Array& dweight);
 
-    // Mean and sum of squared deviations of before(x), per channel.
-    void (*channel_statistics)(const ChannelOp&, const Array& x, double* mean, double* squares);
+    // The mean and 1 / sqrt(var + eps) of before(x) per channel, and what they make of the running statistics.
+    void (*batch_statistics)(const ChannelOp&, const Array& x, double eps, const RunningStatistics&, double* mean,
+                             double* invstd);
+    // The same of given statistics.
+    void (*given_statistics)(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd);
     void (*channel_forward)(const ChannelOp&, const ChannelArrays&);
     void (*channel_backward)(const ChannelOp&, const ChannelArrays&);
 
     void (*softmax)(const ChannelShape&, bool log, const Array& x, const Array& y);
     void (*softmax_backward)(const ChannelShape&, bool log, const Array& dy, const Array& y, const Array& dx);
-    // The target is class indices (i64, one per row) or probabilities (as the logits). losses: one per row, as
-    // computed.
-    void (*cross_entropy)(const Array& logits, const Array& target, double label_smoothing, double scale,
-                          double* losses, const Array& dlogits);
-    void (*mse_loss)(const Array& pred, const Array& target, double scale, double* sum, const Array* losses,
-                     const Array& dpred);
+    // The target is class indices (integers, one per row) or probabilities (as the logits). The loss is one number, or
+    // one per row (per element) where it is not reduced.
+    void (*cross_entropy)(const Array& logits, const Array& target, double label_smoothing, Reduction,
+                          const Array& loss, const Array& dlogits);
+    void (*mse_loss)(const Array& pred, const Array& target, Reduction, const Array& loss, const Array& dpred);
     void (*maxout_forward)(const ChannelShape&, int pieces, const Array& x, const Array& y);
     void (*maxout_backward)(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
 
-    void (*squared_norms)(const ChunkTable&, double* per_chunk);          // of the gradients
-    void (*scale)(const ChunkTable&, const double* factors);              // gradients *= factors[tensor]
+    // The L2 norm of each tensor's gradient, or of them all together.
+    void (*gradient_norms)(const ChunkTable&, bool per_tensor, double* norms);
+    // Gradients are scaled so that their norms come down to the limit; those of other than finite norm only if `all`.
+    void (*clip_to_norm)(const ChunkTable&, bool per_tensor, const double* norms, double limit, bool all);
     void (*clamp)(const ChunkTable&, double limit);                       // gradients to [-limit, limit]
     void (*max_norm)(const ChannelShape&, double limit, const Array& w);  // the norm of each channel to at most limit
-    void (*optimizer_step)(int optimizer, const ChunkTable&, const GroupStep*, int groups);
+    void (*optimizer_step)(const ChunkTable&, const OptimizerStep&);
 };
 
 const Backend* const* backends(int& count);  // those this processor can run, the best last

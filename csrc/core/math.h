@@ -102,6 +102,11 @@ SMELT_HD double sqrt(double x) { return __builtin_sqrt(x); }
 SMELT_HD float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
 SMELT_HD double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
 
+template <class T>
+SMELT_HD bool is_finite(T x) {
+    return abs(x) < inf<T>;
+}
+
 #if SMELT_HAS_FMA
 SMELT_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 SMELT_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }

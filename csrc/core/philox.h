@@ -13,6 +13,7 @@ namespace smelt {
 // The random stream of one call. An element is kept iff its half-word >= threshold.
 struct RandomStream {
     std::uint64_t seed = 0, stream = 0;
+    const std::uint64_t* on_device = nullptr;  // where the stream's number is, if the host does not know it
 };
 
 inline namespace SMELT_ISA {

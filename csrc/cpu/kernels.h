@@ -13,25 +13,26 @@ void rrelu(RandomStream, double lower, double upper, const Array& x, const Array
 
 void prelu_forward(const ChannelShape&, const Array& x, const Array& weight, const Array& y);
 void prelu_backward(const ChannelShape&, const Array& dy, const Array& x, const Array& weight, const Array& dx,
-                    double* dweight);
-void channel_statistics(const ChannelOp&, const Array& x, double* mean, double* squares);
+                    const Array& dweight);
+void batch_statistics(const ChannelOp&, const Array& x, double eps, const RunningStatistics&, double* mean,
+                      double* invstd);
+void given_statistics(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd);
 void channel_forward(const ChannelOp&, const ChannelArrays&);
 void channel_backward(const ChannelOp&, const ChannelArrays&);
 void max_norm(const ChannelShape&, double limit, const Array& w);
 
 void softmax(const ChannelShape&, bool log, const Array& x, const Array& y);
 void softmax_backward(const ChannelShape&, bool log, const Array& dy, const Array& y, const Array& dx);
-void cross_entropy(const Array& logits, const Array& target, double label_smoothing, double scale, double* losses,
+void cross_entropy(const Array& logits, const Array& target, double label_smoothing, Reduction, const Array& loss,
                    const Array& dlogits);
-void mse_loss(const Array& pred, const Array& target, double scale, double* sum, const Array* losses,
-              const Array& dpred);
+void mse_loss(const Array& pred, const Array& target, Reduction, const Array& loss, const Array& dpred);
 void maxout_forward(const ChannelShape&, int pieces, const Array& x, const Array& y);
 void maxout_backward(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
 
-void squared_norms(const ChunkTable&, double* per_chunk);
-void scale(const ChunkTable&, const double* factors);
+void gradient_norms(const ChunkTable&, bool per_tensor, double* norms);
+void clip_to_norm(const ChunkTable&, bool per_tensor, const double* norms, double limit, bool all);
 void clamp(const ChunkTable&, double limit);
-void optimizer_step(int optimizer, const ChunkTable&, const GroupStep*, int groups);
+void optimizer_step(const ChunkTable&, const OptimizerStep&);
 
 }  // namespace SMELT_ISA
 }  // namespace smelt

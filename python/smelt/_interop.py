@@ -1,4 +1,4 @@
-"""Arrays of other libraries: how their results are allocated. NumPy's own never come here."""
+"""Arrays of other libraries: what they are and how their results are made. NumPy's own never come here."""
 
 from __future__ import annotations
 
@@ -8,36 +8,90 @@ from typing import Any
 import numpy as np
 
 
-def _torch_of(x: Any) -> Any:
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and isinstance(x, torch.Tensor) else None
+def _instance_of(x: Any, module: str, name: str) -> Any:
+    """The module, if it has been imported and x is of its type `name`."""
+    found = sys.modules.get(module)
+    return found if found is not None and isinstance(x, getattr(found, name)) else None
 
 
-def empty_like_owner(x: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """An uninitialised array from the library that owns x, or None where its arrays cannot be written."""
-    torch = _torch_of(x)
-    return None if torch is None else torch.empty(shape, dtype=getattr(torch, dtype), device=x.device)
+def is_cupy(x: Any) -> bool:
+    """Whether x is a CuPy array: those are read by their attributes."""
+    return _instance_of(x, "cupy", "ndarray") is not None
 
 
 def is_immutable(x: Any) -> bool:
     """Whether x is of a library whose arrays are never written, though its DLPack does not say so."""
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(x, jax.Array)
+    return _instance_of(x, "jax", "Array") is not None
 
 
-def to_owner_kind(x: Any, result: np.ndarray) -> Any:
-    """A NumPy result as an array of the library that owns x; as it is where x has no such library to name."""
-    return x.__array_namespace__().asarray(result) if hasattr(x, "__array_namespace__") else result
+def _cupy_for(x: Any) -> Any:
+    try:
+        import cupy
+    except ImportError:
+        kind = f"{type(x).__module__}.{type(x).__name__}"
+        raise TypeError(f"results for CUDA arrays of type {kind} are made by CuPy: install cupy-cuda13x") from None
+    return cupy
 
 
-def as_numpy(x: Any) -> np.ndarray | None:
-    """A NumPy view of a host array, bfloat16 included, or None for what is no array."""
-    if isinstance(x, np.ndarray):
-        return x
-    torch = _torch_of(x)
-    if torch is not None and x.dtype == torch.bfloat16:
+def _numpy_dtype(dtype: str) -> Any:
+    if dtype == "bfloat16":
         import ml_dtypes
 
-        values: np.ndarray = np.from_dlpack(x.view(torch.int16)).view(ml_dtypes.bfloat16)
-        return values
-    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None
+        return ml_dtypes.bfloat16
+    return dtype
+
+
+def empty(x: Any, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+    """An uninitialised array of x's kind, on CUDA device `device` (-1: the CPU); None where a NumPy array must do."""
+    torch = _instance_of(x, "torch", "Tensor")
+    if torch is not None:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=x.device)
+    if device < 0:
+        return None
+    cupy = _cupy_for(x)
+    with cupy.cuda.Device(device):
+        return cupy.empty(shape, _numpy_dtype(dtype))
+
+
+def full(x: Any, shape: tuple[int, ...], dtype: str, device: int, value: float) -> Any:
+    """An array of x's kind on a device, filled with one value."""
+    result = empty(x, shape, dtype, device)
+    result[...] = value
+    return result
+
+
+def assign(to: Any, values: Any) -> None:
+    """to[...] = values, from whatever library they are."""
+    if is_cupy(to) and not is_cupy(values):
+        values = _cupy_for(to).asarray(values)
+    torch = _instance_of(to, "torch", "Tensor")
+    if torch is not None:
+        to.copy_(values if isinstance(values, torch.Tensor) else torch.as_tensor(values))
+    else:
+        to[...] = values
+
+
+def copied(x: Any) -> Any:
+    """A copy of an array, where it is."""
+    return x.clone() if _instance_of(x, "torch", "Tensor") is not None else x.copy()
+
+
+def to_owner_kind(x: Any, result: Any) -> Any:
+    """A result as an array of the library that owns x; as it is where x has no such library to name."""
+    if not hasattr(x, "__array_namespace__"):
+        return result
+    library = x.__array_namespace__()
+    return library.asarray(result) if isinstance(result, np.ndarray) else library.from_dlpack(result)
+
+
+def integers(x: Any) -> Any:
+    """An array of integers: NumPy's for one on the CPU, itself for one on a device. None for anything else."""
+    try:
+        kind = str(x.dtype)
+        if "int" not in kind:
+            return None
+        if hasattr(x, "__cuda_array_interface__"):
+            return x
+        return np.from_dlpack(x)
+    except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
+        return None  # whoever reads it as an array says what is wrong with it

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from smelt import _core
+
 
 def is_available() -> bool:
     """True where this build has CUDA kernels and a GPU can be used."""
-    return False
+    return not why_not()
 
 
 def why_not() -> str:
     """Why is_available() is False, in a sentence; empty where it is True."""
-    return "this version of smelt has no CUDA kernels"
+    return _core.build_info()["why_not_cuda"]

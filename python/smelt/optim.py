@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from smelt import _core
+from smelt import _core, _interop
 
 _COMMON = {
     "decoupled_weight_decay": False,
@@ -21,6 +21,7 @@ _COMMON = {
     "max_grad_norm": None,
     "nonfinite": "propagate",
     "master_weights": False,
+    "capturable": False,
 }
 _NORM = {"name": "max_grad_norm", "interval": (0.0, math.inf, False, True), "text": "None or a finite number >= 0"}
 
@@ -37,15 +38,16 @@ class Optimizer:
         self.max_grad_norm: float | None = options.pop("max_grad_norm")
         self.nonfinite: str = options.pop("nonfinite")
         self.master_weights: bool = self._flag("master_weights", options.pop("master_weights"))
+        self.capturable: bool = self._flag("capturable", options.pop("capturable"))
         self._check_norm(self.max_grad_norm, self.nonfinite)
         self.defaults = options
         self.groups = self._make_groups(params)
         self.params = tuple(p for group in self.groups for p in group["params"])
         sizes = [len(group["params"]) for group in self.groups]
         values = [self._step_of(group, 0)[0] for group in self.groups]
-        self._plan = _core.Plan(self._row, list(self.params), sizes, values, self.master_weights)
-        self.state: list[dict[str, np.ndarray]] = self._plan.state
-        self.last_grad_norm: float | None = None
+        self._plan = _core.Plan(self._row, list(self.params), sizes, values, self.master_weights, self.capturable)
+        self.state: list[dict[str, Any]] = self._plan.state
+        self.last_grad_norm: Any = None
 
     def _make_groups(self, params: Iterable[Any]) -> list[dict[str, Any]]:
         where = self._where("params")
@@ -186,7 +188,7 @@ class Optimizer:
             "max_grad_norm": self.max_grad_norm,
             "nonfinite": self.nonfinite,
             "groups": copy.deepcopy(groups),
-            "state": [{slot: array.copy() for slot, array in s.items()} for s in self.state],
+            "state": [{slot: _interop.copied(array) for slot, array in s.items()} for s in self.state],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -231,7 +233,7 @@ class Optimizer:
             group.update(new)
         for mine, theirs in zip(self.state, state["state"], strict=True):
             for slot, array in mine.items():
-                array[...] = theirs[slot]
+                _interop.assign(array, theirs[slot])
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.groups[0].items() if k != "params")
@@ -242,7 +244,8 @@ def _layout(arrays: Any) -> Any:
     if not isinstance(arrays, dict):
         return arrays
     return {
-        slot: f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for slot, a in arrays.items()
+        slot: f"{str(a.dtype).split('.')[-1]}{tuple(a.shape)}" if hasattr(a, "__dlpack__") else type(a).__name__
+        for slot, a in arrays.items()
     }
 
 
@@ -270,6 +273,7 @@ def _documentation(spec: dict[str, Any]) -> str:
         "max_grad_norm: the global norm of all gradients is brought down to it first.",
         "nonfinite: where that norm is not finite, 'propagate', 'skip' the step or 'raise' ValueError.",
         "master_weights: keep a float32 copy of half-precision parameters and update that.",
+        "capturable: a CUDA graph of a step can be replayed: t and the hyper-parameters in force are read on the GPU.",
         "Results below the smallest normal number are flushed to zero within a step.",
         "Raises TypeError for a wrong kind or dtype, ValueError for a value out of range or arrays that share memory.",
         f"Source: {spec['source']}.",

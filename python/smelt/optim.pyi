@@ -3,18 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 Schedule = Callable[[int], float]
 
 class Optimizer:
     groups: list[dict[str, Any]]
     params: tuple[Any, ...]
-    state: list[dict[str, np.ndarray]]
-    last_grad_norm: float | None
+    state: list[dict[str, Any]]
+    last_grad_norm: Any
     max_grad_norm: float | None
     nonfinite: str
     master_weights: bool
+    capturable: bool
     @property
     def t(self) -> int: ...
     @property
@@ -41,6 +40,7 @@ class SGD(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -58,6 +58,7 @@ class Adagrad(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -76,6 +77,7 @@ class RMSprop(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -93,6 +95,7 @@ class Adam(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -110,6 +113,7 @@ class AdamW(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -127,6 +131,7 @@ class NAdam(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...
 
 class Adamax(Optimizer):
@@ -143,4 +148,5 @@ class Adamax(Optimizer):
         max_grad_norm: float | None = None,
         nonfinite: str = "propagate",
         master_weights: bool = False,
+        capturable: bool = False,
     ) -> None: ...

@@ -5,29 +5,12 @@
 #include "core/backend.h"
 #include "cpu/kernels.h"
 #include "cpu/sum.h"
+#include "formulas/batch_norm.h"
 
 namespace smelt {
 inline namespace SMELT_ISA {
 
 namespace {
-
-// Count, mean and sum of squared deviations of a sample.
-struct Moments {
-    double count = 0, mean = 0, squares = 0;
-
-    // Chan, Golub and LeVeque 1979.
-    void merge(const Moments& b) {
-        if (b.count == 0) return;
-        if (count == 0) {
-            *this = b;
-            return;
-        }
-        const double n = count + b.count, delta = b.mean - mean;
-        mean += delta * (b.count / n);
-        squares += b.squares + delta * delta * (count * b.count / n);
-        count = n;
-    }
-};
 
 template <class T>
 Moments moments(const T* v, std::int64_t n) {
@@ -64,9 +47,6 @@ private:
     const Heap<double> data_;
 };
 
-// The constants of a channel: z = scale * (v - centre) + shift. The mean's rounding to T is made good in the shift.
-enum Constant { centre, scale_, shift, slope, offset };
-
 struct Affine {
     Affine(const ChannelOp& op, const ChannelArrays& a)
         : weight(a.weight, op.shape.channels, 1),
@@ -74,13 +54,7 @@ struct Affine {
           mean(op.normalize ? a.mean : nullptr, op.shape.channels, 0),
           invstd(op.normalize ? a.invstd : nullptr, op.shape.channels, 1) {}
 
-    template <class T>
-    void constants(std::int64_t c, T* value) const {
-        const double scale = invstd[c] * weight[c];
-        value[centre] = T(mean[c]);
-        value[scale_] = T(scale);
-        value[shift] = T(bias[c] - (mean[c] - double(value[centre])) * scale);
-    }
+    Channel operator[](std::int64_t c) const { return {mean[c], invstd[c], weight[c], bias[c]}; }
 
     const ChannelVector weight, bias, mean, invstd;
 };
@@ -113,12 +87,18 @@ public:
         : op_(op),
           before_(op.before),
           after_(op.after),
-          x_(*a.x),
-          residual_(a.residual ? *a.residual : *a.x),
+          x_(x_array(a)),
+          residual_(a.residual ? *a.residual : x_array(a)),
+          has_x_(a.x != nullptr),
           has_residual_(a.residual != nullptr) {}
 
     const T* input(std::int64_t start, std::int64_t n, Tiles<T>& t) const {
-        const T* v = x_(start, n, t.v.data);
+        const T* v = t.v.data;
+        if (has_x_) {
+            v = x_(start, n, t.v.data);
+        } else {
+            std::memset(t.v.data, 0, sizeof(T) * std::size_t(n));
+        }
         if (!before_) return v;
         before_.forward(v, t.v.data, n);
         return t.v.data;
@@ -141,10 +121,12 @@ public:
     }
 
 protected:
+    static const Array& x_array(const ChannelArrays& a) { return a.x ? *a.x : *a.y; }
+
     const ChannelOp& op_;
     const Stage<T> before_, after_;
     const Reader<T> x_, residual_;
-    const bool has_residual_;
+    const bool has_x_, has_residual_;
 };
 
 template <class T>
@@ -237,11 +219,6 @@ private:
     const bool wants_dresidual_, keeps_dz_;
 };
 
-// Two sums per channel: of a, and of a * (v - centre).
-struct Sums {
-    double a = 0, av = 0;
-};
-
 template <class T>
 struct Terms {
     const T* a;
@@ -268,10 +245,7 @@ void channel_sums(const ChannelLayout& layout, const ChannelTable<T, K>& table, 
                 }
                 return r;
             },
-            [&](std::int64_t c, const Sums& r) {
-                total[c].a += r.a;
-                total[c].av += r.av;
-            });
+            [&](std::int64_t c, const Sums& r) { total[c].merge(r); });
         return;
     }
     const Strips strips(layout);
@@ -293,11 +267,17 @@ void channel_sums(const ChannelLayout& layout, const ChannelTable<T, K>& table, 
     });
     for (std::int64_t g = 0; g < strips.groups; ++g) {
         const double* const a = columns.data() + 2 * g * layout.length;
-        layout.for_columns([&](std::int64_t i, std::int64_t c) {
-            total[c].a += a[i];
-            total[c].av += a[layout.length + i];
-        });
+        layout.for_columns([&](std::int64_t i, std::int64_t c) { total[c].merge({a[i], a[layout.length + i]}); });
     }
+}
+
+// One number per channel into an array that may be absent.
+template <class F>
+void store_channels(const Array* to, const F& value) {
+    if (!to) return;
+    const Heap<double> values(to->size);
+    for (std::int64_t c = 0; c < to->size; ++c) values[c] = value(c);
+    Writer<double>(*to).store(0, to->size, values.data());
 }
 
 // Calls f(start, n, tiles) for all tiles of the array, in parallel.
@@ -313,7 +293,7 @@ template <class T>
 void forward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
     const Affine affine(op, a);
-    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine.constants(c, value); });
+    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine[c].forward_constants(value); });
     const Forward<T> pass(op, a);
     for_all_tiles<T>(op.shape.size(),
                      [&](std::int64_t start, std::int64_t n, Tiles<T>& t) { pass.tile(table, start, n, t); });
@@ -323,7 +303,7 @@ template <class T>
 void backward(const ChannelOp& op, const ChannelArrays& a) {
     const ChannelLayout layout(op.shape);
     const Affine affine(op, a);
-    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine.constants(c, value); });
+    const ChannelTable<T, 3> table(layout, [&](std::int64_t c, T* value) { affine[c].forward_constants(value); });
     const Backward<T> pass(op, a);
     const bool through_statistics = op.through_statistics();
     const bool wants_sums = through_statistics || a.dweight || a.dbias;
@@ -343,25 +323,13 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
         });
     }
 
-    // dweight = sum of dz * (v - mean) * invstd
-    const auto dweight = [&](std::int64_t c) {
-        return (total[c].av - (affine.mean[c] - double(T(affine.mean[c]))) * total[c].a) * affine.invstd[c];
-    };
-    for (std::int64_t c = 0; c < op.shape.channels; ++c) {
-        if (a.dweight) a.dweight[c] = dweight(c);
-        if (a.dbias) a.dbias[c] = total[c].a;
-    }
+    store_channels(a.dweight, [&](std::int64_t c) { return affine[c].template dweight<T>(total[c]); });
+    store_channels(a.dbias, [&](std::int64_t c) { return total[c].a; });
     if (!through_statistics) return;
 
-    // dx = scale * (dz - mean(dz) - xhat * mean(dz * xhat)), gathered as scale * dz + slope * (v - centre) + offset
-    const double per_n = 1 / double(op.shape.outer * op.shape.inner);
-    const ChannelTable<T, 5> gathered(layout, [&](std::int64_t c, T* value) {
-        affine.constants(c, value);
-        const double scale = affine.invstd[c] * affine.weight[c];
-        const double per_v = -scale * affine.invstd[c] * dweight(c) * per_n;
-        value[slope] = T(per_v);
-        value[offset] = T(-scale * total[c].a * per_n - per_v * (affine.mean[c] - double(value[centre])));
-    });
+    const double n = double(op.shape.outer * op.shape.inner);
+    const ChannelTable<T, 5> gathered(
+        layout, [&](std::int64_t c, T* value) { affine[c].backward_constants(total[c], n, value); });
     for_all_tiles<T>(op.shape.size(), [&](std::int64_t start, std::int64_t count, Tiles<T>& t) {
         const T* const v = pass.input(start, count, t);
         pass.finish(gathered, start, count, v, pass.dz_again(gathered, start, count, v, t), t);
@@ -420,17 +388,34 @@ void statistics(const ChannelOp& op, const Array& x, Moments* total) {
 
 }  // namespace
 
-void channel_statistics(const ChannelOp& op, const Array& x, double* mean, double* squares) {
-    Heap<Moments> total(op.shape.channels);
+void batch_statistics(const ChannelOp& op, const Array& x, double eps, const RunningStatistics& running, double* mean,
+                      double* invstd) {
+    const std::int64_t channels = op.shape.channels;
+    Heap<Moments> total(channels);
     with_compute_type(x.dtype, [&](auto t) { statistics<decltype(t)>(op, x, total.data()); });
-    for (std::int64_t c = 0; c < op.shape.channels; ++c) {
+    for (std::int64_t c = 0; c < channels; ++c) {
         mean[c] = total[c].mean;
-        squares[c] = total[c].squares;
+        invstd[c] = inverse_deviation(total[c].variance(), eps);
     }
+    if (!running.mean) return;
+    const Heap<double> running_mean(channels), running_var(channels);
+    Reader<double>(*running.mean).load(0, channels, running_mean.data());
+    Reader<double>(*running.var).load(0, channels, running_var.data());
+    for (std::int64_t c = 0; c < channels; ++c) {
+        total[c].move(running.momentum, running.unbiased, running_mean[c], running_var[c]);
+    }
+    Writer<double>(*running.mean).store(0, channels, running_mean.data());
+    Writer<double>(*running.var).store(0, channels, running_var.data());
+}
+
+void given_statistics(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd) {
+    Reader<double>(given_mean).load(0, given_mean.size, mean);
+    Reader<double>(given_var).load(0, given_var.size, invstd);
+    for (std::int64_t c = 0; c < given_var.size; ++c) invstd[c] = inverse_deviation(invstd[c], eps);
 }
 
 void channel_forward(const ChannelOp& op, const ChannelArrays& a) {
-    with_compute_type(a.x->dtype, [&](auto t) { forward<decltype(t)>(op, a); });
+    with_compute_type(a.y->dtype, [&](auto t) { forward<decltype(t)>(op, a); });
 }
 
 void channel_backward(const ChannelOp& op, const ChannelArrays& a) {
@@ -458,7 +443,7 @@ void prelu_forward(const ChannelShape& shape, const Array& x, const Array& weigh
 }
 
 void prelu_backward(const ChannelShape& shape, const Array& dy, const Array& x, const Array& weight, const Array& dx,
-                    double* dweight) {
+                    const Array& dweight) {
     with_compute_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         const ChannelLayout layout(shape);
@@ -483,7 +468,7 @@ void prelu_backward(const ChannelShape& shape, const Array& dy, const Array& x, 
             write.commit(start, n, out);
             return Terms<T>{term, nullptr};
         });
-        for (std::int64_t c = 0; c < shape.channels; ++c) dweight[c] = total[c].a;
+        store_channels(&dweight, [&](std::int64_t c) { return total[c].a; });
     });
 }
 

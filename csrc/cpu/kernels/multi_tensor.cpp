@@ -5,6 +5,7 @@
 #include "cpu/heap.h"
 #include "cpu/kernels.h"
 #include "cpu/sum.h"
+#include "formulas/clip.h"
 #include "formulas/optimizers/list.h"
 #include "formulas/optimizers/update.h"
 
@@ -74,12 +75,16 @@ void update_chunk(const Update<Formula, T>& u, const Tensor& tensor, const Chunk
 }
 
 template <template <class> class Formula>
-void step_all(const ChunkTable& table, const GroupStep* steps, int groups) {
-    const Heap<Update<Formula, float>> singles(groups);
-    const Heap<Update<Formula, double>> doubles(groups);
-    for (int g = 0; g < groups; ++g) {
-        new (&singles[g]) Update<Formula, float>(steps[g]);
-        new (&doubles[g]) Update<Formula, double>(steps[g]);
+void step_all(const ChunkTable& table, const OptimizerStep& step) {
+    const Heap<Update<Formula, float>> singles(step.group_count);
+    const Heap<Update<Formula, double>> doubles(step.group_count);
+    const double clip = step.norm ? clip_factor(*step.norm, step.limit) : 1;
+    for (int g = 0; g < step.group_count; ++g) {
+        Clock& clock = step.clocks[g];
+        ++clock.t;
+        Formula<float>::advance(step.groups[g].values, clock);
+        new (&singles[g]) Update<Formula, float>(step.groups[g], clock, clip);
+        new (&doubles[g]) Update<Formula, double>(step.groups[g], clock, clip);
     }
     parallel(table.task_count, [&](std::int64_t task) {
         const FlushToZero flush;
@@ -96,9 +101,9 @@ void step_all(const ChunkTable& table, const GroupStep* steps, int groups) {
 }
 
 template <template <class> class... Formulas>
-void step_of(int optimizer, const ChunkTable& table, const GroupStep* steps, int groups, List<Formulas...>) {
-    static constexpr void (*rows[])(const ChunkTable&, const GroupStep*, int) = {step_all<Formulas>...};
-    rows[optimizer](table, steps, groups);
+void step_of(const ChunkTable& table, const OptimizerStep& step, List<Formulas...>) {
+    static constexpr void (*rows[])(const ChunkTable&, const OptimizerStep&) = {step_all<Formulas>...};
+    rows[step.optimizer](table, step);
 }
 
 // gradient = f(gradient), elementwise, for every chunk.
@@ -124,11 +129,14 @@ void map_gradients(const ChunkTable& table, const F& f) {
 
 }  // namespace
 
-void optimizer_step(int optimizer, const ChunkTable& table, const GroupStep* steps, int groups) {
-    step_of(optimizer, table, steps, groups, Optimizers{});
+void optimizer_step(const ChunkTable& table, const OptimizerStep& step) {
+    if (step.norm && step.skip && !math::is_finite(*step.norm)) return;
+    step_of(table, step, Optimizers{});
 }
 
-void squared_norms(const ChunkTable& table, double* per_chunk) {
+// Added in the order of the list, however many threads there are.
+void gradient_norms(const ChunkTable& table, bool per_tensor, double* norms) {
+    const Heap<double> per_chunk(table.chunk_count);
     for_chunks(table, [&](int c) {
         const Chunk& chunk = table.chunks[c];
         const Array& g = table.tensors[chunk.tensor].gradient;
@@ -143,11 +151,24 @@ void squared_norms(const ChunkTable& table, double* per_chunk) {
             });
         });
     });
+    const Heap<double> squares(table.tensor_count);
+    for (int k = 0; k < table.tensor_count; ++k) squares[k] = 0;
+    for (int c = 0; c < table.chunk_count; ++c) squares[table.chunks[c].tensor] += per_chunk[c];
+    double total = 0;
+    for (int k = 0; k < table.tensor_count; ++k) {
+        total += squares[k];
+        if (per_tensor) norms[k] = math::sqrt(squares[k]);
+    }
+    if (!per_tensor) *norms = math::sqrt(total);
 }
 
-void scale(const ChunkTable& table, const double* factors) {
+void clip_to_norm(const ChunkTable& table, bool per_tensor, const double* norms, double limit, bool all) {
+    const auto factor_of = [&](double norm) { return all || math::is_finite(norm) ? clip_factor(norm, limit) : 1; };
+    if (!per_tensor && factor_of(*norms) == 1) return;
     map_gradients(table, [&](int tensor, const auto* from, auto* to, std::int64_t n) {
-        const auto factor = std::remove_reference_t<decltype(*to)>(factors[tensor]);
+        const double scale = factor_of(norms[per_tensor ? tensor : 0]);
+        if (scale == 1 && from == to) return;
+        const auto factor = std::remove_reference_t<decltype(*to)>(scale);
 #pragma omp simd
         for (std::int64_t i = 0; i < n; ++i) to[i] = from[i] * factor;
     });

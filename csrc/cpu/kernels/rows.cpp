@@ -215,10 +215,12 @@ double cross_entropy_row(const T* x, const T* target, std::int64_t label, double
 
 }  // namespace
 
-void cross_entropy(const Array& logits, const Array& target, double label_smoothing, double scale, double* losses,
-                   const Array& dlogits) {
+void cross_entropy(const Array& logits, const Array& target, double label_smoothing, Reduction reduction,
+                   const Array& loss, const Array& dlogits) {
     const std::int64_t rows = logits.shape[0], n = logits.shape[1];
+    const double scale = reduction == Reduction::mean ? 1 / double(rows) : 1;
     const bool indices = target.dtype == DType::i64;
+    const Heap<double> losses(rows);
     with_compute_type(logits.dtype, [&](auto t) {
         using T = decltype(t);
         const Reader<T> read(logits), read_target(target);
@@ -235,16 +237,23 @@ void cross_entropy(const Array& logits, const Array& target, double label_smooth
             }
         });
     });
+    const Writer<double> write_loss(loss);
+    if (reduction == Reduction::none) return write_loss.store(0, rows, losses.data());
+    double total = 0;
+    for (std::int64_t row = 0; row < rows; ++row) total += losses[row];
+    if (reduction == Reduction::mean) total /= double(rows);
+    write_loss.store(0, 1, &total);
 }
 
-void mse_loss(const Array& pred, const Array& target, double scale, double* squares, const Array* losses,
-              const Array& dpred) {
+void mse_loss(const Array& pred, const Array& target, Reduction reduction, const Array& loss, const Array& dpred) {
     const std::int64_t n = pred.size, blocks = (n + block_size - 1) / block_size;
+    const double scale = reduction == Reduction::mean ? 1 / double(n) : 1;
+    const bool each = reduction == Reduction::none;
     const Heap<double> partial(blocks);
     with_compute_type(pred.dtype, [&](auto t) {
         using T = decltype(t);
         const Reader<T> read_pred(pred), read_target(target);
-        const Writer<T> write(dpred), write_loss(losses ? *losses : dpred);
+        const Writer<T> write(dpred), write_loss(loss);
         const T factor = T(2 * scale);
         const auto block = [&](std::int64_t k) {
             Buffer<T> a, b, c;
@@ -255,7 +264,7 @@ void mse_loss(const Array& pred, const Array& target, double scale, double* squa
                           const T* const p = read_pred(start, count, a.data);
                           const T* const q = read_target(start, count, b.data);
                           total += sum_of_squares(count, [&](std::int64_t i) { return p[i] - q[i]; });
-                          if (losses) {
+                          if (each) {
                               T* const l = write_loss(start, c.data);
 #pragma omp simd
                               for (std::int64_t i = 0; i < count; ++i) l[i] = (p[i] - q[i]) * (p[i] - q[i]);
@@ -274,8 +283,11 @@ void mse_loss(const Array& pred, const Array& target, double scale, double* squa
             parallel(blocks, block);
         }
     });
-    *squares = 0;
-    for (std::int64_t k = 0; k < blocks; ++k) *squares += partial[k];
+    if (each) return;
+    double total = 0;
+    for (std::int64_t k = 0; k < blocks; ++k) total += partial[k];
+    total *= scale;
+    Writer<double>(loss).store(0, 1, &total);
 }
 
 namespace {

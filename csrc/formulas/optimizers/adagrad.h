@@ -20,11 +20,11 @@ struct Adagrad : Optimizer {
                                         "initial_accumulator_value"};
     enum { lr, lr_decay, weight_decay, initial_accumulator_value, eps };
     using Slots = SlotSets<1>;
-    static unsigned slots(const double*) { return 1; }
+    static SMELT_HD unsigned slots(const double*) { return 1; }
 
     T rate, epsilon;
 
-    Adagrad(const double* h, const Clock& clock)
+    SMELT_HD Adagrad(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 + double(clock.t - 1) * h[lr_decay]))), epsilon(T(h[eps])) {}
 
     template <unsigned S>

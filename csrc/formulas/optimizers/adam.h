@@ -20,11 +20,11 @@ struct Adam : Optimizer {
          {"amsgrad", Kind::flag}}};
     enum { lr, beta1, beta2, eps, weight_decay, amsgrad };
     using Slots = SlotSets<3, 7>;
-    static unsigned slots(const double* h) { return h[amsgrad] ? 7 : 3; }
+    static SMELT_HD unsigned slots(const double* h) { return h[amsgrad] ? 7 : 3; }
 
     T rate, rest1, b2, rest2, scale, epsilon;
 
-    Adam(const double* h, const Clock& clock)
+    SMELT_HD Adam(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 - std::pow(h[beta1], double(clock.t))))),
           rest1(T(1 - h[beta1])),
           b2(T(h[beta2])),

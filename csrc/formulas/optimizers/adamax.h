@@ -18,11 +18,11 @@ struct Adamax : Optimizer {
          {"weight_decay", Kind::number, 0, 0, at_least_zero}}};
     enum { lr, beta1, beta2, eps, weight_decay };
     using Slots = SlotSets<3>;
-    static unsigned slots(const double*) { return 3; }
+    static SMELT_HD unsigned slots(const double*) { return 3; }
 
     T rate, rest1, b2, epsilon;
 
-    Adamax(const double* h, const Clock& clock)
+    SMELT_HD Adamax(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 - std::pow(h[beta1], double(clock.t))))),
           rest1(T(1 - h[beta1])),
           b2(T(h[beta2])),

@@ -20,16 +20,16 @@ struct NAdam : Optimizer {
          {"momentum_decay", Kind::number, 4e-3, 0, at_least_zero}}};
     enum { lr, beta1, beta2, eps, weight_decay, momentum_decay };
     using Slots = SlotSets<3>;
-    static unsigned slots(const double*) { return 3; }
+    static SMELT_HD unsigned slots(const double*) { return 3; }
 
-    static double mu(const double* h, std::int64_t t) {
+    static SMELT_HD double mu(const double* h, std::int64_t t) {
         return h[beta1] * (1 - 0.5 * std::pow(0.96, double(t) * h[momentum_decay]));
     }
-    static void advance(const double* h, Clock& clock) { clock.momentum_product *= mu(h, clock.t); }
+    static SMELT_HD void advance(const double* h, Clock& clock) { clock.momentum_product *= mu(h, clock.t); }
 
     T of_gradient, of_mean, rest1, b2, rest2, scale, epsilon;
 
-    NAdam(const double* h, const Clock& clock)
+    SMELT_HD NAdam(const double* h, const Clock& clock)
         : of_gradient(T(h[lr] * (1 - mu(h, clock.t)) / (1 - clock.momentum_product))),
           of_mean(T(h[lr] * mu(h, clock.t + 1) / (1 - clock.momentum_product * mu(h, clock.t + 1)))),
           rest1(T(1 - h[beta1])),

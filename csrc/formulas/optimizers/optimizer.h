@@ -9,16 +9,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/backend.h"
 #include "core/info.h"
 #include "core/math.h"
 
 namespace smelt {
-
-// Time as one parameter group sees it.
-struct Clock {
-    std::int64_t t = 0;           // steps, the current one included
-    double momentum_product = 1;  // NAdam's product of mu_1 .. mu_t
-};
 
 inline namespace SMELT_ISA {
 
@@ -33,7 +28,7 @@ SMELT_HD T average(T mean, T rest, T x) {
 }
 
 struct Optimizer {
-    static void advance(const double*, Clock&) {}  // called once a step, after t has been counted
+    static SMELT_HD void advance(const double*, Clock&) {}  // called once a step, after t has been counted
 };
 
 }  // namespace SMELT_ISA

@@ -21,13 +21,13 @@ struct RMSprop : Optimizer {
     enum { lr, alpha, eps, weight_decay, momentum, centered };
     enum : unsigned { square = 1, mean = 2, buffer = 4 };
     using Slots = SlotSets<square, square | mean, square | buffer, square | mean | buffer>;
-    static unsigned slots(const double* h) {
+    static SMELT_HD unsigned slots(const double* h) {
         return square | (h[centered] ? unsigned(mean) : 0) | (h[momentum] != 0 ? unsigned(buffer) : 0);
     }
 
     T rate, decay, rest, epsilon, mu;
 
-    RMSprop(const double* h, const Clock&)
+    SMELT_HD RMSprop(const double* h, const Clock&)
         : rate(T(h[lr])), decay(T(h[alpha])), rest(T(1 - h[alpha])), epsilon(T(h[eps])), mu(T(h[momentum])) {}
 
     template <unsigned S>

@@ -21,12 +21,12 @@ struct Sgd : Optimizer {
     enum { lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum };
     enum : unsigned { buffer = 1 };
     using Slots = SlotSets<0, buffer>;
-    static unsigned slots(const double* h) { return h[momentum] != 0 ? unsigned(buffer) : 0; }
+    static SMELT_HD unsigned slots(const double* h) { return h[momentum] != 0 ? unsigned(buffer) : 0; }
 
     T mu, inside, gain, outside;  // lr stands inside the buffer or outside it
     bool look_ahead;
 
-    Sgd(const double* h, const Clock& clock)
+    SMELT_HD Sgd(const double* h, const Clock& clock)
         : mu(T(h[momentum])),
           inside(T(h[lr_in_momentum] ? h[lr] : 1)),
           gain(T((clock.t == 1 ? 1 : 1 - h[dampening]) * (h[lr_in_momentum] ? h[lr] : 1))),

@@ -22,10 +22,11 @@ struct Update {
     unsigned slots;
     T factor, coupled, decoupled;
 
-    explicit Update(const GroupStep& s)
-        : formula(s.values, Clock{s.t, s.momentum_product}),
+    // The clock has counted this step; `clip` is the clipping's factor.
+    SMELT_HD Update(const GroupStep& s, const Clock& clock, double clip)
+        : formula(s.values, clock),
           slots(Formula<T>::slots(s.values)),
-          factor(T(s.gradient_factor)),
+          factor(T(s.maximize ? -clip : clip)),
           coupled(T(s.coupled_decay)),
           decoupled(T(s.decoupled_factor)) {}
 

@@ -1,0 +1,22 @@
+// In the place of csrc/cuda in a build without CUDA.
+#include "cuda/runtime.h"
+
+namespace smelt::cuda {
+
+std::string built() { return ""; }
+std::string why_not() {
+    return "this build of smelt has no CUDA: install a CUDA toolkit (nvcc) and build smelt again, or move the array to "
+           "the CPU";
+}
+int current_device() { return -1; }
+int device_of(const void*) { return -1; }
+
+[[noreturn]] static void refuse() { throw Error(why_not()); }
+Scope::Scope(int, std::uintptr_t, Allocate) { refuse(); }
+Scope::~Scope() = default;
+void read(int, void*, const void*, std::int64_t) { refuse(); }
+void write(void*, const void*, std::int64_t) { refuse(); }
+void draw(std::uint64_t*, std::uint64_t*) { refuse(); }
+const Backend& backend() { refuse(); }
+
+}  // namespace smelt::cuda

@@ -1,0 +1,49 @@
+// What the bindings need to know of CUDA, without its headers. A build without CUDA has absent.cpp in its place.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "core/backend.h"
+
+namespace smelt::cuda {
+
+// A CUDA call that failed. The text names the error.
+struct Error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+std::string built();    // what it was built with; empty without CUDA
+std::string why_not();  // why no GPU can be used, in a sentence; empty where one can
+int current_device();
+int device_of(const void* pointer);  // -1 for what is no device's memory
+
+// While it lives, the backend's functions called by this thread work on this device and stream. What they need for
+// themselves comes from `allocate`, and is no more than queued when they return.
+class Scope {
+public:
+    using Allocate = std::function<void*(std::int64_t bytes)>;
+
+    Scope(int device, std::uintptr_t stream, Allocate allocate);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+private:
+    int previous_;
+};
+
+// From a device, once all work on it is done.
+void read(int device, void* to, const void* from, std::int64_t bytes);
+
+// Within a scope, as the backend's functions: to the device. The bytes are copied before it returns.
+void write(void* to, const void* from, std::int64_t bytes);
+
+// Likewise: the next stream number of a generator's count on the device, left at `slot`.
+void draw(std::uint64_t* count, std::uint64_t* slot);
+
+const Backend& backend();
+
+}  // namespace smelt::cuda
