@@ -13,6 +13,13 @@ def kernels(request):
     return helpers.Kernels(request.param)
 
 
+@pytest.fixture(params=helpers.DEVICES)
+def device(request, monkeypatch):
+    """smelt's optimizers and clipping functions on each device; the tests give and see NumPy arrays."""
+    helpers.on_device(request.param, monkeypatch)
+    return request.param
+
+
 @pytest.fixture(params=helpers.DTYPES)
 def dtype(request):
     return request.param

@@ -1,13 +1,16 @@
 """What the tests of the functions share: devices, memory layouts, and every function behind one form of call."""
 
 import inspect
+import sys
 from functools import partial
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 import smelt
 import smelt.reference as ref
+from smelt import _core
 from smelt.reference._float64 import narrow
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -27,9 +30,7 @@ def assert_identical(actual, expected):
 
 def assert_writes(call, out, expected):
     """That call() returns `out` with the bits of `expected`, and changes nothing around it in the memory it views."""
-    root = out
-    while isinstance(root.base, np.ndarray):
-        root = root.base
+    root = root_of(out)
     before, original = root.tobytes(), out.copy()
     assert call() is out
     assert_identical(np.ascontiguousarray(out), expected)
@@ -37,19 +38,122 @@ def assert_writes(call, out, expected):
     assert root.tobytes() == before
 
 
-# Devices. The functions are called with NumPy arrays and answer with them; what another device needs is in these three.
+# Devices. The functions are called with NumPy arrays and answer with them; what another device needs is in these.
 
 
-DEVICES = ["cpu"]
+def _devices():
+    """Those of this build: the CPU, or CUDA alone, for the CPU is what every other build tests."""
+    built = _core.build_info()["cuda"]
+    if "emulated" in built:
+        sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+        return ["cuda-emulated"]
+    return ["cpu"] + ["cuda"] * smelt.cuda.is_available()
+
+
+DEVICES = _devices()
+
+
+def root_of(a):
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
 
 
 def to_device(a, device):
-    assert device == "cpu"
-    return a
+    """`a` on the device, in the same layout. Emulated devices share its memory."""
+    if device == "cpu":
+        return a
+    import cupy
+
+    if device == "cuda-emulated":
+        return cupy.ndarray(a)
+    root = root_of(a)
+    memory = cupy.asarray(np.frombuffer(root.tobytes() if root.size else b" ", np.uint8))
+    at = a.__array_interface__["data"][0] - root.__array_interface__["data"][0] if a.size else 0
+    return cupy.ndarray(a.shape, a.dtype, memory.data + at, a.strides)
 
 
 def to_numpy(a):
-    return a
+    return a.get() if type(a).__module__ == "cupy" else a
+
+
+class DeviceOptimizer:
+    """One of smelt's optimizers on a device, as tests that know of NumPy arrays alone see it."""
+
+    def __init__(self, name, device, params, **options):
+        self._arrays = []  # of the test, and on the device
+        self._device = device
+        groups = list(params)
+        if groups and isinstance(groups[0], dict):
+            groups = [{**group, "params": self._moved(group["params"])} for group in groups]
+        else:
+            groups = self._moved(groups)
+        self._optimizer = COMPILED[name](groups, **options)
+        self.params = [a for a, _ in self._arrays]
+
+    def _moved(self, arrays):
+        arrays = [arrays] if isinstance(arrays, np.ndarray) else arrays
+        moved = [to_device(a, self._device) for a in arrays]
+        self._arrays += zip(arrays, moved, strict=True)
+        return moved
+
+    def step(self, grads):
+        known = {id(a): b for a, b in self._arrays}
+        try:
+            self._optimizer.step([g if g is None else known.get(id(g)) or to_device(g, self._device) for g in grads])
+        finally:
+            for a, b in self._arrays:
+                a[...] = to_numpy(b)
+
+    @property
+    def last_grad_norm(self):
+        norm = self._optimizer.last_grad_norm
+        return None if norm is None else float(to_numpy(norm))
+
+    @property
+    def state(self):
+        return [{slot: to_numpy(a) for slot, a in s.items()} for s in self._optimizer.state]
+
+    def state_dict(self):
+        state = self._optimizer.state_dict()
+        return {**state, "state": [{slot: to_numpy(a) for slot, a in s.items()} for s in state["state"]]}
+
+    def __getattr__(self, name):
+        return getattr(self._optimizer, name)
+
+    def __setattr__(self, name, value):
+        own = name in ("params", "_arrays", "_device", "_optimizer")
+        object.__setattr__(self if own else self._optimizer, name, value)
+
+
+COMPILED = {name: getattr(smelt.optim, name) for name in smelt.optim.__all__ if name != "Optimizer"}
+
+
+def in_place(function, device):
+    """A function that changes a list of arrays, or one, for NumPy arrays."""
+
+    def call(arrays, *args, **kwargs):
+        many = isinstance(arrays, (list, tuple))
+        known = arrays if many else [arrays]
+        moved = [to_device(a, device) if isinstance(a, np.ndarray) else a for a in known]
+        result = function(type(arrays)(moved) if many else moved[0], *args, **kwargs)
+        for a, b in zip(known, moved, strict=True):
+            a[...] = to_numpy(b)
+        if result is None or isinstance(result, (float, list)):
+            return result
+        return to_numpy(result).tolist()
+
+    return call
+
+
+def on_device(device, monkeypatch):
+    """Makes smelt's optimizers and clipping functions work on a device, on NumPy arrays as before."""
+    if device == "cpu":
+        return
+    for name in COMPILED:
+        monkeypatch.setattr(smelt.optim, name, partial(DeviceOptimizer, name, device))
+    for name in ("clip_grad_norm_", "clip_grad_value_", "max_norm_"):
+        monkeypatch.setattr(smelt, name, in_place(getattr(smelt, name), device))
 
 
 class Kernels:

@@ -11,6 +11,7 @@ from ulp import epsilon, ulp
 import smelt
 import smelt.reference as ref
 
+every_device = pytest.mark.usefixtures("device")
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -39,6 +40,7 @@ def both(function, ours, **options):
     return results
 
 
+@every_device
 @every_layout
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_array", [False, True])
@@ -49,6 +51,7 @@ def test_clip_grad_norm(rng, max_norm, per_array, dtype, layout):
     np.testing.assert_allclose(norms, exact, rtol=1e-14)
 
 
+@every_device
 def test_dtypes_and_layouts_in_one_list(rng):
     mixed = [a for dtype in DTYPES for layout in LAYOUTS.values() for a in arrays(rng, dtype, layout)]
     norm, exact = both("clip_grad_norm_", mixed, max_norm=1.0)
@@ -56,6 +59,7 @@ def test_dtypes_and_layouts_in_one_list(rng):
     both("clip_grad_value_", mixed, value=1e-3)
 
 
+@every_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_written_up_to_max_norm(dtype):
     grads = [cast([3.0, np.nextafter(0, 1)], dtype), cast(-4.0, dtype)]
@@ -67,12 +71,14 @@ def test_nothing_is_written_up_to_max_norm(dtype):
     assert smelt.clip_grad_norm_(grads, np.nextafter(5.0, 0.0)) == 5.0
 
 
+@every_device
 def test_large_half_precision_gradients_are_not_zeroed():
     g = np.full(1000, 60_000, np.float16)
     assert smelt.clip_grad_norm_([g], 1.0) == pytest.approx(60_000 * 1000**0.5, rel=1e-14)
     np.testing.assert_allclose(wide(g), 1000**-0.5, rtol=2**-11)  # half an ulp of float16
 
 
+@every_device
 @pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30])
 def test_the_norm_of_ten_million_elements_is_right_to_rounding(rng, scale):
     g = rng.normal(size=10_000_000).astype(np.float32) * np.float32(scale)
@@ -84,6 +90,7 @@ def test_the_norm_of_ten_million_elements_is_right_to_rounding(rng, scale):
     assert not g.any()
 
 
+@every_device
 def test_a_norm_beyond_float32():
     g = np.full(10_000, 3e38, np.float32)
     assert smelt.clip_grad_norm_([g], 1e-3) == pytest.approx(3e40, rel=1e-6)
@@ -120,6 +127,7 @@ def test_nonfinite_norms(bad, per_array):
         assert_identical(a, b)
 
 
+@every_device
 def test_lists_without_elements():
     assert smelt.clip_grad_norm_([], 1.0) == 0.0
     assert smelt.clip_grad_norm_((), 1.0, per_array=True) == []
@@ -127,6 +135,7 @@ def test_lists_without_elements():
     smelt.clip_grad_value_([], 1.0)
 
 
+@every_device
 @every_layout
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e6])
@@ -157,6 +166,7 @@ def test_thread_counts(rng, threads):
 AXES = [0, 1, -1, np.int64(2), (), (0, 1), (1, 2), (0, -1), (0, 1, 2), (1,)]
 
 
+@every_device
 @pytest.mark.parametrize("axis", AXES, ids=repr)
 @every_layout
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,6 +179,7 @@ def test_max_norm(rng, dtype, layout, axis):
     assert_near(W, exact)
 
 
+@every_device
 @pytest.mark.parametrize("shape", [(700, 300), (300, 700), (40_000, 3), (3, 40_000), (1, 9), (9, 1)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_max_norm_of_matrices(rng, shape, axis):
@@ -182,6 +193,7 @@ def test_max_norm_of_matrices(rng, shape, axis):
     np.testing.assert_array_equal(np.where(small, W, 0), np.where(small, untouched, 0))
 
 
+@every_device
 def test_max_norm_at_the_edges():
     for shape in [(0, 3), (3, 0), (0,)]:
         smelt.max_norm_(np.zeros(shape), 1.0)

@@ -22,6 +22,7 @@ import smelt.reference as ref
 from smelt import _core
 
 every_optimizer = pytest.mark.parametrize("name", NAMES)
+every_device = pytest.mark.usefixtures("device")
 
 
 def wide(a):
@@ -93,6 +94,7 @@ class Twins:
             exact[...] = master
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("master_weights", [False, True])
 @pytest.mark.parametrize("clipped", [False, True])
@@ -106,6 +108,7 @@ def test_ten_steps(rng, name, clipped, master_weights):
         twins.step(gradients_for(rng, twins.opt.params, absent=0.1 * (step % 3)))
 
 
+@every_device
 @every_optimizer
 def test_defaults(rng, name):
     twins = Twins(name, [{"params": [rng.normal(size=50), cast(rng.normal(size=50), "float32")]}])
@@ -135,6 +138,7 @@ def test_instruction_sets(isa):
     assert f"{2 * len(NAMES) + 1} passed" in run.stdout, run.stdout
 
 
+@every_device
 @settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 7, 100, 8191, 8192, 8193, 16_385, 40_000]), min_size=1, max_size=12),
@@ -188,6 +192,7 @@ def test_a_step_allocates_nothing_that_grows_with_the_parameters():
 # What others get wrong.
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_parameters_do_change(name, dtype):
@@ -196,6 +201,7 @@ def test_half_precision_parameters_do_change(name, dtype):
     assert (p != 1).all()
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strided_parameters_update_their_own_elements_and_no_others(name, dtype):
@@ -210,6 +216,7 @@ def test_strided_parameters_update_their_own_elements_and_no_others(name, dtype)
     assert (base == 7).all()
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_eps_is_not_rounded_to_half_precision(name, dtype):
@@ -225,6 +232,7 @@ def test_eps_is_not_rounded_to_half_precision(name, dtype):
     assert (p < 0).all()
 
 
+@every_device
 @every_optimizer
 def test_a_last_parameter_without_elements(name):
     p = np.ones(5, np.float32)
@@ -232,6 +240,7 @@ def test_a_last_parameter_without_elements(name):
     assert (p != 1).all()
 
 
+@every_device
 @every_optimizer
 def test_clipping_changes_nothing_up_to_max_grad_norm(name):
     g = [np.array([3, 4], np.float32)]
@@ -242,6 +251,7 @@ def test_clipping_changes_nothing_up_to_max_grad_norm(name):
     assert_identical(free.params[0], clipped.params[0])
 
 
+@every_device
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_large_norm_of_half_precision_gradients_does_not_zero_them(dtype):
     p = np.zeros(1000, dtype)
@@ -252,6 +262,7 @@ def test_a_large_norm_of_half_precision_gradients_does_not_zero_them(dtype):
     np.testing.assert_allclose(p.astype(float), -(1000**-0.5), rtol=2**-8)  # half an ulp of bfloat16
 
 
+@every_device
 def test_gradient_overflow_ends_in_no_nan():
     """Where g * g is infinite in float32, Adam stops, and goes on standing still."""
     p = np.ones(1, np.float32)
@@ -264,6 +275,7 @@ def test_gradient_overflow_ends_in_no_nan():
 # Steps that are not taken.
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nonfinite_gradients(rng, name, bad):
@@ -286,6 +298,7 @@ def test_nonfinite_gradients(rng, name, bad):
         opt.step(broken)
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -324,6 +337,7 @@ def test_denormal_state_decays_to_zero_and_flushing_ends_with_the_step(threads, 
         assert not opt.state[0]["exp_avg_sq"].any()
 
 
+@every_device
 def test_initial_accumulator_value():
     opt = smelt.optim.Adagrad([np.zeros((2, 3), np.float16)], initial_accumulator_value=0.3)
     assert_identical(opt.state[0]["sum"], np.full((2, 3), 0.3, np.float32))
@@ -332,6 +346,7 @@ def test_initial_accumulator_value():
 # Groups, schedules and what changes between steps.
 
 
+@every_device
 def test_lr():
     p, q = np.zeros(1), np.zeros(1)
     opt = smelt.optim.SGD([{"params": [p]}, {"params": q, "lr": lambda step: 0.25 * (step + 1)}], lr=1.0)
@@ -345,6 +360,7 @@ def test_lr():
     assert (p, q) == (-3.125, -1.625)
 
 
+@every_device
 @every_optimizer
 def test_hyper_parameters_may_change_between_steps(rng, name):
     first, second = ({**SETTINGS[name][-1], "params": [p]} for p in (rng.normal(size=9), rng.normal(size=9)))
@@ -426,6 +442,7 @@ def test_parameters_that_changed_their_form_are_refused(swap):
         opt.step([np.ones(3), np.ones(p.shape)])
 
 
+@every_device
 @every_optimizer
 def test_a_gradient_may_be_its_parameter(rng, name):
     p = rng.normal(size=50)
@@ -435,6 +452,7 @@ def test_a_gradient_may_be_its_parameter(rng, name):
     assert_identical(p, q)
 
 
+@every_device
 def test_a_refused_step_leaves_the_next_one_right():
     """An error met after some gradients have come and others gone: the next step goes by its own gradients."""
     p = [np.ones(1), np.ones(2), np.ones(3)]
@@ -449,6 +467,7 @@ def test_a_refused_step_leaves_the_next_one_right():
 # Saving.
 
 
+@every_device
 @every_optimizer
 @pytest.mark.parametrize("master_weights", [False, True])
 def test_resuming_is_exact(rng, name, master_weights):

@@ -6,7 +6,22 @@
 
 #include <algorithm>
 
+#include "cpu/tile.h"
+
 namespace smelt {
+
+bool Bytes::take(const Array& a) {
+    bool free = true;
+    for_runs(a, 0, a.size, [&](const char* at, std::int64_t count, std::int64_t stride) {
+        for (std::int64_t byte = 0; byte < count * itemsize(a.dtype); ++byte) {
+            const char* const place = at + byte / itemsize(a.dtype) * stride + byte % itemsize(a.dtype);
+            std::vector<bool>::reference mark = taken_[std::size_t(place - low_)];
+            free = free && !mark;
+            mark = true;
+        }
+    });
+    return free;
+}
 
 namespace {
 
@@ -80,12 +95,13 @@ bool same_view(const Array& a, const Array& b) {
     return true;
 }
 
-// Exact where the two are NumPy arrays; for others overlapping extents count as overlap.
 bool share_memory(const View& a, const View& b) {
     if (a.size == 0 || b.size == 0) return false;
-    if (!extent_of(a).touches(extent_of(b))) return false;
-    if (!a.is_numpy() || !b.is_numpy()) return true;
-    return py::module_::import("numpy").attr("shares_memory")(a.object, b.object).cast<bool>();
+    const Extent x = extent_of(a), y = extent_of(b);
+    if (!x.touches(y)) return false;
+    if (a.dense && b.dense) return true;
+    Bytes bytes({std::min(x.low, y.low), std::max(x.high, y.high)});
+    return !bytes.take(a) || !bytes.take(b);
 }
 
 // Two elements in one place: a broadcast array, or a window that overlaps itself.
@@ -315,6 +331,7 @@ std::optional<View> integer_view(py::handle object, const std::string& where) {
     v.object = object;
     if (!PyArray_Check(a.ptr())) {  // integers on a device
         foreign_view(a, where, v);
+        v.object = v.keeper = a;
         return v;
     }
     auto* array = reinterpret_cast<PyArrayObject*>(a.ptr());

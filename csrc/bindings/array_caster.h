@@ -54,6 +54,17 @@ inline Extent extent_of(const Array& a) {
     return e;
 }
 
+// Which bytes of an extent arrays have taken: byte by byte, wherever their elements lie.
+class Bytes {
+public:
+    explicit Bytes(const Extent& e) : low_(e.low), taken_(std::size_t(e.high - e.low)) {}
+    bool take(const Array& a);  // false if one of them was taken
+
+private:
+    const char* low_;
+    std::vector<bool> taken_;
+};
+
 void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name);
 void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name);
 void require_device(const View& v, const std::string& where, const Array& like, const std::string& like_name);

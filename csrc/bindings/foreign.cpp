@@ -90,7 +90,13 @@ void read_form(View& v, const std::string& where, const py::tuple& shape, const 
 }
 
 void read_numpy_dtype(View& v, const std::string& where, const py::object& dtype) {
-    if (!dtype_from_numpy(dtype.attr("num").cast<int>(), v.dtype)) fail_dtype(where, py::str(dtype));
+    const auto kind = dtype.attr("kind").cast<std::string>();
+    const auto bytes = dtype.attr("itemsize").cast<int>();
+    if (kind == "i" && (bytes == 4 || bytes == 8)) {
+        v.dtype = bytes == 4 ? DType::i32 : DType::i64;
+    } else if (!dtype_from_numpy(dtype.attr("num").cast<int>(), v.dtype)) {
+        fail_dtype(where, py::str(dtype));
+    }
 }
 
 void cupy_view(py::handle object, const std::string& where, View& v) {

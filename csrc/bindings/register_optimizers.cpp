@@ -68,20 +68,11 @@ void require_disjoint(const std::vector<View>& arrays, const std::string& where)
             all.high = std::max(all.high, extents[last].first.high);
         }
         if (last - first == 1) continue;
-        std::vector<bool> taken(std::size_t(all.high - all.low));
+        Bytes bytes(all);
         for (std::size_t k = first; k < last; ++k) {
-            const View& a = arrays[extents[k].second];
-            for_runs(a, 0, a.size, [&](const char* at, std::int64_t count, std::int64_t stride) {
-                for (std::int64_t byte = 0; byte < count * itemsize(a.dtype); ++byte) {
-                    const char* const place = at + byte / itemsize(a.dtype) * stride + byte % itemsize(a.dtype);
-                    std::vector<bool>::reference mark = taken[std::size_t(place - all.low)];
-                    if (mark) {
-                        fail<py::value_error>(item(where, extents[k].second),
-                                              " must not share memory with another of the arrays, got one that does");
-                    }
-                    mark = true;
-                }
-            });
+            if (bytes.take(arrays[extents[k].second])) continue;
+            fail<py::value_error>(item(where, extents[k].second),
+                                  " must not share memory with another of the arrays, got one that does");
         }
     }
 }
@@ -110,7 +101,7 @@ struct Gradients {
     template <class F>
     void compute(const F& f) {
         if (views.empty()) return;
-        smelt::compute(views[0], chunks.elements(), [&](const Backend& backend) { f(backend, chunks.table(tensors)); });
+        smelt::compute(views[0], chunks.elements(), [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
     }
 
     std::vector<View> views;
@@ -341,7 +332,7 @@ public:
         std::vector<py::object> keep;
         look_up(gradients, keep);
 
-        const ChunkTable table = chunks_.table(tensors_);
+        const ChunkTable table = chunks_.table(tensors_, true);
         Norms norm(on_, false, 1);
         if (wants_norm) {
             compute(on_, chunks_.elements(), [&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });

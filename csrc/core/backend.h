@@ -87,7 +87,7 @@ struct ChunkTable {
     int chunk_count = 0;
     const int* tasks = nullptr;  // task k is chunks[tasks[k]] .. chunks[tasks[k + 1] - 1]
     int task_count = 0;
-    std::unique_ptr<Resident>* resident = nullptr;  // empty where the chunks are new
+    std::unique_ptr<Resident>* resident = nullptr;  // empty where the chunks are new; null for a single call
 };
 
 // Time as one parameter group sees it.
@@ -112,6 +112,7 @@ struct OptimizerStep {
     const double* norm = nullptr;  // of all gradients, where it is wanted
     double limit = infinity;       // the norm is brought down to it
     bool skip = false;             // nothing happens where the norm is not finite
+    bool capturable = false;       // a device reads the groups as set_groups left them
 };
 
 struct Backend {
@@ -152,6 +153,7 @@ struct Backend {
     void (*clamp)(const ChunkTable&, double limit);                       // gradients to [-limit, limit]
     void (*max_norm)(const ChannelShape&, double limit, const Array& w);  // the norm of each channel to at most limit
     void (*optimizer_step)(const ChunkTable&, const OptimizerStep&);
+    void (*set_groups)(const ChunkTable&, const OptimizerStep&);  // of a capturable step, for its next replay
 };
 
 const Backend* const* backends(int& count);  // those this processor can run, the best last

@@ -28,21 +28,38 @@ struct BFloat16 {
 SMELT_HD float to_float(BFloat16 h) { return bit_cast<float>(std::uint32_t(h.bits) << 16); }
 
 SMELT_HD float to_float(Half h) {
+#if defined(__CUDA_ARCH__)
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h.bits));
+    return x;
+#else
     // The half's bits, seen as a float's, are its value times 2^-112: one multiplication mends exponent and denormals.
     const std::uint32_t magnitude = std::uint32_t(h.bits & 0x7fff) << 13;
     const std::uint32_t scaled = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
     const std::uint32_t finite_or_not = (h.bits & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000u : scaled;
     return bit_cast<float>(finite_or_not | std::uint32_t(h.bits & 0x8000) << 16);
+#endif
 }
 
 // Round to nearest, ties to even; a NaN stays a quiet NaN.
 SMELT_HD BFloat16 to_bfloat16(float x) {
+#if defined(__CUDA_ARCH__)
+    BFloat16 h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.bits) : "f"(x));
+    return h;
+#else
     const std::uint32_t u = bit_cast<std::uint32_t>(x);
     const std::uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     return {std::uint16_t(x != x ? (u >> 16) | 0x40 : rounded)};
+#endif
 }
 
 SMELT_HD Half to_half(float x) {
+#if defined(__CUDA_ARCH__)
+    Half h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(x));
+    return h;
+#else
     const std::uint32_t u = bit_cast<std::uint32_t>(x), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
     // Below 2^-14 the half is denormal: adding 0.5 leaves its bits, rightly rounded, at the bottom of the sum.
     const std::uint32_t denormal = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
@@ -51,6 +68,7 @@ SMELT_HD Half to_half(float x) {
     h = magnitude >= 0x477ff000u ? 0x7c00u : h;  // 65520 and more round to infinity
     h = magnitude > 0x7f800000u ? 0x7e00u : h;
     return {std::uint16_t(h | sign)};
+#endif
 }
 
 template <class S>
@@ -88,6 +106,9 @@ struct Storage<BFloat16> {
 };
 
 // Calls f with a value of the storage type that `dtype` names.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // f may be of the host alone, then so is this
+#endif
 template <class F>
 SMELT_HD void with_storage(DType dtype, F&& f) {
     switch (dtype) {

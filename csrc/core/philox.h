@@ -34,7 +34,7 @@ SMELT_HD PhiloxBlock<Lane> philox(RandomStream r, Lane block, const Multiply& mu
     const Lane none = block ^ block;
     std::uint64_t k0 = r.seed & low, k1 = r.seed >> 32;
     Lane c0 = block, c1 = block >> 32, c2 = none + r.stream, c3 = none + (r.stream >> 32);
-#pragma GCC unroll 10
+    SMELT_UNROLL
     for (int round = 0; round < 10; ++round) {
         const Lane p0 = multiply(c0, none + 0xD2511F53u), p1 = multiply(c2, none + 0xCD9E8D57u);
         c0 = (p1 >> 32) ^ c1 ^ k0;

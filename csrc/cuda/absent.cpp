@@ -12,7 +12,7 @@ int current_device() { return -1; }
 int device_of(const void*) { return -1; }
 
 [[noreturn]] static void refuse() { throw Error(why_not()); }
-Scope::Scope(int, std::uintptr_t, Allocate) { refuse(); }
+Scope::Scope(int, std::uintptr_t, Allocate) : previous_(-1) { refuse(); }
 Scope::~Scope() = default;
 void read(int, void*, const void*, std::int64_t) { refuse(); }
 void write(void*, const void*, std::int64_t) { refuse(); }

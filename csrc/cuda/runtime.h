@@ -20,7 +20,7 @@ std::string why_not();  // why no GPU can be used, in a sentence; empty where on
 int current_device();
 int device_of(const void* pointer);  // -1 for what is no device's memory
 
-// While it lives, the backend's functions called by this thread work on this device and stream. What they need for
+// They do not nest. While one lives, the backend's functions called by this thread work on this device and stream. What they need for
 // themselves comes from `allocate`, and is no more than queued when they return.
 class Scope {
 public:
@@ -32,7 +32,8 @@ public:
     Scope& operator=(const Scope&) = delete;
 
 private:
-    int previous_;
+    const Allocate allocate_;
+    const int previous_;  // device
 };
 
 // From a device, once all work on it is done.

@@ -85,13 +85,15 @@ def to_owner_kind(x: Any, result: Any) -> Any:
 
 
 def integers(x: Any) -> Any:
-    """An array of integers: NumPy's for one on the CPU, itself for one on a device. None for anything else."""
+    """An array of integers: NumPy's for one on the CPU, of 32 or 64 bits for one on a device. None for anything else."""
     try:
         kind = str(x.dtype)
         if "int" not in kind:
             return None
         if hasattr(x, "__cuda_array_interface__"):
-            return x
+            if kind.endswith(("int32", "int64")) and "u" not in kind:
+                return x
+            return x.long() if _instance_of(x, "torch", "Tensor") is not None else x.astype("int64")
         return np.from_dlpack(x)
     except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
         return None  # whoever reads it as an array says what is wrong with it

@@ -32,6 +32,7 @@ const Backend backend = {
     clamp,
     max_norm,
     optimizer_step,
+    nullptr,
 };
 
 }  // namespace SMELT_ISA

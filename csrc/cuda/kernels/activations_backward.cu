@@ -1,0 +1,44 @@
+#include "cuda/elementwise.cuh"
+#include "cuda/kernels.h"
+#include "formulas/activations/list.h"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+namespace {
+
+template <class Formula, class T>
+struct Backward {
+    Formula f;
+
+    template <int V>
+    SMELT_DEVICE void apply(std::int64_t, const T (&x)[2][V], T (&dx)[V]) const {
+#pragma unroll
+        for (int j = 0; j < V; ++j) dx[j] = f.backward(x[0][j], x[1][j]);
+    }
+};
+
+template <template <class> class Formula>
+void backward(const double* parameters, const Array& dy, const Array& saved, const Array& dx) {
+    with_storage(dy.dtype, [&](auto s) {
+        using S = decltype(s);
+        using T = Compute<S>;
+        map<per_access<S>, S>(Backward<Formula<T>, T>{Formula<T>(parameters)}, dx, dy, saved);
+    });
+}
+
+template <template <class> class... Formulas>
+void backward_of(const Activation& a, const Array& dy, const Array& saved, const Array& dx, List<Formulas...>) {
+    static constexpr void (*rows[])(const double*, const Array&, const Array&, const Array&) = {backward<Formulas>...};
+    rows[a.row](a.parameters, dy, saved, dx);
+}
+
+}  // namespace
+
+}  // namespace SMELT_ISA
+
+void activation_backward(const Activation& a, const Array& dy, const Array& saved, const Array& dx) {
+    backward_of(a, dy, saved, dx, Activations{});
+}
+
+}  // namespace smelt::cuda

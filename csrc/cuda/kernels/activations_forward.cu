@@ -1,0 +1,42 @@
+#include "cuda/elementwise.cuh"
+#include "cuda/kernels.h"
+#include "formulas/activations/list.h"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+namespace {
+
+template <class Formula, class T>
+struct Forward {
+    Formula f;
+
+    template <int V>
+    SMELT_DEVICE void apply(std::int64_t, const T (&x)[1][V], T (&y)[V]) const {
+#pragma unroll
+        for (int j = 0; j < V; ++j) y[j] = f.forward(x[0][j]);
+    }
+};
+
+template <template <class> class Formula>
+void forward(const double* parameters, const Array& x, const Array& y) {
+    with_storage(x.dtype, [&](auto s) {
+        using S = decltype(s);
+        using T = Compute<S>;
+        map<per_access<S>, S>(Forward<Formula<T>, T>{Formula<T>(parameters)}, y, x);
+    });
+}
+
+template <template <class> class... Formulas>
+void forward_of(const Activation& a, const Array& x, const Array& y, List<Formulas...>) {
+    static constexpr void (*rows[])(const double*, const Array&, const Array&) = {forward<Formulas>...};
+    rows[a.row](a.parameters, x, y);
+}
+
+}  // namespace
+
+}  // namespace SMELT_ISA
+
+void activation_forward(const Activation& a, const Array& x, const Array& y) { forward_of(a, x, y, Activations{}); }
+
+}  // namespace smelt::cuda

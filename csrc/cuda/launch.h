@@ -1,0 +1,68 @@
+// How a kernel is started. A kernel is a struct: its members are the arguments, `threads` the size of its blocks,
+// operator() what every thread does. Nothing here but the CUDA runtime's own words, which tests/emulator also speaks.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "core/config.h"
+#include "cuda/runtime.h"
+
+#if !defined(__CUDACC__)
+#define __grid_constant__
+#endif
+#define SMELT_DEVICE __device__ __forceinline__
+
+namespace smelt::cuda {
+
+// Throws Error where a call did not succeed.
+void check(cudaError_t status);
+
+cudaStream_t current_stream();
+void* allocate(std::int64_t bytes);
+
+template <class T>
+T* allocate_array(std::int64_t n) {
+    return static_cast<T*>(allocate(n * std::int64_t(sizeof(T))));
+}
+
+inline namespace SMELT_ISA {
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiprocessor)
+    entry(const __grid_constant__ Kernel kernel) {
+    kernel();
+}
+
+// The block's shared memory: as many bytes as the launch asked for.
+template <class T>
+SMELT_DEVICE T* shared_memory() {
+#if defined(__CUDACC__)
+    extern __shared__ __align__(16) unsigned char bytes[];
+#else
+    unsigned char* const bytes = emulator::shared_memory();
+#endif
+    return reinterpret_cast<T*>(bytes);
+}
+
+constexpr std::int64_t most_blocks = 0x7fffffff;
+
+// What kernels share that need no other bounds.
+struct Kernel {
+    static constexpr int threads = 256, blocks_per_multiprocessor = 1;
+};
+
+template <class K>
+void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0) {
+    if (blocks == 0) return;
+    if (shared_bytes > 48 * 1024) {
+        check(cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+    }
+    void* arguments[] = {const_cast<K*>(&kernel)};
+    check(cudaLaunchKernel(entry<K>, dim3(unsigned(blocks)), dim3(K::threads), arguments, std::size_t(shared_bytes),
+                           current_stream()));
+}
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda

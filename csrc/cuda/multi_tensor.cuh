@@ -1,0 +1,236 @@
+// One launch over the elements of many tensors: blocks take chunk after chunk from a table in the device's memory.
+//
+// The table outlives the call where it belongs to an optimizer. Then only what has changed is written again: in most
+// loops a few pointers, or nothing.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/backend.h"
+#include "cuda/reduce.cuh"
+#include "cuda/strides.cuh"
+#include "cuda/view.cuh"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+// One tensor as blocks see it.
+struct TensorRow {
+    char* parameter;
+    void* state[OptimizerInfo::max_slots];
+    float* master;
+    const Strides *parameter_strides, *gradient_strides;  // null where dense
+    std::int64_t first_chunk, chunk_count;
+    int group;
+    DType dtype;
+    bool wide, aligned;  // parameter and gradient both: dense and on a boundary of 16 bytes; each element on its own
+};
+
+// An element wherever it lies.
+template <class S>
+struct Place {
+    char* data;
+    const Strides* strides;
+    bool aligned;
+
+    SMELT_DEVICE S get(std::int64_t i) const {
+        const char* const from = at(i);
+        if (aligned) return *reinterpret_cast<const S*>(from);
+        S s;
+        memcpy(&s, from, sizeof(S));
+        return s;
+    }
+    SMELT_DEVICE void set(std::int64_t i, S s) const {
+        char* const to = at(i);
+        if (aligned) {
+            *reinterpret_cast<S*>(to) = s;
+        } else {
+            memcpy(to, &s, sizeof(S));
+        }
+    }
+
+private:
+    SMELT_DEVICE char* at(std::int64_t i) const {
+        return data + (strides ? strides->offset(i) : i * std::int64_t(sizeof(S)));
+    }
+};
+
+struct DeviceTable {
+    const TensorRow* tensors;
+    char* const* gradients;
+    const Chunk* chunks;
+    int chunk_count, tensor_count;
+
+};
+
+// A tensor's gradient and parameter in vectors of V, for those that are wide, or single elements.
+template <class S, int V>
+struct Vectors {
+    static constexpr int count = V;
+    View<S> gradient, parameter;
+
+    SMELT_DEVICE Vectors(const TensorRow& t, char* g) : gradient(g, true), parameter(t.parameter, true) {}
+    SMELT_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[V]) const { gradient.read(i, V, true, to); }
+    SMELT_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[V]) const { parameter.read(i, V, true, to); }
+    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const { gradient.write(i, V, true, from); }
+    SMELT_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[V]) const {
+        parameter.write(i, V, true, from);
+    }
+};
+template <class S>
+struct Singles {
+    static constexpr int count = 1;
+    Place<S> gradient, parameter;
+
+    SMELT_DEVICE Singles(const TensorRow& t, char* g)
+        : gradient{g, t.gradient_strides, t.aligned}, parameter{t.parameter, t.parameter_strides, t.aligned} {}
+    SMELT_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(gradient, i); }
+    SMELT_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(parameter, i); }
+    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[1]) const {
+        gradient.set(i, Storage<S>::store(from[0]));
+    }
+    SMELT_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[1]) const {
+        parameter.set(i, Storage<S>::store(from[0]));
+    }
+
+private:
+    SMELT_DEVICE static Compute<S> load(const Place<S>& from, std::int64_t i) {
+        return Storage<S>::template load<Compute<S>>(from.get(i));
+    }
+};
+
+// Memory of the device: its own, where it is to outlive the call.
+class DeviceMemory {
+public:
+    explicit DeviceMemory(bool own) : own_(own) {}
+    ~DeviceMemory() {
+        if (own_) cudaFree(data_);
+    }
+    DeviceMemory(const DeviceMemory&) = delete;
+    DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+    void* data() const { return data_; }
+    // Its contents are lost where it grows.
+    bool reserve(std::int64_t bytes) {
+        if (bytes <= bytes_) return false;
+        if (own_) {
+            check(cudaFree(data_));
+            data_ = nullptr;
+            bytes_ = 0;
+            check(cudaMalloc(&data_, std::size_t(bytes)));
+        } else {
+            data_ = allocate(bytes);
+        }
+        bytes_ = bytes;
+        return true;
+    }
+
+private:
+    const bool own_;
+    void* data_ = nullptr;
+    std::int64_t bytes_ = 0;
+};
+
+// An array in the device's memory, and what was last written to it.
+template <class T>
+class Mirror {
+public:
+    explicit Mirror(bool own) : memory_(own) {}
+
+    // Writes what has changed: from the first to the last element that has.
+    T* update(const T* values, std::int64_t n) {
+        const bool grown = memory_.reserve(n * std::int64_t(sizeof(T)));
+        std::int64_t first = 0, last = n;
+        if (!grown && std::int64_t(written_.size()) == n) {
+            while (first < n && same(written_[std::size_t(first)], values[first])) ++first;
+            while (last > first && same(written_[std::size_t(last - 1)], values[last - 1])) --last;
+        }
+        if (last > first) {
+            written_.clear();  // if the write fails, all of it is to be written again
+            write(data() + first, values + first, (last - first) * std::int64_t(sizeof(T)));
+        }
+        written_.assign(values, values + n);
+        return data();
+    }
+    T* data() const { return static_cast<T*>(memory_.data()); }
+
+private:
+    static bool same(const T& a, const T& b) { return std::memcmp(&a, &b, sizeof(T)) == 0; }
+
+    DeviceMemory memory_;
+    std::vector<T> written_;
+};
+
+class Tables : public Resident {
+public:
+    explicit Tables(bool own)
+        : tensors_(own), gradients_(own), chunks_(own), strides_(own), groups_(own), tickets_(own), sums_(own) {}
+
+    DeviceTable update(const ChunkTable& table);
+    const GroupStep* groups(const OptimizerStep& step) { return groups_.update(step.groups, step.group_count); }
+    const GroupStep* groups() const { return groups_.data(); }
+
+    // Counters that every launch leaves at zero.
+    unsigned* tickets() {
+        const unsigned zeros[2] = {};
+        return tickets_.update(zeros, 2);
+    }
+    double* sums(std::int64_t n) {
+        sums_.reserve(n * std::int64_t(sizeof(double)));
+        return static_cast<double*>(sums_.data());
+    }
+
+private:
+    Mirror<TensorRow> tensors_;
+    Mirror<char*> gradients_;
+    Mirror<Chunk> chunks_;
+    Mirror<Strides> strides_;
+    Mirror<GroupStep> groups_;
+    Mirror<unsigned> tickets_;
+    DeviceMemory sums_;
+};
+
+// A launch over all chunks of a table.
+struct ChunkKernel : Kernel {
+    // At least 48 KB in flight on each of 132 multiprocessors, the same everywhere: sums depend on it.
+    static constexpr std::int64_t most_chunk_blocks = 1056;
+
+    DeviceTable table;
+
+    template <class F>
+    SMELT_DEVICE void for_chunks(const F& f) const {
+        for (int c = int(blockIdx.x); c < table.chunk_count; c += int(gridDim.x)) f(c, table.chunks[c]);
+    }
+    static std::int64_t blocks(const ChunkTable& t) {
+        return t.chunk_count < most_chunk_blocks ? t.chunk_count : most_chunk_blocks;
+    }
+};
+
+// Calls f(i, access) for the chunk's elements: those of a wide tensor in vectors of V, the others and what is left over
+// one by one. Chunks begin at multiples of V.
+template <class S, int V, class F>
+SMELT_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, const F& f) {
+    const TensorRow& t = table.tensors[chunk.tensor];
+    char* const gradient = table.gradients[chunk.tensor];
+    const int count = int(chunk.count), whole = t.wide ? count / V * V : 0;
+    const Vectors<S, V> vectors(t, gradient);
+    for (int at = int(threadIdx.x) * V; at < whole; at += Kernel::threads * V) f(chunk.start + at, vectors);
+    const Singles<S> singles(t, gradient);
+    for (int at = whole + int(threadIdx.x); at < count; at += Kernel::threads) f(chunk.start + at, singles);
+}
+
+// True in all threads of the block that comes here last of all; its tickets are then as they were.
+SMELT_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *shared = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    __syncthreads();
+    const bool last = *shared != 0;
+    if (last && threadIdx.x == 0) *ticket = 0;
+    __threadfence();
+    return last;
+}
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda

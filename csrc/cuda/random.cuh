@@ -1,0 +1,45 @@
+// Philox on a device: a thread draws whole blocks.
+#pragma once
+
+#include "core/backend.h"
+#include "core/philox.h"
+#include "cuda/view.cuh"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+// The half-words of the eight elements from i on, i a multiple of eight.
+SMELT_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t (&half)[elements_per_block]) {
+    if (random.on_device) random.stream = *random.on_device;
+    const auto multiply = [](std::uint64_t a, std::uint64_t b) {
+        return std::uint64_t(std::uint32_t(a)) * std::uint64_t(std::uint32_t(b));
+    };
+    const auto block = philox(random, std::uint64_t(i) / elements_per_block, multiply);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        half[2 * k] = std::uint32_t(block.w[k]) & 0xffff;
+        half[2 * k + 1] = std::uint32_t(block.w[k]) >> 16;
+    }
+}
+
+// x = dropout(x) of the first n of up to eight elements from i on: all of one Philox block where n = 8, or a single one.
+template <class T>
+SMELT_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_per_block]) {
+    const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
+    const std::int64_t begin = i / elements_per_block * elements_per_block;
+    const int skip = int(i - begin);  // 0 but for a single element
+    std::uint32_t half[elements_per_block];
+    half_words(d.random, begin, half);
+#pragma unroll
+    for (int j = 0; j < elements_per_block; ++j) {
+        if (j == skip) half[0] = half[j];
+    }
+#pragma unroll
+    for (int j = 0; j < elements_per_block; ++j) {
+        const T kept = scale * x[j] + shift;
+        if (j < n) x[j] = half[j] >= d.threshold ? kept : dropped;
+    }
+}
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda

@@ -1,0 +1,65 @@
+// Reductions within a warp and a block. The order is that of the threads, always: results are the same bit for bit.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cuda/launch.h"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+constexpr int warp_size = 32;
+constexpr unsigned full_warp = 0xffffffffu;
+
+// The value of the lane `offset` lanes away (exclusive or), of any type made of words.
+template <class T>
+SMELT_DEVICE T from_lane_xor(T value, int offset) {
+    static_assert(sizeof(T) % sizeof(unsigned) == 0);
+    unsigned words[sizeof(T) / sizeof(unsigned)];
+    memcpy(words, &value, sizeof value);
+#pragma unroll
+    for (unsigned& w : words) w = __shfl_xor_sync(full_warp, w, offset);
+    memcpy(&value, words, sizeof value);
+    return value;
+}
+
+// merge(a, b) -> a, a before b in order. Every one of `width` neighbouring lanes, a power of two, gets the result.
+template <class T, class Merge>
+SMELT_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
+    for (int offset = 1; offset < width; offset *= 2) {
+        T other = from_lane_xor(value, offset);
+        if (threadIdx.x & unsigned(offset)) {
+            merge(other, value);
+            value = other;
+        } else {
+            merge(value, other);
+        }
+    }
+    return value;
+}
+
+// The same over `width` neighbouring threads, whole warps of the block; `scratch` has a place for each warp. All of the
+// block's threads take part.
+template <class T, class Merge>
+SMELT_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {
+    value = warp_reduce(value, merge, width < warp_size ? width : warp_size);
+    if (width <= warp_size) return value;
+    const int warp = int(threadIdx.x) / warp_size, warps = width / warp_size, first = warp / warps * warps;
+    __syncthreads();  // whoever used the scratch has done
+    if (threadIdx.x % warp_size == 0) scratch[warp] = value;
+    __syncthreads();
+    T total = scratch[first];
+    for (int w = 1; w < warps; ++w) merge(total, scratch[first + w]);
+    return total;
+}
+
+struct Add {
+    template <class T>
+    SMELT_DEVICE void operator()(T& a, const T& b) const {
+        a += b;
+    }
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda

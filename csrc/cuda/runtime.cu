@@ -1,0 +1,131 @@
+// The devices, and where a call's work goes.
+#include "cuda/runtime.h"
+
+#include <cstring>
+
+#include "cuda/launch.h"
+
+namespace smelt::cuda {
+
+namespace {
+
+// What the innermost scope of this thread set.
+struct Current {
+    cudaStream_t stream = nullptr;
+    const Scope::Allocate* allocate = nullptr;
+};
+thread_local Current current;
+
+std::string text_of(cudaError_t status) {
+    return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+}
+
+inline namespace SMELT_ISA {
+
+// Arguments are copied when a kernel is queued: bytes that come as such need no memory that outlives the call.
+template <int Most>
+struct Write : Kernel {
+    static constexpr std::int64_t most = Most;
+
+    unsigned char* to;
+    int count;
+    unsigned char bytes[most];
+
+    SMELT_DEVICE void operator()() const {
+        for (int i = int(threadIdx.x); i < count; i += threads) to[i] = bytes[i];
+    }
+};
+
+struct Draw : Kernel {
+    std::uint64_t *count, *slot;
+
+    SMELT_DEVICE void operator()() const {
+        if (threadIdx.x == 0) *slot = (*count)++;
+    }
+};
+
+}  // namespace SMELT_ISA
+
+}  // namespace
+
+void check(cudaError_t status) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // else the next call, right as it may be, would report it again
+    throw Error("CUDA failed: " + text_of(status));
+}
+
+cudaStream_t current_stream() { return current.stream; }
+void* allocate(std::int64_t bytes) { return (*current.allocate)(bytes); }
+
+std::string built() { return SMELT_BUILT_CUDA; }
+
+std::string why_not() {
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess) {
+        cudaGetLastError();
+        return "CUDA finds no GPU it can use here: " + text_of(status);
+    }
+    return count > 0 ? "" : "CUDA finds no GPU here";
+}
+
+int current_device() {
+    int device = -1;
+    check(cudaGetDevice(&device));
+    return device;
+}
+
+int device_of(const void* pointer) {
+    cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) {
+        cudaGetLastError();
+        return -1;
+    }
+    const bool of_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    return of_device ? attributes.device : -1;
+}
+
+Scope::Scope(int device, std::uintptr_t stream, Allocate allocate)
+    : allocate_(std::move(allocate)), previous_(current_device()) {
+    if (device != previous_) check(cudaSetDevice(device));
+    current = {reinterpret_cast<cudaStream_t>(stream), &allocate_};
+}
+
+Scope::~Scope() {
+    current = {};
+    cudaSetDevice(previous_);
+}
+
+void read(int device, void* to, const void* from, std::int64_t bytes) {
+    const int previous = current_device();
+    check(cudaSetDevice(device));
+    const cudaError_t status = cudaDeviceSynchronize();
+    if (status == cudaSuccess) check(cudaMemcpy(to, from, std::size_t(bytes), cudaMemcpyDefault));
+    check(cudaSetDevice(previous));
+    check(status);
+}
+
+template <class Kernel>
+void write_with(void* to, const void* from, std::int64_t bytes) {
+    Kernel kernel;
+    for (std::int64_t done = 0; done < bytes; done += kernel.most) {
+        kernel.to = static_cast<unsigned char*>(to) + done;
+        kernel.count = int(bytes - done < kernel.most ? bytes - done : kernel.most);
+        std::memcpy(kernel.bytes, static_cast<const char*>(from) + done, std::size_t(kernel.count));
+        launch(kernel, 1);
+    }
+}
+
+void write(void* to, const void* from, std::int64_t bytes) {
+    if (bytes <= 512) {
+        write_with<Write<512>>(to, from, bytes);
+    } else {
+        write_with<Write<30720>>(to, from, bytes);
+    }
+}
+
+void draw(std::uint64_t* count, std::uint64_t* slot) {
+    launch(Draw{{}, count, slot}, 1);
+}
+
+}  // namespace smelt::cuda

@@ -1,0 +1,75 @@
+// An activation chosen at run time, inside a fused kernel: every thread takes the same branch.
+#pragma once
+
+#include <cstddef>
+#include <new>
+
+#include "core/backend.h"
+#include "cuda/launch.h"
+#include "formulas/activations/list.h"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+template <class T, template <class> class... Formulas>
+constexpr std::size_t largest_formula(List<Formulas...>) {
+    std::size_t largest = 0;
+    ((largest = sizeof(Formulas<T>) > largest ? sizeof(Formulas<T>) : largest), ...);
+    return largest;
+}
+
+// A formula of the list with its constants, or nothing.
+template <class T>
+class Stage {
+public:
+    Stage() = default;
+    explicit Stage(const Activation& a) : row_(a.row) {
+        visit([&](auto& formula) {
+            using Formula = std::remove_reference_t<decltype(formula)>;
+            new (&formula) Formula(a.parameters);
+            saves_y_ = Formula::info.saves == Saves::y;
+        });
+    }
+
+    SMELT_HD explicit operator bool() const { return row_ >= 0; }
+    SMELT_HD bool saves_y() const { return saves_y_; }
+
+    template <int V>
+    SMELT_DEVICE void forward(T (&x)[V]) const {
+        const_cast<Stage*>(this)->visit([&](const auto& f) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
+        });
+    }
+    template <int V>
+    SMELT_DEVICE void backward(T (&dy)[V], const T (&saved)[V]) const {
+        const_cast<Stage*>(this)->visit([&](const auto& f) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], saved[j]);
+        });
+    }
+
+private:
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // f is of the host in the constructor
+#endif
+    template <class F>
+    SMELT_HD void visit(const F& f) {
+        visit_row(f, Activations{});
+    }
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+    template <class F, template <class> class... Formulas>
+    SMELT_HD void visit_row(const F& f, List<Formulas...>) {
+        int row = 0;
+        (void)((row++ == row_ && (f(*reinterpret_cast<Formulas<T>*>(formula_)), true)) || ...);
+    }
+
+    int row_ = -1;
+    bool saves_y_ = false;
+    alignas(T) unsigned char formula_[largest_formula<T>(Activations{})];
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda

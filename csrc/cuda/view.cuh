@@ -1,0 +1,144 @@
+// Dense arrays as kernels see them: a thread takes a vector of V elements at a time, in accesses of 16 bytes where the
+// array begins on a boundary of 16.
+#pragma once
+
+#include <cstdint>
+
+#include "core/array.h"
+#include "core/dtype.h"
+#include "cuda/launch.h"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+// How many elements of a storage type one access of 16 bytes moves.
+template <class S>
+constexpr int per_access = 16 / sizeof(S);
+
+// What one access moves of a vector of V.
+template <class S, int V>
+struct alignas(V < per_access<S> ? V * sizeof(S) : 16) Access {
+    static constexpr int count = V < per_access<S> ? V : per_access<S>;
+    S element[count];
+};
+
+// The type that elements of a storage type are computed in.
+template <class S>
+struct ComputeType {
+    using type = float;
+};
+template <>
+struct ComputeType<double> {
+    using type = double;
+};
+template <class S>
+using Compute = typename ComputeType<S>::type;
+
+template <class S, int V>
+SMELT_DEVICE void widen(const S (&from)[V], Compute<S> (&to)[V]) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) to[j] = Storage<S>::template load<Compute<S>>(from[j]);
+}
+template <class S, int V>
+SMELT_DEVICE void narrow(const Compute<S> (&from)[V], S (&to)[V]) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) to[j] = Storage<S>::store(from[j]);
+}
+
+template <class S>
+class View {
+public:
+    View() = default;
+    SMELT_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
+    explicit View(const Array& dense)
+        : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
+
+    // Elements [i, i + n), n <= V; what is beyond them is zero. `whole` promises that i is a multiple of V.
+    template <int V>
+    SMELT_DEVICE void load(std::int64_t i, int n, bool whole, S (&to)[V]) const {
+        using A = Access<S, V>;
+        if (wide_ && whole && n == V) {
+            const auto* from = reinterpret_cast<const A*>(data_) + i / A::count;
+#pragma unroll
+            for (int k = 0; k < V / A::count; ++k) {
+                const A access = from[k];
+#pragma unroll
+                for (int j = 0; j < A::count; ++j) to[k * A::count + j] = access.element[j];
+            }
+            return;
+        }
+#pragma unroll
+        for (int j = 0; j < V; ++j) to[j] = j < n ? data_[i + j] : S{};
+    }
+
+    template <int V>
+    SMELT_DEVICE void store(std::int64_t i, int n, bool whole, const S (&from)[V]) const {
+        using A = Access<S, V>;
+        if (wide_ && whole && n == V) {
+            auto* to = reinterpret_cast<A*>(data_) + i / A::count;
+#pragma unroll
+            for (int k = 0; k < V / A::count; ++k) {
+                A access;
+#pragma unroll
+                for (int j = 0; j < A::count; ++j) access.element[j] = from[k * A::count + j];
+                to[k] = access;
+            }
+            return;
+        }
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            if (j < n) data_[i + j] = from[j];
+        }
+    }
+
+    // The same in the compute type.
+    template <int V>
+    SMELT_DEVICE void read(std::int64_t i, int n, bool whole, Compute<S> (&to)[V]) const {
+        S raw[V];
+        load(i, n, whole, raw);
+        widen<S>(raw, to);
+    }
+    template <int V>
+    SMELT_DEVICE void write(std::int64_t i, int n, bool whole, const Compute<S> (&from)[V]) const {
+        S raw[V];
+        narrow<S>(from, raw);
+        store(i, n, whole, raw);
+    }
+
+private:
+    S* data_ = nullptr;
+    bool wide_ = true;
+};
+
+// One of any type, read and written as doubles: a number per channel. It may be absent: then nothing is written.
+class DoubleView {
+public:
+    DoubleView() = default;
+    explicit DoubleView(const Array* dense)
+        : data_(dense ? dense->data : nullptr), dtype_(dense ? dense->dtype : DType::f64) {}
+
+    SMELT_DEVICE double get(std::int64_t i, double otherwise = 0) const {
+        double value = otherwise;
+        if (data_) {
+            with_storage(dtype_, [&](auto s) {
+                using S = decltype(s);
+                value = Storage<S>::template load<double>(static_cast<const S*>(data_)[i]);
+            });
+        }
+        return value;
+    }
+    SMELT_DEVICE void set(std::int64_t i, double value) const {
+        if (!data_) return;
+        with_storage(dtype_, [&](auto s) {
+            using S = decltype(s);
+            static_cast<S*>(data_)[i] = Storage<S>::store(value);
+        });
+    }
+
+private:
+    void* data_ = nullptr;
+    DType dtype_ = DType::f64;
+};
+
+}  // namespace SMELT_ISA
+}  // namespace smelt::cuda
