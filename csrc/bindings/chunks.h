@@ -38,8 +38,13 @@ public:
 
     // For one call, or with what a device keeps from call to call.
     ChunkTable table(const std::vector<Tensor>& tensors, bool resident) {
-        return {tensors.data(), int(tensors.size()),    chunks_.data(), int(chunks_.size()),
-                tasks_.data(),  int(tasks_.size()) - 1, resident ? &resident_ : nullptr};
+        return {tensors.data(),
+                int(tensors.size()),
+                chunks_.data(),
+                int(chunks_.size()),
+                tasks_.data(),
+                int(tasks_.size()) - 1,
+                resident ? &resident_ : nullptr};
     }
     std::int64_t elements() const { return elements_; }
 

@@ -101,7 +101,8 @@ struct Gradients {
     template <class F>
     void compute(const F& f) {
         if (views.empty()) return;
-        smelt::compute(views[0], chunks.elements(), [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
+        smelt::compute(views[0], chunks.elements(),
+                       [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
     }
 
     std::vector<View> views;

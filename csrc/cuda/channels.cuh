@@ -116,8 +116,8 @@ private:
     }
 };
 
-// With inner == 1 a row holds every channel once: a warp takes 32 neighbouring channels, the block's warps take turns at
-// the rows of a slot.
+// With inner == 1 a row holds every channel once: a warp takes 32 neighbouring channels, the block's warps take turns
+// at the rows of a slot.
 template <class F>
 struct ReduceColumns : Kernel {
     using Total = typename F::Total;

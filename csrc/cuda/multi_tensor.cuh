@@ -61,7 +61,6 @@ struct DeviceTable {
     char* const* gradients;
     const Chunk* chunks;
     int chunk_count, tensor_count;
-
 };
 
 // A tensor's gradient and parameter in vectors of V, for those that are wide, or single elements.
@@ -73,7 +72,9 @@ struct Vectors {
     SMELT_DEVICE Vectors(const TensorRow& t, char* g) : gradient(g, true), parameter(t.parameter, true) {}
     SMELT_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[V]) const { gradient.read(i, V, true, to); }
     SMELT_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[V]) const { parameter.read(i, V, true, to); }
-    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const { gradient.write(i, V, true, from); }
+    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const {
+        gradient.write(i, V, true, from);
+    }
     SMELT_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[V]) const {
         parameter.write(i, V, true, from);
     }

@@ -22,7 +22,8 @@ SMELT_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t 
     }
 }
 
-// x = dropout(x) of the first n of up to eight elements from i on: all of one Philox block where n = 8, or a single one.
+// x = dropout(x) of the first n of up to eight elements from i on: all of one Philox block where n = 8, or a single
+// one.
 template <class T>
 SMELT_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_per_block]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);

@@ -1,26 +1,14 @@
 // The devices, and where a call's work goes.
-#include "cuda/runtime.h"
-
 #include <cstring>
 
 #include "cuda/launch.h"
+#include "cuda/runtime.h"
 
 namespace smelt::cuda {
 
-namespace {
-
-// What the innermost scope of this thread set.
-struct Current {
-    cudaStream_t stream = nullptr;
-    const Scope::Allocate* allocate = nullptr;
-};
-thread_local Current current;
-
-std::string text_of(cudaError_t status) {
-    return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
-}
-
 inline namespace SMELT_ISA {
+
+namespace {
 
 // Arguments are copied when a kernel is queued: bytes that come as such need no memory that outlives the call.
 template <int Most>
@@ -44,7 +32,22 @@ struct Draw : Kernel {
     }
 };
 
+}  // namespace
+
 }  // namespace SMELT_ISA
+
+namespace {
+
+// What the innermost scope of this thread set.
+struct Current {
+    cudaStream_t stream = nullptr;
+    const Scope::Allocate* allocate = nullptr;
+};
+thread_local Current current;
+
+std::string text_of(cudaError_t status) {
+    return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+}
 
 }  // namespace
 
@@ -64,9 +67,9 @@ std::string why_not() {
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess) {
         cudaGetLastError();
-        return "CUDA finds no GPU it can use here: " + text_of(status);
+        return "no GPU can be used here, CUDA says: " + text_of(status);
     }
-    return count > 0 ? "" : "CUDA finds no GPU here";
+    return count > 0 ? "" : "no GPU is here";
 }
 
 int current_device() {
@@ -124,8 +127,6 @@ void write(void* to, const void* from, std::int64_t bytes) {
     }
 }
 
-void draw(std::uint64_t* count, std::uint64_t* slot) {
-    launch(Draw{{}, count, slot}, 1);
-}
+void draw(std::uint64_t* count, std::uint64_t* slot) { launch(Draw{{}, count, slot}, 1); }
 
 }  // namespace smelt::cuda

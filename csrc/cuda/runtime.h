@@ -20,8 +20,8 @@ std::string why_not();  // why no GPU can be used, in a sentence; empty where on
 int current_device();
 int device_of(const void* pointer);  // -1 for what is no device's memory
 
-// They do not nest. While one lives, the backend's functions called by this thread work on this device and stream. What they need for
-// themselves comes from `allocate`, and is no more than queued when they return.
+// They do not nest. While one lives, the backend's functions called by this thread work on this device and stream. What
+// they need for themselves comes from `allocate`, and is no more than queued when they return.
 class Scope {
 public:
     using Allocate = std::function<void*(std::int64_t bytes)>;

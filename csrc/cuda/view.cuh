@@ -50,8 +50,7 @@ class View {
 public:
     View() = default;
     SMELT_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
-    explicit View(const Array& dense)
-        : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
+    explicit View(const Array& dense) : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
 
     // Elements [i, i + n), n <= V; what is beyond them is zero. `whole` promises that i is a multiple of V.
     template <int V>

@@ -1,8 +1,8 @@
 // CUDA's words on the host: kernels run as they stand, a block's threads as fibers, block after block.
 //
-// Barriers, shuffles and shared memory are real: a barrier that some thread of the block never reaches fails the launch,
-// shared memory holds NaN when a block begins and is as long as was asked for (the address sanitizer sees its ends), and
-// blocks run in descending order. Streams and graphs are not here: every call has finished when it returns.
+// Barriers, shuffles and shared memory are real: a barrier that some thread of the block never reaches fails the
+// launch, shared memory holds NaN when a block begins and is as long as was asked for (the address sanitizer sees its
+// ends), and blocks run in descending order. Streams and graphs are not here: every call has finished when it returns.
 #pragma once
 
 #include <ucontext.h>
@@ -43,7 +43,10 @@ inline thread_local Block* block = nullptr;
 class Block {
 public:
     Block(const std::function<void()>& kernel, unsigned threads, std::size_t shared_bytes)
-        : kernel_(kernel), threads_(threads), shared_bytes_(shared_bytes), shared_(new unsigned char[shared_bytes]),
+        : kernel_(kernel),
+          threads_(threads),
+          shared_bytes_(shared_bytes),
+          shared_(new unsigned char[shared_bytes]),
           warps_((threads + 31) / 32) {}
 
     // False if the block hangs: some threads wait for others that have ended.
@@ -318,8 +321,8 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
 
 // For those who make arrays for it: memory of a device, and memory no longer.
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_allocated(const char* at,
-                                                                                              std::size_t bytes,
-                                                                                              int device) {
+                                                                                             std::size_t bytes,
+                                                                                             int device) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
     emulator::allocations[at] = {bytes, device};
 }

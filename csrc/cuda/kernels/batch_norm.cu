@@ -126,8 +126,12 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
     const bool through_statistics = op.through_statistics();
     if (!through_statistics && !a.dweight && !a.dbias) return channel_map<T, 3>(pass, s, table);
 
-    FinishBackward<T> finish{ChannelNumbers(op, a), DoubleView(a.dweight),        DoubleView(a.dbias),
-                             double(s.outer * s.inner), nullptr, s.channels};
+    FinishBackward<T> finish{ChannelNumbers(op, a),
+                             DoubleView(a.dweight),
+                             DoubleView(a.dbias),
+                             double(s.outer * s.inner),
+                             nullptr,
+                             s.channels};
     if (!through_statistics) return channel_reduce(BackwardSums<S, true>{pass, table, s.channels}, s, finish);
     finish.table = allocate_array<T>(5 * s.channels);
     channel_reduce(BackwardSums<S, false>{pass, table, s.channels}, s, finish);
@@ -141,11 +145,17 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
 void batch_statistics(const ChannelOp& op, const Array& x_, double eps, const RunningStatistics& running, double* mean,
                       double* invstd) {
     const Dense x(x_);
-    const auto running_mean = dense_or_none<DenseInOut>(running.mean), running_var = dense_or_none<DenseInOut>(running.var);
+    const auto running_mean = dense_or_none<DenseInOut>(running.mean),
+               running_var = dense_or_none<DenseInOut>(running.var);
     ChannelArrays a;
     a.x = &*x;
-    const FinishStatistics finish{eps,  running.momentum, running.unbiased, DoubleView(pointer_to(running_mean)),
-                                  DoubleView(pointer_to(running_var)), mean, invstd};
+    const FinishStatistics finish{eps,
+                                  running.momentum,
+                                  running.unbiased,
+                                  DoubleView(pointer_to(running_mean)),
+                                  DoubleView(pointer_to(running_var)),
+                                  mean,
+                                  invstd};
     with_storage(x->dtype, [&](auto s) {
         using S = decltype(s);
         channel_reduce(Sample<S>{Pipeline<S>(op, a)}, op.shape, finish);

@@ -1,9 +1,8 @@
 // Optimizers and gradient clipping.
-#include "cuda/multi_tensor.cuh"
-
 #include <cmath>
 
 #include "cuda/kernels.h"
+#include "cuda/multi_tensor.cuh"
 #include "formulas/clip.h"
 #include "formulas/optimizers/list.h"
 #include "formulas/optimizers/update.h"
@@ -125,8 +124,8 @@ struct Clamp : ChunkKernel {
     }
 };
 
-// A step of one optimizer for the groups that have one set of state arrays. Each block makes the constants of the step for itself from the
-// hyper-parameters and the clocks; the last one to end lets the clocks go on.
+// A step of one optimizer for the groups that have one set of state arrays. Each block makes the constants of the step
+// for itself from the hyper-parameters and the clocks; the last one to end lets the clocks go on.
 template <template <class> class Formula, unsigned Slots>
 struct Step : ChunkKernel {
     static constexpr int blocks_per_multiprocessor = 4;  // no more than 64 registers: enough loads under way
@@ -151,10 +150,14 @@ struct Step : ChunkKernel {
         if (skip && !math::is_finite(n)) return;
         int* const last = shared_memory<int>();
         Constants* const constants = reinterpret_cast<Constants*>(shared_memory<char>() + 16);
-        for (int g = int(threadIdx.x); g < group_count; g += threads) {
-            const Clock now = advanced(g);
-            const double clip = norm ? clip_factor(n, limit) : 1;
-            constants[g] = {Update<Formula, float>(group(g), now, clip), Update<Formula, double>(group(g), now, clip)};
+        const double clip = norm ? clip_factor(n, limit) : 1;
+        for (int k = int(threadIdx.x); k < 2 * group_count; k += threads) {
+            const int g = k / 2;
+            if (k % 2 == 0) {
+                constants[g].single = Update<Formula, float>(group(g), advanced(g), clip);
+            } else {
+                constants[g].precise = Update<Formula, double>(group(g), advanced(g), clip);
+            }
         }
         __syncthreads();
         for_chunks([&](int, const Chunk& chunk) {
@@ -187,10 +190,9 @@ private:
     }
 
     template <class S, class T>
-    SMELT_DEVICE void update(const Update<Formula, T>& shared_update, const TensorRow& t, const Chunk& chunk) const {
-        const Update<Formula, T> u = shared_update;
-        // As many of a half type as of float32: with more the state does not fit the registers.
-        for_elements<S, per_access<T>>(table, chunk, [&](std::int64_t i, const auto& access) {
+    SMELT_DEVICE void update(const Update<Formula, T>& u, const TensorRow& t, const Chunk& chunk) const {
+        // Of a half type no more than of float32, of float64 one by one: else the state does not fit the registers.
+        for_elements<S, sizeof(T) == 8 ? 1 : 4>(table, chunk, [&](std::int64_t i, const auto& access) {
             constexpr int V = std::decay_t<decltype(access)>::count;
             T p[V], g[V], state[OptimizerInfo::max_slots][V];
             access.read_gradient(i, g);

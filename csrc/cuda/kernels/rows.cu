@@ -1,8 +1,7 @@
 // Softmax and its losses.
-#include "cuda/rows.cuh"
-
 #include "core/math.h"
 #include "cuda/kernels.h"
+#include "cuda/rows.cuh"
 #include "cuda/strides.cuh"
 
 namespace smelt::cuda {
@@ -242,7 +241,7 @@ struct Maxout : Kernel {
     using T = Compute<S>;
     static constexpr int V = 8;
 
-    View<S> x, y;   // y: the result, or the gradient that comes back
+    View<S> x, y;  // y: the result, or the gradient that comes back
     View<S> dx;
     std::int64_t size;  // of y
     int pieces;
@@ -296,7 +295,8 @@ void maxout(const ChannelShape& s, int pieces, const Array& x_, const Array& y, 
         using S = decltype(storage);
         if (y.size == 0) return;
         const Divider group(s.channels / pieces * s.inner, x->size);
-        const Maxout<S, Backward> kernel{{}, View<S>(x), View<S>(y), dx ? View<S>(*dx) : View<S>(), y.size, pieces, group};
+        const Maxout<S, Backward> kernel{{},     View<S>(x), View<S>(y), dx ? View<S>(*dx) : View<S>(),
+                                         y.size, pieces,     group};
         const bool wide = kernel.group.divisor % kernel.V == 0;
         launch(kernel, blocks_for(y.size, kernel.threads * (wide ? kernel.V : 1)));
     });
