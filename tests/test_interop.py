@@ -1,6 +1,7 @@
 """Arrays of other libraries: the same bits, as arrays of the library that owns the input."""
 
 import ctypes
+import re
 
 import ml_dtypes
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from helpers import OPERATIONS, assert_identical
 
 import smelt
+from smelt import _core
 
 
 def inputs(dtype):
@@ -218,16 +220,17 @@ def test_dlpack_without_strides_and_with_an_offset():
     assert_identical(smelt.relu(Handmade()), np.array([1, 0, 2], np.float32))
 
 
+@pytest.mark.skipif(smelt.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", [2, 13])
 def test_cuda_array_without_cuda(device):
-    message = (
-        r"^elu: x is on a CUDA device, and this build of smelt has no CUDA: "
-        r"install a CUDA toolkit \(nvcc\) and build smelt again, or move the array to the CPU$"
-    )
-    with pytest.raises(ValueError, match=message):
+    reason = smelt.cuda.why_not()
+    if not _core.build_info()["cuda"]:
+        assert reason == (
+            "this build of smelt has no CUDA: install a CUDA toolkit (nvcc) and build smelt again, "
+            "or move the array to the CPU"
+        )
+    with pytest.raises(ValueError, match=f"^elu: x is on a CUDA device, and {re.escape(reason)}$"):
         smelt.elu(Handmade(device=device))
-    assert not smelt.cuda.is_available()
-    assert smelt.cuda.why_not()
 
 
 def test_unknown_device():

@@ -206,6 +206,10 @@ std::uint64_t word(py::handle value, const std::string& where) {
     return v;
 }
 
+void refuse_capture(const char* text) {
+    if (cuda::is_capturing()) fail<py::value_error>(text, " while a CUDA graph is captured");
+}
+
 // The numbers of a state, checked.
 Generator generator_of(const py::object& given) {
     if (!py::isinstance<py::dict>(given)) {
@@ -289,14 +293,21 @@ double number_in(const Args& args, int i, const Interval& interval) {
 }
 
 Drawn Generator::next(const View& x) {
-    if (!capturable_) return {{seed_, stream_++, nullptr}, nullptr};
+    if (!capturable_) {
+        if (x.on_cuda()) compute(x, [](const Backend&) { refuse_capture("Generator: capturable must be True, got False"); });
+        return {{seed_, stream_++, nullptr}, nullptr};
+    }
     if (!x.on_cuda()) {
         fail<py::value_error>("Generator: a capturable one draws for arrays on CUDA devices, got one on the CPU");
     }
     if (!count_) {
-        count_ = std::make_shared<Workspace>(x, std::int64_t(sizeof stream_));
+        const auto count = std::make_shared<Workspace>(x, std::int64_t(sizeof stream_));
+        compute(x, [&](const Backend&) {
+            refuse_capture("Generator: must have drawn before, got the first draw");
+            cuda::write(count->data(), &stream_, sizeof stream_);
+        });
+        count_ = count;
         device_ = x.device;
-        compute(x, [&](const Backend&) { cuda::write(count_->data(), &stream_, sizeof stream_); });
     }
     if (x.device != device_) {
         fail<py::value_error>("Generator: a capturable one draws on the device it first drew on, CUDA device ", device_,

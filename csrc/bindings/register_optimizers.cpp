@@ -334,6 +334,12 @@ public:
         look_up(gradients, keep);
 
         const ChunkTable table = chunks_.table(tensors_, true);
+        if (on_.on_cuda() && !capturable_) {
+            compute(on_, [&](const Backend&) {
+                if (!cuda::is_capturing()) return;
+                fail<py::value_error>(name_, ".step: capturable must be True while a CUDA graph is captured, got False");
+            });
+        }
         Norms norm(on_, false, 1);
         if (wants_norm) {
             compute(on_, chunks_.elements(), [&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });
@@ -345,9 +351,17 @@ public:
         if (wants_norm) step.norm = norm.data();
         if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>();
         step.skip = policy == Nonfinite::skip;
+        step.capturable = capturable_;
         compute(on_, chunks_.elements(), [&](const Backend& b) { b.optimizer_step(table, step); });
         clocks_.count(!step.skip && !capturable_);
         return wants_norm ? norm.object(false) : py::none();
+    }
+
+    // The hyper-parameters that the next replay of a captured step reads.
+    void set_groups(const py::list& groups) {
+        const std::vector<GroupStep> steps = read_groups(groups);
+        const OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
+        compute(on_, chunks_.elements(), [&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true), step); });
     }
 
     std::int64_t t() const { return clocks_.t(); }
@@ -563,6 +577,7 @@ void register_optimizers(py::module_& m) {
              py::arg("capturable"))
         .def("exclusively", &Plan::exclusively)
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"))
+        .def("set_groups", &Plan::set_groups, py::arg("groups"))
         .def_property_readonly("t", &Plan::t)
         .def_property_readonly("state", &Plan::state)
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);

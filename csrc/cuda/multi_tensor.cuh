@@ -152,6 +152,7 @@ public:
             write(data() + first, values + first, (last - first) * std::int64_t(sizeof(T)));
         }
         written_.assign(values, values + n);
+        if (last > first && is_capturing()) written_.clear();  // it is only recorded
         return data();
     }
     T* data() const { return static_cast<T*>(memory_.data()); }

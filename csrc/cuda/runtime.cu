@@ -99,6 +99,12 @@ Scope::~Scope() {
     cudaSetDevice(previous_);
 }
 
+bool is_capturing() {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(current.stream, &status));
+    return status != cudaStreamCaptureStatusNone;
+}
+
 void read(int device, void* to, const void* from, std::int64_t bytes) {
     const int previous = current_device();
     check(cudaSetDevice(device));

@@ -42,6 +42,9 @@ void read(int device, void* to, const void* from, std::int64_t bytes);
 // Within a scope, as the backend's functions: to the device. The bytes are copied before it returns.
 void write(void* to, const void* from, std::int64_t bytes);
 
+// Whether the scope's stream is recording a CUDA graph: what is queued now runs later, and maybe often.
+bool is_capturing();
+
 // Likewise: the next stream number of a generator's count on the device, left at `slot`.
 void draw(std::uint64_t* count, std::uint64_t* slot);
 

@@ -85,7 +85,7 @@ def to_owner_kind(x: Any, result: Any) -> Any:
 
 
 def integers(x: Any) -> Any:
-    """An array of integers: NumPy's for one on the CPU, of 32 or 64 bits for one on a device. None for anything else."""
+    """An array of integers: NumPy's on the CPU, of 32 or 64 bits on a device. None for anything else."""
     try:
         kind = str(x.dtype)
         if "int" not in kind:

@@ -77,7 +77,7 @@ class Optimizer:
 
     @property
     def t(self) -> int:
-        """The number of steps taken."""
+        """The number of steps taken. Where a GPU may have skipped or replayed some, this waits for it."""
         return self._plan.t
 
     @property
@@ -90,6 +90,21 @@ class Optimizer:
     def lr(self, value: float | Schedule) -> None:
         for group in self.groups:
             group["lr"] = value
+        if self.capturable:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Hands the hyper-parameters in force, as `groups` holds them, to the next replay of a captured step.
+
+        Setting `lr` does so by itself. For optimizers with capturable=True; RuntimeError for others.
+        """
+        if not self.capturable:
+            raise RuntimeError(f"{self._spec['name']}.refresh: capturable must be True, got False")
+        self._plan.exclusively(self._refresh)
+
+    def _refresh(self) -> None:
+        t = self.t if any(callable(group["lr"]) for group in self.groups) else 0
+        self._plan.set_groups([self._step_of(group, t) for group in self.groups])
 
     def _step_of(self, group: dict[str, Any], t: int) -> tuple[tuple[float, ...], bool, bool]:
         """A group's part of the step after t: its hyper-parameters in the order of the list, checked, and its flags."""
@@ -156,7 +171,7 @@ class Optimizer:
         if grads is None:
             grads = [self._grad_of(p) for p in self.params]
         self._check_norm(self.max_grad_norm, self.nonfinite)
-        t = self.t
+        t = self.t if any(callable(group["lr"]) for group in self.groups) else 0
         steps = [self._step_of(group, t) for group in self.groups]
         self.last_grad_norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite)
 

@@ -2,7 +2,8 @@
 //
 // Barriers, shuffles and shared memory are real: a barrier that some thread of the block never reaches fails the
 // launch, shared memory holds NaN when a block begins and is as long as was asked for (the address sanitizer sees its
-// ends), and blocks run in descending order. Streams and graphs are not here: every call has finished when it returns.
+// ends), and blocks run in descending order. Streams and graphs are not here: every call has finished when it returns,
+// and that a capture goes on is only said.
 #pragma once
 
 #include <ucontext.h>
@@ -209,6 +210,7 @@ inline unsigned char* shared_memory() { return block->shared(); }
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2;
 inline thread_local int device = 0;
+inline bool capturing = false;
 struct Allocation {
     std::size_t bytes;
     int device;
@@ -247,6 +249,7 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2, cudaMemoryTypeManaged = 3 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaPointerAttributes {
     cudaMemoryType type;
@@ -262,6 +265,10 @@ inline const char* cudaGetErrorString(cudaError_t status) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+    *status = emulator::capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceCount(int* count) {
     *count = emulator::devices;
     return cudaSuccess;
@@ -325,6 +332,9 @@ extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulat
                                                                                              int device) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
     emulator::allocations[at] = {bytes, device};
+}
+extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_capture(bool on) {
+    emulator::capturing = on;
 }
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_freed(const char* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);

@@ -1,0 +1,132 @@
+// The emulator must fail where a GPU would, and index arithmetic must hold beyond 2^31 elements. Each case is a word of
+// the command line; it prints what happened.
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "cuda/reduce.cuh"
+#include "cuda/strides.cuh"
+#include "cuda/view.cuh"
+
+using namespace smelt;
+using namespace smelt::cuda;
+
+// What the bindings' scopes would give.
+namespace smelt::cuda {
+void check(cudaError_t status) {
+    if (status != cudaSuccess) std::printf("error: %s\n", cudaGetErrorString(status));
+}
+cudaStream_t current_stream() { return nullptr; }
+void* allocate(std::int64_t) { return nullptr; }
+}  // namespace smelt::cuda
+
+namespace {
+
+// Thread t of 64 sums 1 .. 64 by shuffles and shared memory.
+struct Sum : Kernel {
+    double* out;
+    int count;
+
+    void operator()() const {
+        const double total = block_reduce(double(threadIdx.x + 1), shared_memory<double>(), Add{}, count);
+        out[blockIdx.x * threads + threadIdx.x] = total;
+    }
+};
+
+struct SomeSkipTheBarrier : Kernel {
+    void operator()() const {
+        if (threadIdx.x != 7) __syncthreads();
+    }
+};
+
+struct SomeSkipTheShuffle : Kernel {
+    void operator()() const {
+        if (threadIdx.x != 7) __shfl_xor_sync(full_warp, 1u, 1);
+    }
+};
+
+struct ReadsSharedMemoryBeforeItIsWritten : Kernel {
+    float* out;
+    void operator()() const {
+        if (threadIdx.x == 0) *out = shared_memory<float>()[3];
+    }
+};
+
+struct WritesBeyondSharedMemory : Kernel {
+    void operator()() const {
+        if (threadIdx.x == 0) shared_memory<volatile float>()[4] = 1;
+    }
+};
+
+struct ReadsUnaligned : Kernel {
+    float* from;
+    void operator()() const {
+        float x[4];
+        if (threadIdx.x == 0) View<float>(from, true).load(0, 4, true, x);
+    }
+};
+
+void reduce() {
+    static double out[2 * Kernel::threads];
+    for (const int width : {2, 32, 64, 256}) {
+        launch(Sum{{}, out, width}, 2, Kernel::threads / warp_size * std::int64_t(sizeof(double)));
+        bool right = true;
+        for (int t = 0; t < 2 * Kernel::threads; ++t) {
+            const int first = t % Kernel::threads / width * width;  // neighbours first + 1 .. first + width
+            right = right && out[t] == width * (2.0 * first + width + 1) / 2;
+        }
+        std::printf("%d: %s\n", width, right ? "right" : "wrong");
+    }
+}
+
+// Of an array with three times 2^31 elements and no memory behind it.
+void index() {
+    Array a;
+    a.ndim = 3;
+    a.dense = false;
+    a.size = 1;
+    const std::int64_t shape[] = {3, std::int64_t(1) << 16, std::int64_t(1) << 15};
+    for (int d = 2, step = 4; d >= 0; --d) {
+        a.shape[d] = shape[d];
+        a.size *= shape[d];
+        a.strides[d] = d == 2 ? 2 * step : a.strides[d + 1] * shape[d + 1] + 4;
+    }
+    const Strides strides(a);
+    bool right = true;
+    for (std::int64_t i = 0; i < a.size; i += 999999937) {
+        const std::int64_t k = i % shape[2], j = i / shape[2] % shape[1], o = i / shape[2] / shape[1];
+        right = right && strides.offset(i) == o * a.strides[0] + j * a.strides[1] + k * a.strides[2];
+    }
+    const std::int64_t last = a.size - 1;
+    right = right &&
+            strides.offset(last) == 2 * a.strides[0] + (shape[1] - 1) * a.strides[1] + (shape[2] - 1) * a.strides[2];
+    for (const std::int64_t size : {std::int64_t(1) << 30, std::int64_t(1) << 40}) {
+        for (const std::int64_t divisor : {std::int64_t(1), std::int64_t(7), std::int64_t(1) << 31}) {
+            const Divider d(divisor, size);
+            for (const std::int64_t i : {std::int64_t(0), divisor - 1, divisor, size - 1})
+                right = right && d.divide(i) == i / divisor;
+        }
+    }
+    std::printf("%s\n", right ? "right" : "wrong");
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    const auto is = [&](const char* word) { return std::strcmp(arguments[1], word) == 0; };
+    if (is("reduce")) reduce();
+    if (is("index")) index();
+    if (is("barrier")) launch(SomeSkipTheBarrier{}, 1);
+    if (is("shuffle")) launch(SomeSkipTheShuffle{}, 1);
+    if (is("shared")) {
+        float out = 0;
+        launch(ReadsSharedMemoryBeforeItIsWritten{{}, &out}, 1, 16);
+        std::printf("%s\n", out != out ? "nan" : "a number");
+    }
+    if (is("beyond")) launch(WritesBeyondSharedMemory{}, 1, 16);
+    if (is("unaligned")) {
+        alignas(16) float memory[8] = {};
+        launch(ReadsUnaligned{{}, memory + 1}, 1);
+    }
+}

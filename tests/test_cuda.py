@@ -1,0 +1,323 @@
+"""What is CUDA's alone: whose arrays it takes, what it refuses, and what a graph may capture. On a GPU, or emulated."""
+
+import ctypes
+import re
+
+import numpy as np
+import pytest
+from helpers import DEVICES, DTYPES, OPERATIONS, assert_identical, cast, to_numpy
+
+import smelt
+from smelt import _core
+
+(DEVICE,) = [d for d in DEVICES if d != "cpu"] or ["none"]
+pytestmark = [
+    pytest.mark.skipif(DEVICE == "none", reason="needs a GPU, or the emulated build"),
+    pytest.mark.parametrize("on", [DEVICE]),  # its name in the tests' own
+]
+emulated = pytest.mark.skipif(DEVICE != "cuda-emulated", reason="for the emulator")
+
+
+def device_array(values, dtype="float32"):
+    import cupy
+
+    return cupy.asarray(np.asarray(values, dtype))
+
+
+@pytest.fixture
+def emulator():
+    """The emulator's own functions: whose memory is whose."""
+    library = ctypes.CDLL(_core.__file__)
+    library.smelt_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.smelt_emulator_freed.argtypes = [ctypes.c_void_p]
+    yield library
+    library.smelt_emulator_capture(False)
+
+
+class Interface:
+    """An array that offers nothing but __cuda_array_interface__."""
+
+    def __init__(self, array, **changes):
+        self.array, self.changes = array, changes
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.array.__cuda_array_interface__, **self.changes}
+
+
+def interface(emulator, host, device=0, **changes):
+    emulator.smelt_emulator_allocated(host.ctypes.data, max(host.nbytes, 1), device)
+    import cupy
+
+    return Interface(cupy.ndarray(host, device), **changes)
+
+
+# Whose arrays
+
+
+def test_results_are_of_the_input_s_kind(on):
+    import cupy
+
+    x = device_array(np.ones((4, 6)))
+    for name, operation in OPERATIONS.items():
+        if name == "batch_norm_training":  # gives back what it was given
+            continue
+        for result in operation(DeviceArguments(), np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)):
+            assert isinstance(result, cupy.ndarray)
+    y, _ = smelt.batch_norm_forward(x, None, None)
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
+    loss, _ = smelt.mse_loss(x, x)
+    assert isinstance(loss, cupy.ndarray)
+    assert loss.shape == ()
+    norm = smelt.clip_grad_norm_([x], 1.0)
+    assert isinstance(norm, cupy.ndarray)
+    assert float(to_numpy(norm)) == pytest.approx(24**0.5)
+
+
+class DeviceArguments:
+    """smelt, called with arrays on the device for those of NumPy."""
+
+    def __getattr__(self, name):
+        function = getattr(smelt, name)
+
+        def moved(a):
+            return device_array(a, a.dtype) if isinstance(a, np.ndarray) else a
+
+        def call(*args, **kwargs):
+            return function(*map(moved, args), **{k: moved(a) for k, a in kwargs.items()})
+
+        return call
+
+
+@emulated
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_cuda_array_interface(on, emulator, dtype):
+    host = cast(np.linspace(-3, 3, 35).reshape(5, 7), dtype)
+    for a in (host, host[::2, 1:], host.T, host[:0]):
+        x = interface(emulator, host)
+        x = Interface(type(x.array)(a)) if a is not host else x
+        assert_identical(np.ascontiguousarray(to_numpy(smelt.elu(x))), smelt.elu(a.copy()))
+    out = np.empty_like(host)
+    y = interface(emulator, out)
+    assert smelt.elu(interface(emulator, host), out=y) is y
+    assert_identical(out, smelt.elu(host))
+
+
+@emulated
+def test_read_only_interface(on, emulator):
+    host = np.ones(5, np.float32)
+    x = interface(emulator, host)
+    fixed = Interface(x.array, data=(host.ctypes.data, True))
+    with pytest.raises(ValueError, match=r"^elu: out must be writeable, got a read-only array$"):
+        smelt.elu(x, out=fixed)
+
+
+@emulated
+def test_foreign_and_freed_pointers(on, emulator):
+    host = np.ones(5, np.float32)
+    x = interface(emulator, host)
+    smelt.relu(x)
+    emulator.smelt_emulator_freed(host.ctypes.data)
+    with pytest.raises(
+        ValueError, match=r"^relu: x must point to memory of a CUDA device, got a pointer that does not$"
+    ):
+        smelt.relu(x)
+
+
+@emulated
+def test_devices_are_not_mixed(on, emulator):
+    import cupy
+
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
+    first, second = cupy.ndarray(x, 0), cupy.ndarray(y, 1)
+    assert_identical(to_numpy(smelt.elu(second)), smelt.elu(y))
+    for other, where in ((second, "CUDA device 1"), (y, "the CPU")):
+        with pytest.raises(
+            ValueError,
+            match=rf"^elu_backward: saved must be on the device of grad_out, CUDA device 0, got one on {where}$",
+        ):
+            smelt.elu_backward(first, other)
+        with pytest.raises(ValueError, match=rf"out must be on the device of x, CUDA device 0, got one on {where}$"):
+            smelt.elu(first, out=other)
+        with pytest.raises(ValueError, match=rf"weight must be on the device of x, CUDA device 0, got one on {where}$"):
+            smelt.batch_norm_forward(first, None, None, other[0])
+        with pytest.raises(ValueError, match=rf"params\[1\] must be on the device of the first, CUDA device 0, got .*"):
+            smelt.optim.Adam([first, other])
+        opt = smelt.optim.Adam([first])
+        with pytest.raises(ValueError, match=rf"grads\[0\] must be on the device of its parameter, .* {where}$"):
+            opt.step([other])
+        with pytest.raises(ValueError, match=rf"grads\[1\] must be on the device of the first, .* {where}$"):
+            smelt.clip_grad_norm_([first, other], 1.0)
+        with pytest.raises(ValueError, match=rf"target must be on the device of logits, .* {where}$"):
+            smelt.cross_entropy(first, np.zeros(4, int) if other is y else cupy.ndarray(np.zeros(4, int), 1))
+
+
+def test_host_labels_are_refused(on):
+    with pytest.raises(ValueError, match=r"^cross_entropy: target must be on the device of logits, CUDA device 0, got"):
+        smelt.cross_entropy(device_array(np.ones((2, 3))), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_labels(on, dtype, step):
+    logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    labels = np.array([0, 4, 2, 1, 3, 0]).repeat(step).astype(dtype)
+    expected = smelt.cross_entropy(logits, labels[::step])
+    actual = smelt.cross_entropy(device_array(logits), device_array(labels, dtype)[::step])
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(to_numpy(a), e, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_a_class_that_does_not_exist_gives_nan_and_touches_no_other_row(on, bad):
+    logits = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    losses, d = smelt.cross_entropy(device_array(logits), device_array([1, bad, 2], "int64"), reduction="none")
+    good, dgood = smelt.cross_entropy(logits, np.array([1, 0, 2]), reduction="none")
+    assert np.isnan(to_numpy(losses)[1])
+    assert np.isnan(to_numpy(d)[1]).all()
+    np.testing.assert_allclose(to_numpy(losses)[[0, 2]], good[[0, 2]], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(d)[[0, 2]], dgood[[0, 2]], rtol=1e-5, atol=1e-7)
+
+
+# Bit for bit what the CPU gives: one formula, and nothing fused that it does not fuse
+
+
+@pytest.mark.skipif(_core.build_info()["isa"] == "baseline", reason="without fused multiplications")
+@pytest.mark.parametrize("name", smelt.activations())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_are_the_cpu_s_bits(on, rng, name, dtype):
+    x = cast(np.concatenate([rng.normal(size=5000) * scale for scale in (0.01, 1, 30)]), dtype)
+    g = cast(rng.normal(size=x.shape), dtype)
+    y = getattr(smelt, name)(x)
+    assert_identical(to_numpy(getattr(smelt, name)(device_array(x, dtype))), y)
+    saved = x if smelt.saves(name) == "x" else y
+    dx = getattr(smelt, f"{name}_backward")(device_array(g, dtype), device_array(saved, dtype))
+    assert_identical(to_numpy(dx), getattr(smelt, f"{name}_backward")(g, saved))
+
+
+# Optimizers
+
+
+def test_nothing_comes_to_the_host_unasked(on):
+    p = device_array(np.ones(5))
+    opt = smelt.optim.Adam([p], max_grad_norm=1.0)
+    opt.step([device_array(np.full(5, 3))])
+    assert type(opt.last_grad_norm) is type(p)
+    assert float(to_numpy(opt.last_grad_norm)) == pytest.approx(45**0.5)
+    assert all(type(a) is type(p) for a in opt.state[0].values())
+
+
+def test_a_skipped_step_is_not_counted(on):
+    p = device_array(np.ones(5))
+    opt = smelt.optim.Adam([p], nonfinite="skip")
+    opt.step([device_array(np.full(5, np.nan))])
+    assert opt.t == 0
+    opt.step([device_array(np.ones(5))])
+    assert opt.t == 1
+    assert (to_numpy(p) < 1).all()
+
+
+def test_more_groups_than_come_as_arguments(on):
+    params, plain = [device_array(np.ones(3)) for _ in range(9)], [np.ones(3, np.float32) for _ in range(9)]
+    opts = [
+        smelt.optim.NAdam([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(ps)], lr=1e-3) for ps in (params, plain)
+    ]
+    for _ in range(3):
+        opts[0].step([device_array(np.ones(3))] * 9)
+        opts[1].step([np.ones(3, np.float32)] * 9)
+    for p, q in zip(params, plain, strict=True):
+        np.testing.assert_allclose(to_numpy(p), q, rtol=1e-6)
+
+
+def test_state_moves_between_devices(on):
+    p, q = device_array(np.ones(5)), np.ones(5, np.float32)
+    ours, host = smelt.optim.Adam([p]), smelt.optim.Adam([q])
+    host.step([np.ones(5, np.float32)])
+    ours.load_state_dict(host.state_dict())
+    p[...] = device_array(q)
+    for opt, g in ((ours, device_array(np.full(5, 0.5))), (host, np.full(5, 0.5, np.float32))):
+        opt.step([g])
+    np.testing.assert_allclose(to_numpy(p), q, rtol=1e-6)
+    assert ours.t == host.t == 2
+    saved = ours.state_dict()["state"][0]["exp_avg"]
+    before = to_numpy(saved).copy()
+    ours.step([device_array(np.ones(5))])
+    assert_identical(to_numpy(saved), before)  # a copy
+
+
+# What a graph may capture
+
+
+def test_capturable_follows_its_own_clock_and_rate(on):
+    p, q = device_array(np.ones(4)), np.ones(4, np.float32)
+    opt, host = smelt.optim.NAdam([p], lr=0.1, capturable=True), smelt.optim.NAdam([q], lr=0.1)
+    for step in range(3):
+        opt.lr = host.lr = 0.1 / (step + 1)
+        opt.step([device_array(np.full(4, 0.3))])
+        host.step([np.full(4, 0.3, np.float32)])
+    np.testing.assert_allclose(to_numpy(p), q, rtol=1e-6)
+    assert opt.t == 3
+
+
+def test_capturable_on_the_cpu_is_refused(on):
+    with pytest.raises(ValueError, match=r"^Adam: capturable must be False for arrays on the CPU, got True$"):
+        smelt.optim.Adam([np.ones(3)], capturable=True)
+    with pytest.raises(RuntimeError, match=r"^Adam.refresh: capturable must be True, got False$"):
+        smelt.optim.Adam([np.ones(3)]).refresh()
+
+
+def test_capturable_generator(on):
+    x = np.ones(1000, np.float32)
+    plain, ours = smelt.Generator(5), smelt.Generator(5, capturable=True)
+    for _ in range(3):
+        y, ctx = smelt.dropout_forward(device_array(x), 0.5, rng=ours)
+        expected, _ = smelt.dropout_forward(x, 0.5, rng=plain)
+        assert_identical(to_numpy(y), expected)
+        assert_identical(to_numpy(smelt.dropout_backward(device_array(x), ctx)), expected)
+    assert ours.stream == 3
+    assert ours.state_dict() == plain.state_dict()
+    ours.load_state_dict({"seed": 5, "stream": 1})
+    again, _ = smelt.dropout_forward(x, 0.5, rng=smelt.Generator(5))
+    smelt.dropout_forward(device_array(x), 0.5, rng=ours)
+    assert ours.stream == 2
+    with pytest.raises(ValueError, match=r"^Generator: a capturable one draws for arrays on CUDA devices, got one on"):
+        smelt.dropout_forward(x, 0.5, rng=ours)
+    assert again.shape == x.shape
+
+
+@emulated
+def test_what_a_capture_would_freeze_is_refused(on, emulator):
+    x = device_array(np.ones(100))
+    plain, fresh = smelt.Generator(1), smelt.Generator(1, capturable=True)
+    opt, fixed = smelt.optim.SGD([x], capturable=True), smelt.optim.SGD([x])
+    used = smelt.Generator(1, capturable=True)
+    smelt.dropout_forward(x, rng=used)
+    emulator.smelt_emulator_capture(True)
+    refused = {
+        "Generator: capturable must be True, got False": lambda: smelt.dropout_forward(x, rng=plain),
+        "Generator: must have drawn before, got the first draw": lambda: smelt.dropout_forward(x, rng=fresh),
+        "SGD.step: capturable must be True": lambda: fixed.step([x]),
+    }
+    for text, call in refused.items():
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}.* while a CUDA graph is captured"):
+            call()
+    smelt.dropout_forward(x, rng=used)
+    smelt.dropout_forward(x, rng=3)  # a seed is a mask that stays
+    opt.step([x])
+    emulator.smelt_emulator_capture(False)
+    assert (plain.stream, fixed.t) == (0, 0)
+
+
+# Sizes
+
+
+def test_zero_size_arrays_anywhere(on):
+    empty = device_array(np.zeros((0, 3)))
+    assert smelt.elu(empty).shape == (0, 3)
+    assert smelt.dropout_forward(empty)[0].shape == (0, 3)
+    assert smelt.softmax(empty).shape == (0, 3)
+    p = [device_array(np.ones(s)) for s in ((0,), (2,), (0, 4), (3,), (0,))]
+    opt = smelt.optim.Adam(p, max_grad_norm=1.0)
+    opt.step([device_array(np.ones(a.shape)) for a in p])
+    assert [to_numpy(a).min() < 1 for a in p if a.size] == [True, True]
+    assert float(to_numpy(smelt.clip_grad_norm_([p[0]], 1.0))) == 0
