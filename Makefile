@@ -5,35 +5,51 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test bench sanitize format lint stubs clean
+.PHONY: help demo build test test-emulated bench gpu wheel sanitize format lint stubs clean
 
-SOURCES := $(shell find csrc python tools -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
+# For which GPUs nvcc builds here, where there is one: those of this machine, or one kind, to be quick.
+CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90-real)
+
+SOURCES := $(shell find cmake csrc python tools -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
+
+CPP := 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/emulator/*.h' 'tests/emulator/*.cpp'
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "make %-10s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "make %-15s%s\n", $$1, $$2}'
 
 demo: $(VENV)/.built  ## train on handwritten digits and show the result
 	$(BIN)/python examples/digits.py
 
 build: $(VENV)/.built  ## build and install smelt into the virtual environment
 
-test: $(VENV)/.built  ## the whole test suite
+test: $(VENV)/.built test-emulated  ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+test-emulated: $(VENV)/.tools  ## the tests of the functions and optimizers, their CUDA kernels run on the host
+	PYTHON=$(BIN)/python tools/variant.sh emulated -DSMELT_CUDA=EMULATED
+	PYTHONPATH=build/emulated/python $(BIN)/python -m pytest -n auto --dist worksteal -k cuda-emulated $(TESTS) || [ $$? = 5 ]  # 5: none
 
 bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own; writes benchmarks/results
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
 	.venv-bench/bin/python -m smelt.bench --output benchmarks/results
+
+gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for the results
+	tools/gpu.sh $(or $(OUTPUT),benchmarks/results)
+
+wheel: $(VENV)/.tools  ## a wheel in dist, CUDA kernels for every architecture included where nvcc is found
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
+		"--config-settings=cmake.define.SMELT_CUDA_ARCHITECTURES=80-real;90-real;100-real;120" .
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
 	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)
 
 format: $(VENV)/.tools  ## bring sources into the project's form
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' | xargs $(BIN)/clang-format -i
+	git ls-files $(CPP) | xargs $(BIN)/clang-format -i
 
 lint: $(VENV)/.built  ## form, style, types and stubs, as CI checks them
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files $(CPP) | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/mypy
 	$(BIN)/python tools/generate.py --check
 
@@ -51,7 +67,8 @@ $(VENV)/.tools: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall .
+	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall \
+		--config-settings=cmake.define.SMELT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) .
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.built

@@ -141,7 +141,7 @@ def test_devices_are_not_mixed(on, emulator):
             smelt.elu(first, out=other)
         with pytest.raises(ValueError, match=rf"weight must be on the device of x, CUDA device 0, got one on {where}$"):
             smelt.batch_norm_forward(first, None, None, other[0])
-        with pytest.raises(ValueError, match=rf"params\[1\] must be on the device of the first, CUDA device 0, got .*"):
+        with pytest.raises(ValueError, match=r"params\[1\] must be on the device of the first, CUDA device 0, got .*"):
             smelt.optim.Adam([first, other])
         opt = smelt.optim.Adam([first])
         with pytest.raises(ValueError, match=rf"grads\[0\] must be on the device of its parameter, .* {where}$"):

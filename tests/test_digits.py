@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import DEVICES
 
 import smelt
 import smelt.reference as ref
@@ -131,3 +132,13 @@ def test_the_steps_are_timed(rng):
     times = digits.step_times(*batch(rng, np.float32), turns=1, steps=2)
     assert {"smelt", "NumPy"} <= times.keys()
     assert all(seconds > 0 for seconds in times.values())
+
+
+@pytest.mark.skipif(not smelt.cuda.is_available(), reason="needs a GPU, or the emulated build")
+@pytest.mark.parametrize("on", DEVICES[1:])
+def test_cupy(on):
+    """The same loop on a GPU; captured as a graph only where there is one."""
+    digits_cupy, data = load("digits_cupy"), digits.load_digits()
+    for captured in (False, True)[: 1 + (on == "cuda")]:
+        accuracy, _ = digits_cupy.train(data.data.astype(np.float32), data.target, 0, 10, captured)
+        assert accuracy >= 0.95

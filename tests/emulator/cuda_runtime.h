@@ -37,25 +37,25 @@ namespace emulator {
 
 class Block;
 inline thread_local dim3 thread_index, block_index, block_size, grid_size;
-inline thread_local Block* block = nullptr;
+Block& block();
 
 // A block whose threads run until they wait for each other. A fiber takes one thread after the other while none waits;
-// whichever waits keeps its fiber.
+// whichever waits keeps its fiber. Each thread of the host has one, for all launches: fibers are dear to make.
 class Block {
 public:
-    Block(const std::function<void()>& kernel, unsigned threads, std::size_t shared_bytes)
-        : kernel_(kernel),
-          threads_(threads),
-          shared_bytes_(shared_bytes),
-          shared_(new unsigned char[shared_bytes]),
-          warps_((threads + 31) / 32) {}
+    void begin_launch(const std::function<void()>& kernel, unsigned threads, std::size_t shared_bytes) {
+        kernel_ = kernel;
+        threads_ = threads;
+        shared_bytes_ = shared_bytes;
+        shared_.reset(new unsigned char[shared_bytes]);
+        warps_.resize((threads + 31) / 32);
+    }
 
     // False if the block hangs: some threads wait for others that have ended.
     bool run() {
         std::memset(shared_.get(), 0xff, shared_bytes_);
         started_ = ended_ = arrived_ = 0;
         for (Warp& w : warps_) w = Warp{};
-        block = this;
         while (ended_ < threads_) {
             Fiber* next = nullptr;
             for (std::size_t k = 0; k < fibers_.size() && !next; ++k, ++turn_) {
@@ -73,7 +73,6 @@ public:
         for (auto& fiber : fibers_) {
             if (fiber->waits_for) fiber.reset(new Fiber);  // of a block that hung
         }
-        block = nullptr;
         return ended_ == threads_;
     }
 
@@ -105,7 +104,7 @@ public:
 
 private:
     struct Fiber {
-        static constexpr std::size_t stack_bytes = 256 * 1024;
+        static constexpr std::size_t stack_bytes = 64 * 1024;
         void* place[5];  // where it goes on
         std::unique_ptr<char[]> stack;
         unsigned thread = 0, phase = 0;
@@ -131,7 +130,7 @@ private:
     }
 
     static void main() {
-        Block& b = *block;
+        Block& b = block();
         arrived_at(nullptr, &b.main_bottom_, &b.main_bytes_);
         while (true) {
             Fiber& self = *b.current_;
@@ -190,10 +189,10 @@ private:
     static void arrived_at(void*, const void**, std::size_t*) {}
 #endif
 
-    const std::function<void()> kernel_;
-    const unsigned threads_;
-    const std::size_t shared_bytes_;
-    const std::unique_ptr<unsigned char[]> shared_;
+    std::function<void()> kernel_;
+    unsigned threads_ = 0;
+    std::size_t shared_bytes_ = 0;
+    std::unique_ptr<unsigned char[]> shared_;
     std::vector<Warp> warps_;
     std::vector<std::unique_ptr<Fiber>> fibers_;
     Fiber* current_ = nullptr;
@@ -205,7 +204,11 @@ private:
     unsigned started_ = 0, ended_ = 0, arrived_ = 0, phase_ = 0;
 };
 
-inline unsigned char* shared_memory() { return block->shared(); }
+inline Block& block() {
+    static thread_local Block block;
+    return block;
+}
+inline unsigned char* shared_memory() { return block().shared(); }
 
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2;
@@ -225,9 +228,9 @@ inline std::map<const char*, Allocation> allocations;
 #define blockDim emulator::block_size
 #define gridDim emulator::grid_size
 
-inline void __syncthreads() { emulator::block->barrier(); }
+inline void __syncthreads() { emulator::block().barrier(); }
 inline unsigned __shfl_xor_sync(unsigned mask, unsigned word, int lanes) {
-    return emulator::block->exchange(mask, word, (emulator::thread_index.x % 32) ^ unsigned(lanes));
+    return emulator::block().exchange(mask, word, (emulator::thread_index.x % 32) ^ unsigned(lanes));
 }
 inline void __threadfence() {}
 template <class T>
@@ -316,7 +319,8 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
     static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
     if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
     const K& arguments_of_kernel = *static_cast<K*>(arguments[0]);
-    emulator::Block block([&] { kernel(arguments_of_kernel); }, threads.x, shared_bytes);
+    emulator::Block& block = emulator::block();
+    block.begin_launch([&] { kernel(arguments_of_kernel); }, threads.x, shared_bytes);
     emulator::block_size = threads;
     emulator::grid_size = grid;
     for (unsigned b = grid.x; b-- > 0;) {

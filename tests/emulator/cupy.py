@@ -33,10 +33,30 @@ class ndarray:
         raise AssertionError("CuPy's arrays are not read through DLPack")
 
     def __getitem__(self, key):
-        return ndarray(self.host[key], self.device.id)
+        return ndarray(self.host[_host(key)], self.device.id)
 
     def __setitem__(self, key, value):
-        self.host[key] = value.host if isinstance(value, ndarray) else value
+        self.host[_host(key)] = _host(value)
+
+    T = property(lambda self: ndarray(self.host.T, self.device.id))
+
+    def __matmul__(self, other):
+        return ndarray(self.host @ other.host, self.device.id)
+
+    def __add__(self, other):
+        return ndarray(self.host + other.host, self.device.id)
+
+    def __eq__(self, other):
+        return ndarray(self.host == other.host, self.device.id)
+
+    def sum(self, axis=None):
+        return ndarray(np.asarray(self.host.sum(axis)), self.device.id)
+
+    def mean(self):
+        return ndarray(np.asarray(self.host.mean()), self.device.id)
+
+    def argmax(self, axis=None):
+        return ndarray(np.asarray(self.host.argmax(axis)), self.device.id)
 
     def astype(self, dtype):
         return ndarray(self.host.astype(dtype), self.device.id)
@@ -52,6 +72,10 @@ class ndarray:
 
     def __float__(self):
         return float(self.host)
+
+
+def _host(value):
+    return value.host if isinstance(value, ndarray) else value
 
 
 class Pointer:
@@ -72,6 +96,9 @@ class Device:
     def __exit__(self, *_):
         Device.current = self.previous
 
+    def synchronize(self):
+        pass
+
 
 class Stream:
     ptr = 0
@@ -86,6 +113,10 @@ def empty(shape, dtype=float):
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN
     return ndarray(host, Device.current)
+
+
+def zeros(shape, dtype=float):
+    return ndarray(np.zeros(shape, dtype), Device.current)
 
 
 def asarray(a):
