@@ -1,7 +1,7 @@
 """The digits' training loop on CuPy arrays: every step queued as it comes, then one step captured as a CUDA graph.
 
-The net and its gradients are those of digits.py, as they stand: smelt's functions answer a CuPy array with a CuPy array.
-A graph is recorded once and replayed for every batch. What changes from step to step lies in the GPU's memory: the batch,
+The net and its gradients are those of digits.py as they stand: smelt's functions answer CuPy arrays with CuPy arrays. A
+graph is recorded once and replayed for every batch. What changes from step to step lies in the GPU's memory: the batch,
 the learning rate and the count of random streams.
 """
 

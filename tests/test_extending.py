@@ -29,7 +29,7 @@ def apply(tree, path, text):
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """The copy, edited and built for the baseline instruction set; and how to run Python in it."""
+    """The copy, edited and built for the baseline instruction set and emulated CUDA; and how to run Python in it."""
     if not (ROOT / "CMakeLists.txt").exists() or shutil.which("cmake") is None:
         pytest.skip("needs the source tree and cmake")
     tree = tmp_path_factory.mktemp("extended") / "tree"
@@ -42,7 +42,16 @@ def extended(tmp_path_factory):
 
     pybind11 = subprocess.check_output([sys.executable, "-m", "pybind11", "--cmakedir"], text=True).strip()
     build = tree / "build"
-    configure = ["cmake", "-S", tree, "-B", build, "-DSMELT_ISAS=baseline", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure = [
+        "cmake",
+        "-S",
+        tree,
+        "-B",
+        build,
+        "-DSMELT_ISAS=baseline",
+        "-DSMELT_CUDA=EMULATED",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
     subprocess.run([*configure, f"-DCMAKE_PREFIX_PATH={pybind11}"], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", build, "--parallel", "2"], check=True, capture_output=True)
     for module in build.glob("_core*.so"):

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # On a machine with a GPU and nvcc: builds the extension for that GPU, tests it there and measures it, in nine minutes.
 # With --sanitize: builds it and runs every kind of kernel under compute-sanitizer instead. Nothing is fetched.
-# Usage: tools/gpu.sh [--sanitize] OUTPUT_DIR. PYTHON names the interpreter, whose environment has what CONTRIBUTING.md
-# lists for builds and tests, and CuPy; SMELT_COMMIT says what is measured where there is no git to ask.
+# Usage: tools/gpu.sh [--sanitize] OUTPUT_DIR. PYTHON names the interpreter; its environment has CuPy and what builds and
+# tests need, and of PyTorch, Triton and JAX those that are to be measured. SMELT_COMMIT says what is measured where there
+# is no git to ask.
 set -uo pipefail
 
 sanitize=no
@@ -47,6 +48,7 @@ build() {
     rm -rf build/gpu/python  # what is older must not be taken for this build
     CUDAFLAGS=-lineinfo part build 200 tools/variant.sh gpu -DCMAKE_BUILD_TYPE=Release -DSMELT_CUDA=ON -DSMELT_ISAS=baseline
     local code=$?
+    [ $code -eq 0 ] || rm -rf build/gpu/python
     cp build/gpu.log "$out/build.log" 2> /dev/null  # with the registers and spills of every kernel
     return $code
 }

@@ -20,7 +20,7 @@ run() {  # run NAME LIBRARY: the tests with that build, the sanitizer's runtime 
 }
 
 # Of the emulated kernels the smaller tests, which go through every one of them.
-skip="torch or jax or (cuda-emulated and (activations or channels or rows or random))"
+skip="torch or jax or (cuda-emulated and not (layouts or test_cuda or ten_steps))"
 case "${1:-all}" in
     address | all)
         build asan address,undefined -DSMELT_CUDA=EMULATED

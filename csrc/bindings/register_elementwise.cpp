@@ -294,7 +294,8 @@ double number_in(const Args& args, int i, const Interval& interval) {
 
 Drawn Generator::next(const View& x) {
     if (!capturable_) {
-        if (x.on_cuda()) compute(x, [](const Backend&) { refuse_capture("Generator: capturable must be True, got False"); });
+        if (x.on_cuda())
+            compute(x, [](const Backend&) { refuse_capture("Generator: capturable must be True, got False"); });
         return {{seed_, stream_++, nullptr}, nullptr};
     }
     if (!x.on_cuda()) {

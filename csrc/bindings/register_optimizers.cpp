@@ -337,7 +337,8 @@ public:
         if (on_.on_cuda() && !capturable_) {
             compute(on_, [&](const Backend&) {
                 if (!cuda::is_capturing()) return;
-                fail<py::value_error>(name_, ".step: capturable must be True while a CUDA graph is captured, got False");
+                fail<py::value_error>(name_,
+                                      ".step: capturable must be True while a CUDA graph is captured, got False");
             });
         }
         Norms norm(on_, false, 1);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 #include "core/array.h"
 #include "core/info.h"
@@ -155,6 +156,18 @@ struct Backend {
     void (*optimizer_step)(const ChunkTable&, const OptimizerStep&);
     void (*set_groups)(const ChunkTable&, const OptimizerStep&);  // of a capturable step, for its next replay
 };
+
+// The names of the table's functions, in its order: a device declares them all and fills the table with them.
+// clang-format off
+#define SMELT_OPERATIONS(each) \
+    each(activation_forward) each(activation_backward) each(dropout) each(rrelu) \
+    each(prelu_forward) each(prelu_backward) \
+    each(batch_statistics) each(given_statistics) each(channel_forward) each(channel_backward) \
+    each(softmax) each(softmax_backward) each(cross_entropy) each(mse_loss) each(maxout_forward) each(maxout_backward) \
+    each(gradient_norms) each(clip_to_norm) each(clamp) each(max_norm) each(optimizer_step) each(set_groups)
+// clang-format on
+#define SMELT_DECLARE(operation) std::remove_pointer_t<decltype(Backend::operation)> operation;
+#define SMELT_ENTER(operation) operation,
 
 const Backend* const* backends(int& count);  // those this processor can run, the best last
 

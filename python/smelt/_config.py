@@ -14,7 +14,8 @@ def show_config() -> str:
         "smelt": info["version"],
         "instruction set": f"{info['isa']} (of {info['isas']}; SMELT_ISA chooses)",
         "threads": _core.get_num_threads(),
-        "CUDA": "available" if cuda.is_available() else cuda.why_not(),
+        "CUDA kernels": info["cuda"] or "none",
+        "GPU": "available" if cuda.is_available() else cuda.why_not(),
         "compiler": info["compiler"],
     }
     return "\n".join(f"{name:16}{value}" for name, value in rows.items())

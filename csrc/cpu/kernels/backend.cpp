@@ -9,31 +9,7 @@ namespace smelt {
 inline namespace SMELT_ISA {
 
 extern const Backend backend;
-const Backend backend = {
-    SMELT_TEXT(SMELT_ISA),
-    activation_forward,
-    activation_backward,
-    dropout,
-    rrelu,
-    prelu_forward,
-    prelu_backward,
-    batch_statistics,
-    given_statistics,
-    channel_forward,
-    channel_backward,
-    softmax,
-    softmax_backward,
-    cross_entropy,
-    mse_loss,
-    maxout_forward,
-    maxout_backward,
-    gradient_norms,
-    clip_to_norm,
-    clamp,
-    max_norm,
-    optimizer_step,
-    nullptr,
-};
+const Backend backend = {SMELT_TEXT(SMELT_ISA), SMELT_OPERATIONS(SMELT_ENTER)};
 
 }  // namespace SMELT_ISA
 }  // namespace smelt

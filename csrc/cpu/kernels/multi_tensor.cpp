@@ -134,6 +134,8 @@ void optimizer_step(const ChunkTable& table, const OptimizerStep& step) {
     step_of(table, step, Optimizers{});
 }
 
+void set_groups(const ChunkTable&, const OptimizerStep&) {}  // nothing is captured on a CPU
+
 // Added in the order of the list, however many threads there are.
 void gradient_norms(const ChunkTable& table, bool per_tensor, double* norms) {
     const Heap<double> per_chunk(table.chunk_count);

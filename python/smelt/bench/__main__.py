@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -19,16 +20,18 @@ SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m smelt.bench", description="Measures smelt beside its peers.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure")
     parser.add_argument("--output", type=Path, default=Path("smelt-bench"), help="folder for table, JSON and picture")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--where", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
     parser.add_argument("--threads", nargs="+", type=int, help="thread counts (default: one, and all)")
     parser.add_argument("--seconds", type=float, default=0.04, help="time for each contender of a cell")
+    parser.add_argument("--deadline", type=float, default=300, help="seconds after which nothing is begun, on CUDA")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _machine() -> dict[str, str]:
+def _machine(peers: tuple[str, ...] = ("torch", "jax", "numexpr", "numba")) -> dict[str, str]:
     """The machine and the versions, for whoever reads the figures."""
     import numpy as np
 
@@ -44,20 +47,28 @@ def _machine() -> dict[str, str]:
             f"{named.get('model name', processor)} (family {named.get('cpu family')}, model {named.get('model')})"
         )
     versions = {"numpy": np.__version__, "python": platform.python_version()}
-    for peer in ("torch", "jax", "numexpr", "numba"):
+    for peer in peers:
         if module := optional(peer):
-            versions[peer] = module.__version__
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+            versions[peer] = getattr(module, "__version__", "unknown")
     return {
         "processor": processor,
         "cores": str(os.cpu_count()),
         "instruction set": _core.build_info()["isa"],
         "compiler": _core.build_info()["compiler"],
         "smelt": _core.build_info()["version"],
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
     }
+
+
+def _commit() -> str:
+    """That of the working directory, or what SMELT_COMMIT says of a copy of it without its history."""
+    commit = os.environ.get("SMELT_COMMIT", "")
+    if not commit and (git := shutil.which("git")):
+        found = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        commit = found.stdout.strip()
+    return commit or "unknown"
 
 
 def _work(args: argparse.Namespace) -> None:
@@ -111,6 +122,14 @@ def _environment(threads: int) -> dict[str, str]:
 
 def main() -> None:
     args = _arguments()
+    if args.device == "cuda":
+        # JAX would take most of the GPU's memory, and PyTorch's compiler start a process for every core.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        from smelt.bench import cuda_run
+
+        cuda_run.run(args, _machine(cuda_run.PEERS))
+        return
     if args.worker:
         _work(args)
         return

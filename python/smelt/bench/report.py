@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,21 @@ def picture(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def write(results: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+def write(
+    results: dict[str, Any],
+    folder: Path,
+    stem: str,
+    text: Callable[[dict[str, Any]], str] = lambda results: table(results["rows"]),
+    draw: Callable[[dict[str, Any], Path], None] = lambda results, path: picture(results["rows"], path),
+) -> list[Path]:
     """Writes stem.txt, stem.json and, where matplotlib is installed, stem.png."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}.json", folder / f"{stem}.txt", folder / f"{stem}.png"]
     paths[0].write_text(json.dumps(results, indent=1) + "\n")
     machine = "\n".join(f"{k}: {v}" for k, v in results["machine"].items())
-    paths[1].write_text(f"{machine}\n\n{table(results['rows'])}\n")
+    paths[1].write_text(f"{machine}\n\n{text(results)}\n")
     try:
-        picture(results["rows"], paths[2])
+        draw(results, paths[2])
     except ImportError:
         paths.pop()
     return paths
