@@ -32,6 +32,7 @@ def emulator():
     library.smelt_emulator_freed.argtypes = [ctypes.c_void_p]
     yield library
     library.smelt_emulator_capture(False)
+    library.smelt_emulator_fail(False)
 
 
 class Interface:
@@ -110,6 +111,26 @@ def test_read_only_interface(on, emulator):
     fixed = Interface(x.array, data=(host.ctypes.data, True))
     with pytest.raises(ValueError, match=r"^elu: out must be writeable, got a read-only array$"):
         smelt.elu(x, out=fixed)
+
+
+@emulated
+def test_the_stream_of_an_interface_is_waited_for(on, emulator):
+    import cupy
+
+    host = np.ones(5, np.float32)
+    x = interface(emulator, host)
+    before = len(cupy.WAITED)
+    smelt.relu(x)  # stream 1 is CuPy's null stream
+    assert len(cupy.WAITED) == before
+    smelt.relu(Interface(x.array, stream=77))
+    assert cupy.WAITED[before:] == [77]
+
+
+@emulated
+def test_swapped_bytes_are_refused(on, emulator):
+    x = interface(emulator, np.ones(5, np.float32))
+    with pytest.raises(TypeError, match=r"^relu: x must be in the machine's byte order, got a swapped array$"):
+        smelt.relu(Interface(x.array, typestr=">f4"))
 
 
 @emulated
@@ -245,6 +266,37 @@ def test_state_moves_between_devices(on):
     assert_identical(to_numpy(saved), before)  # a copy
 
 
+@emulated
+def test_parameters_that_autograd_follows(on):
+    """Read through detach(), which gives an array that nobody else holds."""
+    import cupy
+
+    class Tracked(cupy.ndarray):
+        requires_grad = True
+
+        def detach(self):
+            return cupy.ndarray(self.host)
+
+    p, q = np.ones(5, np.float16), np.ones(5, np.float16)
+    for master_weights in (False, True):
+        ours = smelt.optim.Adam([Tracked(p)], master_weights=master_weights)
+        plain = smelt.optim.Adam([q], master_weights=master_weights)
+        ours.step([device_array(np.ones(5), "float16")])
+        plain.step([np.ones(5, np.float16)])
+        assert_identical(p, q)
+
+
+@emulated
+def test_a_parameter_that_moved_is_refused(on):
+    import cupy
+
+    p = cupy.ndarray(np.ones(5, np.float32))
+    opt = smelt.optim.Adam([p])
+    p.device = cupy.cuda.Device(1)
+    with pytest.raises(ValueError, match=r"params\[0\] must stay on CUDA device 0, got it on CUDA device 1$"):
+        opt.step([cupy.ndarray(np.ones(5, np.float32), 1)])
+
+
 # What a graph may capture
 
 
@@ -257,6 +309,22 @@ def test_capturable_follows_its_own_clock_and_rate(on):
         host.step([np.full(4, 0.3, np.float32)])
     np.testing.assert_allclose(to_numpy(p), q, rtol=1e-6)
     assert opt.t == 3
+
+
+def test_what_cannot_be_captured_is_refused(on):
+    p = device_array(np.ones(3))
+    with pytest.raises(ValueError, match=r"^Adam: lr must be a number where capturable is True, got a schedule$"):
+        smelt.optim.Adam([p], lr=lambda step: 0.1, capturable=True)
+    with pytest.raises(ValueError, match=r"^Adam: nonfinite must be 'propagate' or 'skip' where capturable is True"):
+        smelt.optim.Adam([p], nonfinite="raise", capturable=True)
+
+
+def test_a_constant_channel(on):
+    """Its variance is 0, not what rounding leaves of it."""
+    x, var = device_array(np.full((2000, 3), 0.1), "float64"), device_array(np.zeros(3), "float64")
+    smelt.batch_norm_forward(x, device_array(np.zeros(3), "float64"), var, eps=0.0, momentum=1.0)
+    assert (to_numpy(var) >= 0).all()
+    assert (to_numpy(var) < 1e-30).all()
 
 
 def test_capturable_on_the_cpu_is_refused(on):
@@ -292,6 +360,8 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
     opt, fixed = smelt.optim.SGD([x], capturable=True), smelt.optim.SGD([x])
     used = smelt.Generator(1, capturable=True)
     smelt.dropout_forward(x, rng=used)
+    early = smelt.optim.SGD([x], capturable=True)
+    opt.step([x])
     emulator.smelt_emulator_capture(True)
     refused = {
         "Generator: capturable must be True, got False": lambda: smelt.dropout_forward(x, rng=plain),
@@ -301,11 +371,40 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
     for text, call in refused.items():
         with pytest.raises(ValueError, match=f"^{re.escape(text)}.* while a CUDA graph is captured"):
             call()
+    with pytest.raises(ValueError, match="a step must have been taken before a CUDA graph is captured"):
+        early.step([x])
+    opt.groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match="hyper-parameters must be those of the step before"):
+        opt.step([x])
+    opt.groups[0]["lr"] = 1e-3
     smelt.dropout_forward(x, rng=used)
     smelt.dropout_forward(x, rng=3)  # a seed is a mask that stays
     opt.step([x])
     emulator.smelt_emulator_capture(False)
     assert (plain.stream, fixed.t) == (0, 0)
+
+
+# Errors of CUDA's own
+
+
+@emulated
+def test_a_launch_that_fails_names_function_and_error_and_harms_nothing(on, emulator):
+    x = device_array(np.linspace(-1, 1, 50))
+    opt = smelt.optim.Adam([x], max_grad_norm=1.0)
+    before = to_numpy(x).copy()
+    emulator.smelt_emulator_fail(True)
+    with pytest.raises(RuntimeError, match=r"^elu: CUDA failed: .* \(cudaError\w*\)$"):
+        smelt.elu(x)
+    with pytest.raises(RuntimeError, match=r"^Adam\.step: CUDA failed: "):
+        opt.step([x])
+    with pytest.raises(RuntimeError, match=r"^batch_norm_forward: CUDA failed: "):
+        smelt.batch_norm_forward(x[None], None, None, axis=0)
+    emulator.smelt_emulator_fail(False)
+    assert_identical(to_numpy(x), before)
+    assert opt.t == 0
+    assert_identical(to_numpy(smelt.elu(x)), smelt.elu(before))
+    opt.step([device_array(np.ones(50))])
+    assert opt.t == 1
 
 
 # Sizes

@@ -25,7 +25,6 @@ struct View : Array {
     py::object keeper;
     bool writeable = true;
     Source source = Source::numpy;
-    std::uintptr_t stream = 0;  // of a `__cuda_array_interface__`: where its owner works
 
     bool is_numpy() const { return source == Source::numpy; }
     bool on_cuda() const { return device != cpu_device; }

@@ -1,8 +1,9 @@
 // Arrays of other libraries. By what their type offers, the quickest first:
 //   DLPack's exchange API (PyTorch)    view, allocation and stream in C, a tenth of a microsecond
 //   CuPy's attributes                  a third of a microsecond
-//   __cuda_array_interface__           three microseconds; results are CuPy's
+//   __cuda_array_interface__           three microseconds
 //   __dlpack__                         four microseconds
+// On a GPU the results of the last two are CuPy's, and so is the stream.
 #include <limits>
 #include <unordered_map>
 
@@ -44,7 +45,8 @@ const Library& library_of(py::handle object) {
         kind.source = Source::exchange_api;
     } else if (interop().attr("is_cupy")(object).cast<bool>()) {
         kind.source = Source::cupy;
-    } else if (py::hasattr(type, "__cuda_array_interface__") && !kind.immutable) {
+    } else if (py::hasattr(type, "__cuda_array_interface__") && !kind.immutable &&
+               !interop().attr("is_torch")(object).cast<bool>()) {  // there every tensor has it, those of the CPU too
         kind.source = Source::cuda_interface;
     }
     return known->emplace(type, kind).first->second;
@@ -90,6 +92,9 @@ void read_form(View& v, const std::string& where, const py::tuple& shape, const 
 }
 
 void read_numpy_dtype(View& v, const std::string& where, const py::object& dtype) {
+    if (!dtype.attr("isnative").cast<bool>()) {
+        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+    }
     const auto kind = dtype.attr("kind").cast<std::string>();
     const auto bytes = dtype.attr("itemsize").cast<int>();
     if (kind == "i" && (bytes == 4 || bytes == 8)) {
@@ -117,10 +122,10 @@ void cuda_interface_view(py::handle object, const std::string& where, View& v) {
     v.data = reinterpret_cast<void*>(data[0].cast<std::uintptr_t>());
     v.writeable = !data[1].cast<bool>();
     read_form(v, where, interface["shape"], interface.attr("get")("strides"));
-    if (interface.contains("stream") && !interface["stream"].is_none()) {
-        v.stream = interface["stream"].cast<std::uintptr_t>();
-    }
     find_device(v, where);
+    if (interface.contains("stream") && !interface["stream"].is_none()) {
+        interop().attr("wait_for")(interface["stream"], v.device);
+    }
 }
 
 bool dtype_from_dlpack(const dlpack::DataType& t, DType& dtype) {
@@ -147,6 +152,11 @@ void tensor_view(const dlpack::Tensor& t, const std::string& where, View& v) {
     if (t.device.type == dlpack::cuda || t.device.type == dlpack::cuda_managed) {
         require_cuda(where);
         v.device = std::int16_t(t.device.id);
+        if (v.source == Source::dlpack && interop().attr("is_torch")(v.object).cast<bool>()) {
+            fail<py::type_error>(where,
+                                 " is on a CUDA device, and for that PyTorch must have DLPack's exchange API (2.10 or "
+                                 "later)");
+        }
     } else if (t.device.type != dlpack::cpu && t.device.type != dlpack::cuda_host) {
         fail<py::value_error>(where, " must be on the CPU or a CUDA device, got an array on DLPack device ",
                               t.device.type);
@@ -276,13 +286,13 @@ std::uintptr_t stream_of(const View& v) {
             throw py::error_already_set();
         return reinterpret_cast<std::uintptr_t>(stream);
     }
-    if (v.source == Source::cupy) {
+    if (v.on_cuda()) {  // results are CuPy's, made in its current stream
         static const py::str ptr("ptr");
         static const py::object current =
             py::module_::import("cupy").attr("cuda").attr("get_current_stream").cast<py::object>();
-        return current().attr(ptr).cast<std::uintptr_t>();
+        return current(int(v.device)).attr(ptr).cast<std::uintptr_t>();
     }
-    return v.stream;
+    return 0;
 }
 
 bool is_immutable(const View& v) { return library_of(v.object).immutable; }

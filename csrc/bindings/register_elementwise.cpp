@@ -316,21 +316,27 @@ Drawn Generator::next(const View& x) {
     }
     Drawn drawn{{seed_, 0, nullptr}, std::make_shared<Workspace>(x, std::int64_t(sizeof stream_))};
     auto* const slot = static_cast<std::uint64_t*>(drawn.slot->data());
-    compute(x, [&](const Backend&) { cuda::draw(static_cast<std::uint64_t*>(count_->data()), slot); });
+    compute(x, [&, count = count_](const Backend&) { cuda::draw(static_cast<std::uint64_t*>(count->data()), slot); });
     drawn.random.on_device = slot;
     return drawn;
 }
 
 std::uint64_t Generator::stream() const {
     std::uint64_t now = stream_;
-    if (count_) cuda::read(device_, &now, count_->data(), sizeof now);
+    if (const auto count = count_) {
+        const py::gil_scoped_release release;
+        cuda::read(device_, &now, count->data(), sizeof now);
+    }
     return now;
 }
 
 void Generator::take(const Generator& state) {
     seed_ = state.seed_;
     stream_ = state.stream_;
-    count_ = nullptr;
+    if (const auto count = count_) {  // a graph may go on counting there
+        const py::gil_scoped_release release;
+        cuda::set(device_, count->data(), &stream_, sizeof stream_);
+    }
 }
 
 Rng::Rng(const Args& args, int i) {

@@ -81,7 +81,7 @@ void require_disjoint(const std::vector<View>& arrays, const std::string& where)
 struct Gradients {
     Gradients(const Args& args, int i) {
         const std::string where = args.where(i);
-        const py::tuple list = arrays_of(args[i], where);
+        list = arrays_of(args[i], where);
         std::vector<std::int64_t> sizes;
         views.reserve(list.size());
         for (std::size_t k = 0; k < list.size(); ++k) {
@@ -105,6 +105,7 @@ struct Gradients {
                        [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
     }
 
+    py::tuple list;
     std::vector<View> views;
     std::vector<Tensor> tensors;
     Chunks chunks;
@@ -127,6 +128,7 @@ public:
     std::vector<double> values() const {
         if (!array_) return values_;
         std::vector<double> read(static_cast<std::size_t>(count_));
+        const py::gil_scoped_release release;
         cuda::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
         return read;
     }
@@ -252,7 +254,10 @@ public:
     std::int64_t t() const { return known_ ? host_[0].t : read()[0].t; }
     std::vector<Clock> read() const {
         std::vector<Clock> now = host_;
-        if (memory_) cuda::read(device_, now.data(), memory_->data(), bytes());
+        if (memory_) {
+            const py::gil_scoped_release release;
+            cuda::read(device_, now.data(), memory_->data(), bytes());
+        }
         return now;
     }
     void write(const View& on, std::vector<Clock> clocks) {
@@ -284,10 +289,12 @@ public:
           present_(parameters.size(), true),
           capturable_(capturable) {
         std::vector<View> views;
+        std::vector<py::object> plain_ones;  // the views' objects
         views.reserve(parameters_.size());
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
-            views.push_back(read_item(writeable_view, plain(parameters_[i]), name_ + ": params", i));
+            plain_ones.push_back(plain(parameters_[i]));
+            views.push_back(read_item(writeable_view, plain_ones[i], name_ + ": params", i));
             require_device(views[i], item(name_ + ": params", i), views[0], "the first");
         }
         if (!views.empty()) on_ = views[0];
@@ -335,7 +342,7 @@ public:
 
         const ChunkTable table = chunks_.table(tensors_, true);
         if (on_.on_cuda() && !capturable_) {
-            compute(on_, [&](const Backend&) {
+            work([&](const Backend&) {
                 if (!cuda::is_capturing()) return;
                 fail<py::value_error>(name_,
                                       ".step: capturable must be True while a CUDA graph is captured, got False");
@@ -343,7 +350,7 @@ public:
         }
         Norms norm(on_, false, 1);
         if (wants_norm) {
-            compute(on_, chunks_.elements(), [&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });
+            work([&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });
         }
         if (policy == Nonfinite::raise && !std::isfinite(norm.values()[0])) {
             fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm.values()[0]));
@@ -353,7 +360,7 @@ public:
         if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>();
         step.skip = policy == Nonfinite::skip;
         step.capturable = capturable_;
-        compute(on_, chunks_.elements(), [&](const Backend& b) { b.optimizer_step(table, step); });
+        work([&](const Backend& b) { b.optimizer_step(table, step); });
         clocks_.count(!step.skip && !capturable_);
         return wants_norm ? norm.object(false) : py::none();
     }
@@ -362,7 +369,7 @@ public:
     void set_groups(const py::list& groups) {
         const std::vector<GroupStep> steps = read_groups(groups);
         const OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
-        compute(on_, chunks_.elements(), [&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true), step); });
+        work([&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true), step); });
     }
 
     std::int64_t t() const { return clocks_.t(); }
@@ -382,6 +389,16 @@ public:
     }
 
 private:
+    // f(backend), on the parameters' device.
+    template <class F>
+    void work(const F& f) const {
+        try {
+            compute(on_, chunks_.elements(), f);
+        } catch (const cuda::Error& e) {
+            throw cuda::Error(name_ + ".step: " + e.what());
+        }
+    }
+
     // A tensor that autograd follows is written beside its graph, as its own library's optimizers do.
     static py::object plain(py::handle p) {
         const bool tracked = py::getattr(p, "requires_grad", py::bool_(false)).cast<bool>();
@@ -459,6 +476,10 @@ private:
             if (!present_[i]) continue;
             const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
             View p = differentiable_[i] ? view(plain(parameter), name_) : view(parameter, name_);
+            if (p.device != t.parameter.device) {
+                fail<py::value_error>(item(name_ + ".step: params", i), " must stay on ", device_text(t.parameter),
+                                      ", got it on ", device_text(p));
+            }
             if (!p.writeable || p.dtype != t.parameter.dtype || !same_shape(p, t.parameter)) {
                 fail<py::value_error>(item(name_ + ".step: params", i), " must stay a writeable array of ",
                                       text_of(t.parameter.dtype), " with shape ", shape_text(t.parameter), ", got ",
@@ -504,6 +525,7 @@ private:
     void rechunk() {
         std::vector<std::int64_t> sizes;
         for (std::size_t i = 0; i < tensors_.size(); ++i) sizes.push_back(present_[i] ? tensors_[i].parameter.size : 0);
+        if (capturable_) retired_.push_back(std::move(chunks_));  // a graph may go on reading them
         chunks_ = Chunks(sizes);
         chunks_are_current_ = true;
     }
@@ -522,6 +544,7 @@ private:
     Clocks clocks_;                  // per group
     const bool capturable_;
     Chunks chunks_;
+    std::vector<Chunks> retired_;
     bool chunks_are_current_ = true;
     std::atomic<bool> busy_{false};
 };

@@ -16,6 +16,7 @@ Scope::Scope(int, std::uintptr_t, Allocate) : previous_(-1) { refuse(); }
 Scope::~Scope() = default;
 void read(int, void*, const void*, std::int64_t) { refuse(); }
 void write(void*, const void*, std::int64_t) { refuse(); }
+void set(int, void*, const void*, std::int64_t) { refuse(); }
 bool is_capturing() { return false; }
 void draw(std::uint64_t*, std::uint64_t*) { refuse(); }
 const Backend& backend() { refuse(); }

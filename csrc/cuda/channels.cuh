@@ -71,7 +71,7 @@ struct Slots {
         const std::int64_t most = s.inner == 1 ? length / 64 : length / least;
         if (count > most) count = most;
         if (count < 1) count = 1;
-        each = (length + count - 1) / count;
+        each = ((length + count - 1) / count + channel_vector - 1) / channel_vector * channel_vector;
     }
     std::int64_t count, each;  // each: outer * inner positions of a slot
 };

@@ -21,6 +21,7 @@ void check(cudaError_t status);
 
 cudaStream_t current_stream();
 void* allocate(std::int64_t bytes);
+std::int64_t most_shared_bytes();  // that a block of the current device may have
 
 template <class T>
 T* allocate_array(std::int64_t n) {
@@ -56,8 +57,8 @@ struct Kernel {
 template <class K>
 void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0) {
     if (blocks == 0) return;
-    if (shared_bytes > 48 * 1024) {
-        check(cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+    if (shared_bytes > 48 * 1024) {  // all there is: another thread may be asking for more than this one
+        check(cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_shared_bytes())));
     }
     void* arguments[] = {const_cast<K*>(&kernel)};
     check(cudaLaunchKernel(entry<K>, dim3(unsigned(blocks)), dim3(K::threads), arguments, std::size_t(shared_bytes),

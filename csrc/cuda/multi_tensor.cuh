@@ -4,7 +4,10 @@
 // loops a few pointers, or nothing.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "core/backend.h"
@@ -101,12 +104,13 @@ private:
     }
 };
 
-// Memory of the device: its own, where it is to outlive the call.
+// Memory of the device: its own, where it is to outlive the call. Then it is freed with this alone, for a graph may go
+// on reading what was outgrown.
 class DeviceMemory {
 public:
     explicit DeviceMemory(bool own) : own_(own) {}
     ~DeviceMemory() {
-        if (own_) cudaFree(data_);
+        for (void* data : all_) cudaFree(data);
     }
     DeviceMemory(const DeviceMemory&) = delete;
     DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -116,10 +120,10 @@ public:
     bool reserve(std::int64_t bytes) {
         if (bytes <= bytes_) return false;
         if (own_) {
-            check(cudaFree(data_));
-            data_ = nullptr;
-            bytes_ = 0;
-            check(cudaMalloc(&data_, std::size_t(bytes)));
+            void* data = nullptr;
+            check(cudaMalloc(&data, std::size_t(bytes)));
+            all_.push_back(data);
+            data_ = data;
         } else {
             data_ = allocate(bytes);
         }
@@ -131,6 +135,7 @@ private:
     const bool own_;
     void* data_ = nullptr;
     std::int64_t bytes_ = 0;
+    std::vector<void*> all_;
 };
 
 // An array in the device's memory, and what was last written to it.
@@ -139,11 +144,11 @@ class Mirror {
 public:
     explicit Mirror(bool own) : memory_(own) {}
 
-    // Writes what has changed: from the first to the last element that has.
-    T* update(const T* values, std::int64_t n) {
+    // Writes what has changed, from the first to the last element that has; or `all`, where a graph may have written.
+    T* update(const T* values, std::int64_t n, bool all = false) {
         const bool grown = memory_.reserve(n * std::int64_t(sizeof(T)));
         std::int64_t first = 0, last = n;
-        if (!grown && std::int64_t(written_.size()) == n) {
+        if (!all && !grown && holds(n)) {
             while (first < n && same(written_[std::size_t(first)], values[first])) ++first;
             while (last > first && same(written_[std::size_t(last - 1)], values[last - 1])) --last;
         }
@@ -152,8 +157,11 @@ public:
             write(data() + first, values + first, (last - first) * std::int64_t(sizeof(T)));
         }
         written_.assign(values, values + n);
-        if (last > first && is_capturing()) written_.clear();  // it is only recorded
         return data();
+    }
+    bool holds(std::int64_t n) const { return std::int64_t(written_.size()) == n; }
+    bool holds(const T* values, std::int64_t n) const {
+        return holds(n) && std::equal(values, values + n, written_.begin(), same);
     }
     T* data() const { return static_cast<T*>(memory_.data()); }
 
@@ -166,12 +174,36 @@ private:
 
 class Tables : public Resident {
 public:
+    // std::invalid_argument where a graph is being captured: what a first step makes must be there before.
     explicit Tables(bool own)
-        : tensors_(own), gradients_(own), chunks_(own), strides_(own), groups_(own), tickets_(own), sums_(own) {}
+        : tensors_(own),
+          gradients_(own),
+          chunks_(own),
+          strides_(own),
+          groups_(own),
+          tickets_(own),
+          sums_(own),
+          own_(own) {
+        if (own && is_capturing()) {
+            throw std::invalid_argument(
+                "a step must have been taken before a CUDA graph is captured, with gradients for the "
+                "same parameters");
+        }
+    }
 
     DeviceTable update(const ChunkTable& table);
-    const GroupStep* groups(const OptimizerStep& step) { return groups_.update(step.groups, step.group_count); }
-    const GroupStep* groups() const { return groups_.data(); }
+
+    // A graph must read the groups, not write them: it would bring back those of its capture.
+    const GroupStep* groups(const OptimizerStep& step) {
+        if (own_ && is_capturing()) {
+            if (!groups_.holds(step.groups, step.group_count)) {
+                throw std::invalid_argument(
+                    "hyper-parameters must be those of the step before while a CUDA graph is captured");
+            }
+            return groups_.data();
+        }
+        return groups_.update(step.groups, step.group_count);
+    }
 
     // Counters that every launch leaves at zero.
     unsigned* tickets() {
@@ -191,6 +223,8 @@ private:
     Mirror<GroupStep> groups_;
     Mirror<unsigned> tickets_;
     DeviceMemory sums_;
+    const bool own_;
+    bool captured_ = false;  // a graph writes these tables whenever it is replayed
 };
 
 // A launch over all chunks of a table.

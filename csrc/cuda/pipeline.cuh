@@ -168,7 +168,8 @@ struct Sample {
         SMELT_DEVICE Moments result() const {
             if (count == 0) return {};
             const double mean = sum / count, offset = mean - double(pivot);
-            return {count, mean, squares - count * offset * offset};
+            const double about_mean = squares - count * offset * offset;
+            return {count, mean, about_mean < 0 ? 0 : about_mean};  // rounding may leave it below 0
         }
     };
     SMELT_DEVICE Terms start(std::int64_t, std::int64_t i) const {

@@ -98,12 +98,11 @@ struct Rows : Kernel {
 
 template <int Threads, class T, class F>
 void launch_rows(const F& f, std::int64_t rows, std::int64_t n, std::int64_t inner) {
-    constexpr std::int64_t most_shared = 200 * 1024;
     Rows<F, T, Threads> kernel{{}, f, rows, n, inner, 1, false};
     while (inner == 1 && kernel.width < Threads && kernel.width * Row<T>::V < n) kernel.width *= 2;
     const std::int64_t per_block = Threads / kernel.width;
     const std::int64_t stage = per_block * n * F::arrays * std::int64_t(sizeof(T));
-    kernel.staged = stage + kernel.scratch_bytes <= most_shared;
+    kernel.staged = stage + kernel.scratch_bytes <= most_shared_bytes();
     const std::int64_t blocks = (rows + per_block - 1) / per_block;
     launch(kernel, blocks < most_blocks ? blocks : most_blocks, kernel.scratch_bytes + (kernel.staged ? stage : 0));
 }

@@ -60,6 +60,12 @@ void check(cudaError_t status) {
 cudaStream_t current_stream() { return current.stream; }
 void* allocate(std::int64_t bytes) { return (*current.allocate)(bytes); }
 
+std::int64_t most_shared_bytes() {
+    int bytes = 0;
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current_device()));
+    return bytes;
+}
+
 std::string built() { return SMELT_BUILT_CUDA; }
 
 std::string why_not() {
@@ -91,12 +97,15 @@ int device_of(const void* pointer) {
 Scope::Scope(int device, std::uintptr_t stream, Allocate allocate)
     : allocate_(std::move(allocate)), previous_(current_device()) {
     if (device != previous_) check(cudaSetDevice(device));
+    outer_stream_ = reinterpret_cast<std::uintptr_t>(current.stream);
+    outer_allocate_ = current.allocate;
     current = {reinterpret_cast<cudaStream_t>(stream), &allocate_};
 }
 
 Scope::~Scope() {
-    current = {};
-    cudaSetDevice(previous_);
+    current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_};
+    int device = previous_;
+    if (cudaGetDevice(&device) == cudaSuccess && device != previous_) cudaSetDevice(previous_);
 }
 
 bool is_capturing() {
@@ -105,14 +114,21 @@ bool is_capturing() {
     return status != cudaStreamCaptureStatusNone;
 }
 
-void read(int device, void* to, const void* from, std::int64_t bytes) {
+namespace {
+
+void copy(int device, void* to, const void* from, std::int64_t bytes) {
     const int previous = current_device();
     check(cudaSetDevice(device));
-    const cudaError_t status = cudaDeviceSynchronize();
-    if (status == cudaSuccess) check(cudaMemcpy(to, from, std::size_t(bytes), cudaMemcpyDefault));
-    check(cudaSetDevice(previous));
+    cudaError_t status = cudaDeviceSynchronize();
+    if (status == cudaSuccess) status = cudaMemcpy(to, from, std::size_t(bytes), cudaMemcpyDefault);
+    cudaSetDevice(previous);
     check(status);
 }
+
+}  // namespace
+
+void read(int device, void* to, const void* from, std::int64_t bytes) { copy(device, to, from, bytes); }
+void set(int device, void* to, const void* from, std::int64_t bytes) { copy(device, to, from, bytes); }
 
 template <class Kernel>
 void write_with(void* to, const void* from, std::int64_t bytes) {

@@ -20,7 +20,7 @@ std::string why_not();  // why no GPU can be used, in a sentence; empty where on
 int current_device();
 int device_of(const void* pointer);  // -1 for what is no device's memory
 
-// They do not nest. While one lives, the backend's functions called by this thread work on this device and stream. What
+// While one lives, the backend's functions called by this thread work on this device and stream. What
 // they need for themselves comes from `allocate`, and is no more than queued when they return.
 class Scope {
 public:
@@ -34,10 +34,14 @@ public:
 private:
     const Allocate allocate_;
     const int previous_;  // device
+    // Of the scope around this one: an allocation may run Python's code, and that may call smelt.
+    std::uintptr_t outer_stream_ = 0;
+    const Allocate* outer_allocate_ = nullptr;
 };
 
-// From a device, once all work on it is done.
+// From a device and to it, once all work on it is done.
 void read(int device, void* to, const void* from, std::int64_t bytes);
+void set(int device, void* to, const void* from, std::int64_t bytes);
 
 // Within a scope, as the backend's functions: to the device. The bytes are copied before it returns.
 void write(void* to, const void* from, std::int64_t bytes);

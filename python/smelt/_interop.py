@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -17,6 +18,11 @@ def _instance_of(x: Any, module: str, name: str) -> Any:
 def is_cupy(x: Any) -> bool:
     """Whether x is a CuPy array: those are read by their attributes."""
     return _instance_of(x, "cupy", "ndarray") is not None
+
+
+def is_torch(x: Any) -> bool:
+    """Whether x is a PyTorch tensor."""
+    return _instance_of(x, "torch", "Tensor") is not None
 
 
 def is_immutable(x: Any) -> bool:
@@ -56,24 +62,39 @@ def empty(x: Any, shape: tuple[int, ...], dtype: str, device: int) -> Any:
 def full(x: Any, shape: tuple[int, ...], dtype: str, device: int, value: float) -> Any:
     """An array of x's kind on a device, filled with one value."""
     result = empty(x, shape, dtype, device)
-    result[...] = value
+    with _at(result):
+        result[...] = value
     return result
 
 
 def assign(to: Any, values: Any) -> None:
     """to[...] = values, from whatever library they are."""
-    if is_cupy(to) and not is_cupy(values):
-        values = _cupy_for(to).asarray(values)
     torch = _instance_of(to, "torch", "Tensor")
     if torch is not None:
         to.copy_(values if isinstance(values, torch.Tensor) else torch.as_tensor(values))
-    else:
-        to[...] = values
+        return
+    with _at(to):
+        to[...] = _cupy_for(to).asarray(values) if is_cupy(to) and not is_cupy(values) else values
 
 
 def copied(x: Any) -> Any:
     """A copy of an array, where it is."""
-    return x.clone() if _instance_of(x, "torch", "Tensor") is not None else x.copy()
+    with _at(x):
+        return x.clone() if is_torch(x) else x.copy()
+
+
+def _at(x: Any) -> Any:
+    """A context in which CuPy works where x is."""
+    return _cupy_for(x).cuda.Device(x.device.id) if is_cupy(x) else contextlib.nullcontext()
+
+
+def wait_for(stream: int, device: int) -> None:
+    """Makes CuPy's current stream of a device wait for another: what an array's owner has queued comes first."""
+    cupy = _cupy_for(None)
+    with cupy.cuda.Device(device):
+        current = cupy.cuda.get_current_stream()
+        if max(current.ptr, 1) != stream:  # 0 and 1 are the same
+            current.wait_event(cupy.cuda.ExternalStream(stream).record())
 
 
 def to_owner_kind(x: Any, result: Any) -> Any:

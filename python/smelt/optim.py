@@ -103,8 +103,7 @@ class Optimizer:
         self._plan.exclusively(self._refresh)
 
     def _refresh(self) -> None:
-        t = self.t if any(callable(group["lr"]) for group in self.groups) else 0
-        self._plan.set_groups([self._step_of(group, t) for group in self.groups])
+        self._plan.set_groups([self._step_of(group, 0) for group in self.groups])
 
     def _step_of(self, group: dict[str, Any], t: int) -> tuple[tuple[float, ...], bool, bool]:
         """A group's part of the step after t: its hyper-parameters in the order of the list, checked, and its flags."""
@@ -113,6 +112,8 @@ class Optimizer:
             name, kind = hyper["name"], hyper["kind"]
             given = group[name]
             if name == "lr" and callable(given):
+                if self.capturable:
+                    raise ValueError(f"{self._where('lr')} must be a number where capturable is True, got a schedule")
                 given = given(t)
             if kind == "flag":
                 values.append(self._flag(name, given))
@@ -149,6 +150,8 @@ class Optimizer:
     def _check_norm(self, max_grad_norm: Any, nonfinite: Any) -> None:
         if max_grad_norm is not None:
             self._number(_NORM, max_grad_norm)
+        if self.capturable and nonfinite == "raise":
+            raise ValueError(f"{self._where('nonfinite')} must be 'propagate' or 'skip' where capturable is True")
         if nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(f"{self._where('nonfinite')} must be 'propagate', 'skip' or 'raise', got {nonfinite!r}")
 
@@ -249,6 +252,8 @@ class Optimizer:
         for mine, theirs in zip(self.state, state["state"], strict=True):
             for slot, array in mine.items():
                 _interop.assign(array, theirs[slot])
+        if self.capturable:
+            self._refresh()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.groups[0].items() if k != "params")

@@ -213,7 +213,7 @@ inline unsigned char* shared_memory() { return block().shared(); }
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2;
 inline thread_local int device = 0;
-inline bool capturing = false;
+inline bool capturing = false, failing = false;
 struct Allocation {
     std::size_t bytes;
     int device;
@@ -253,6 +253,7 @@ enum cudaError_t {
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2, cudaMemoryTypeManaged = 3 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaPointerAttributes {
     cudaMemoryType type;
@@ -278,6 +279,10 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 }
 inline cudaError_t cudaGetDevice(int* device) {
     *device = emulator::device;
+    return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    *value = 99 * 1024;  // of the least of them
     return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int device) {
@@ -310,13 +315,14 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, c
 }
 template <class Function>
 cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int bytes) {
-    return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+    return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <class K>
 cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** arguments, std::size_t shared_bytes,
                              cudaStream_t) {
     static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
+    if (emulator::failing) return cudaErrorInvalidConfiguration;
     if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
     const K& arguments_of_kernel = *static_cast<K*>(arguments[0]);
     emulator::Block& block = emulator::block();
@@ -339,6 +345,9 @@ extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulat
 }
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_capture(bool on) {
     emulator::capturing = on;
+}
+extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_fail(bool on) {
+    emulator::failing = on;
 }
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_freed(const char* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);

@@ -103,9 +103,27 @@ class Device:
 class Stream:
     ptr = 0
 
+    def __init__(self, device=0):
+        pass
+
+    def wait_event(self, event):
+        WAITED.append(event)
+
+    def record(self):
+        return self.ptr
+
+
+class ExternalStream(Stream):
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+
+WAITED = []  # events that the current stream was made to wait for
+
 
 class cuda:
     Device = Device
+    ExternalStream = ExternalStream
     get_current_stream = Stream
 
 

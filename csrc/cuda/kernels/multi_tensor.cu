@@ -281,7 +281,9 @@ DeviceTable Tables::update(const ChunkTable& table) {
         if (!from.parameter.dense) strides.emplace_back(from.parameter);
         if (!from.gradient.dense) strides.emplace_back(from.gradient);
     }
-    const Strides* next = strides.empty() ? nullptr : strides_.update(strides.data(), std::int64_t(strides.size()));
+    captured_ = captured_ || (own_ && is_capturing());
+    const Strides* next =
+        strides.empty() ? nullptr : strides_.update(strides.data(), std::int64_t(strides.size()), captured_);
     std::int64_t chunk = 0;
     for (int t = 0; t < table.tensor_count; ++t) {
         const Tensor& from = table.tensors[t];
@@ -301,8 +303,9 @@ DeviceTable Tables::update(const ChunkTable& table) {
         row.aligned = is_aligned(from.parameter) && is_aligned(from.gradient);
         gradients[std::size_t(t)] = static_cast<char*>(from.gradient.data);
     }
-    return {tensors_.update(rows.data(), table.tensor_count), gradients_.update(gradients.data(), table.tensor_count),
-            chunks_.data() ? chunks_.data() : chunks_.update(table.chunks, table.chunk_count), table.chunk_count,
+    if (!chunks_.holds(table.chunk_count)) chunks_.update(table.chunks, table.chunk_count);
+    return {tensors_.update(rows.data(), table.tensor_count, captured_),
+            gradients_.update(gradients.data(), table.tensor_count, captured_), chunks_.data(), table.chunk_count,
             table.tensor_count};
 }
 
