@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import DEVICES, DTYPES, OPERATIONS, assert_identical, cast, to_numpy
+from helpers import COMPILED, DEVICES, DTYPES, OPERATIONS, assert_identical, cast, to_numpy
 
 import smelt
 from smelt import _core
@@ -405,6 +405,36 @@ def test_a_launch_that_fails_names_function_and_error_and_harms_nothing(on, emul
     assert_identical(to_numpy(smelt.elu(x)), smelt.elu(before))
     opt.step([device_array(np.ones(50))])
     assert opt.t == 1
+
+
+# Counts
+
+
+@emulated
+def test_launches(on, emulator):
+    x, vectors = device_array(np.ones((64, 32))), [device_array(np.ones(32)) for _ in range(4)]
+    params = [device_array(np.ones(n)) for n in (5, 100, 70_000, 0)]
+    grads = [device_array(np.full(p.shape, 0.1)) for p in params]
+    optimizers = {
+        name: [getattr(smelt.optim, name)(params, **o) for o in ({}, {"max_grad_norm": 1.0})] for name in COMPILED
+    }
+    for plain, clipped in optimizers.values():  # the first step writes its tables
+        plain.step(grads)
+        clipped.step(grads)
+
+    def launches(call):
+        before = emulator.smelt_emulator_launches()
+        call()
+        return emulator.smelt_emulator_launches() - before
+
+    for name, (plain, clipped) in optimizers.items():
+        assert launches(lambda opt=plain: opt.step(grads)) == 1, name
+        assert launches(lambda opt=clipped: opt.step(grads)) == 2, name
+    assert launches(lambda: smelt.elu(x)) == 1
+    assert launches(lambda: smelt.dropout_forward(x, rng=1)) == 1
+    assert launches(lambda: smelt.softmax(x)) == 1
+    assert launches(lambda: smelt.mse_loss(x, x)) == 2
+    assert launches(lambda: smelt.batch_norm_forward(x, *vectors, activation="relu", dropout=0.1, rng=1)) == 4
 
 
 # Sizes

@@ -606,17 +606,19 @@ void register_optimizers(py::module_& m) {
         .def_property_readonly("state", &Plan::state)
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);
 
-    define(m, "clip_grad_norm_(grads, max_norm, nonfinite='propagate', *, per_array=False)",
-           "Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.\n\n"
-           "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing "
-           "is written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list "
-           "of them. grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no "
-           "memory. Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves the "
-           "arrays as they are, 'raise' does so and raises ValueError.\n"
-           "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm, a "
-           "read-only array or two that overlap.\n"
-           "Source: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
-           clip_grad_norm);
+    define(
+        m, "clip_grad_norm_(grads, max_norm, nonfinite='propagate', *, per_array=False)",
+        "Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.\n\n"
+        "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing "
+        "is written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list "
+        "of them. grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no "
+        "memory. Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves the "
+        "arrays as they are, 'raise' does so and raises ValueError. For arrays on a GPU the norms are a float64 array "
+        "there, of shape () or (n,), and only 'raise' waits for it.\n"
+        "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm, a "
+        "read-only array or two that overlap.\n"
+        "Source: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
+        clip_grad_norm);
     define(m, "clip_grad_value_(grads, value)",
            "g = min(max(g, -value), value) for every element of the arrays, in place; NaN stays.\n\n"
            "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.\n"

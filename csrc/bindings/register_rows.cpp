@@ -144,7 +144,9 @@ void register_rows(py::module_& m) {
         "(loss, dlogits), loss = -sum(q * log softmax(logits)) per row, q = (1 - label_smoothing) * target + "
         "label_smoothing / C.\n\nlogits has shape (N, C); target is N class indices of an integer dtype, or "
         "probabilities of the shape and dtype of logits. reduction 'mean' or 'sum' gives a 0-d loss, 'none' gives (N,) "
-        "and each row's own gradient. The loss is float32, float64 for float64; dlogits has the dtype of logits.\n"
+        "and each row's own gradient. The loss is float32, float64 for float64; dlogits has the dtype of logits. On a "
+        "GPU "
+        "a class that does not exist gives its row NaN.\n"
         "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, class or value.\n"
         "Source: torch.nn.functional.cross_entropy.",
         cross_entropy);

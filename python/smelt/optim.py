@@ -163,7 +163,8 @@ class Optimizer:
         grads: one array per parameter in the order of `params`, each of its parameter's shape and dtype, or None to
         leave that parameter and its state alone. Without grads every parameter's `.grad` is taken. A gradient may be
         its parameter itself, but must share no memory with others.
-        After it `last_grad_norm` is the global norm of the gradients where max_grad_norm or nonfinite asked for one.
+        After it `last_grad_norm` is the global norm of the gradients where max_grad_norm or nonfinite asked for one: a
+        number, or a 0-d float64 array on the parameters' GPU.
         Raises TypeError or ValueError for gradients unlike their parameters and for hyper-parameters out of range,
         ValueError for a non-finite norm under nonfinite="raise", RuntimeError where another thread is at a step. Then
         parameters, state and t are as they were.

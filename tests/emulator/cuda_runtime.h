@@ -214,6 +214,7 @@ inline unsigned char* shared_memory() { return block().shared(); }
 constexpr int devices = 2;
 inline thread_local int device = 0;
 inline bool capturing = false, failing = false;
+inline int launches = 0;
 struct Allocation {
     std::size_t bytes;
     int device;
@@ -323,6 +324,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
                              cudaStream_t) {
     static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
     if (emulator::failing) return cudaErrorInvalidConfiguration;
+    ++emulator::launches;
     if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
     const K& arguments_of_kernel = *static_cast<K*>(arguments[0]);
     emulator::Block& block = emulator::block();
@@ -345,6 +347,9 @@ extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulat
 }
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_capture(bool on) {
     emulator::capturing = on;
+}
+extern "C" inline __attribute__((used, visibility("default"))) int smelt_emulator_launches() {
+    return emulator::launches;
 }
 extern "C" inline __attribute__((used, visibility("default"))) void smelt_emulator_fail(bool on) {
     emulator::failing = on;
