@@ -613,7 +613,7 @@ void register_optimizers(py::module_& m) {
         "is written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list "
         "of them. grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no "
         "memory. Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves the "
-        "arrays as they are, 'raise' does so and raises ValueError. For arrays on a GPU the norms are a float64 array "
+        "arrays as they are, 'raise' does so and raises ValueError.\nFor arrays on a GPU the norms are a float64 array "
         "there, of shape () or (n,), and only 'raise' waits for it.\n"
         "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm, a "
         "read-only array or two that overlap.\n"
