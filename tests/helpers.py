@@ -1,6 +1,8 @@
 """What the tests of the functions share: devices, memory layouts, and every function behind one form of call."""
 
 import inspect
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,16 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # its import makes NumPy know the name
 def cast(values, dtype):
     """`values` rounded once to dtype, overflow in silence."""
     return narrow(np.asarray(values, np.float64), dtype)
+
+
+def python(*arguments, **environment):
+    """A fresh interpreter that finds smelt and the tests' helpers as this one does."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(Path(smelt.__file__).parent.parent), str(here)])
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here
+    )
 
 
 def assert_identical(actual, expected):

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import COMPILED, DEVICES, DTYPES, OPERATIONS, assert_identical, cast, to_numpy
+from helpers import COMPILED, DEVICES, DTYPES, OPERATIONS, assert_identical, cast, python, to_numpy
 
 import smelt
 from smelt import _core
@@ -250,6 +250,15 @@ def test_more_groups_than_come_as_arguments(on):
         np.testing.assert_allclose(to_numpy(p), q, rtol=1e-6)
 
 
+def test_more_groups_than_shared_memory_holds(on):
+    params = [device_array(np.ones(1)) for _ in range(5000)]
+    opt = smelt.optim.SGD([{"params": [p]} for p in params], lr=1.0)
+    with pytest.raises(ValueError, match=r"^SGD.step: groups must fit this GPU's shared memory, got 5000 of them"):
+        opt.step(params[::-1])
+    assert opt.t == 0
+    assert (to_numpy(params[0]) == 1).all()
+
+
 def test_state_moves_between_devices(on):
     p, q = device_array(np.ones(5)), np.ones(5, np.float32)
     ours, host = smelt.optim.Adam([p]), smelt.optim.Adam([q])
@@ -290,7 +299,10 @@ def test_parameters_that_autograd_follows(on):
 def test_a_parameter_that_moved_is_refused(on):
     import cupy
 
-    p = cupy.ndarray(np.ones(5, np.float32))
+    class Tensor(cupy.ndarray):  # CuPy's own stay where they are
+        requires_grad = False
+
+    p = Tensor(np.ones(5, np.float32))
     opt = smelt.optim.Adam([p])
     p.device = cupy.cuda.Device(1)
     with pytest.raises(ValueError, match=r"params\[0\] must stay on CUDA device 0, got it on CUDA device 1$"):
@@ -450,3 +462,17 @@ def test_zero_size_arrays_anywhere(on):
     opt.step([device_array(np.ones(a.shape)) for a in p])
     assert [to_numpy(a).min() < 1 for a in p if a.size] == [True, True]
     assert float(to_numpy(smelt.clip_grad_norm_([p[0]], 1.0))) == 0
+
+
+# What is kept of other libraries is not touched when Python has gone.
+LAST_WORDS = """
+import helpers, cupy, smelt
+cupy.cuda.get_current_stream = lambda device, get=cupy.cuda.get_current_stream: get(device)
+smelt.relu(cupy.zeros(3, "float32"))
+del cupy.cuda.get_current_stream, cupy
+"""
+
+
+def test_a_process_ends_well(on):
+    run = python("-c", LAST_WORDS)
+    assert (run.returncode, run.stderr) == (0, "")

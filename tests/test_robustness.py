@@ -1,15 +1,13 @@
 """Threads, processes and instruction sets: none of them is seen in a result."""
 
 import os
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import OPERATIONS, assert_identical
+from helpers import OPERATIONS, assert_identical, python
 
 import smelt
 
@@ -119,16 +117,6 @@ for fork in range(100):  # many: the threads are found at every point of their w
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert results() == expected[0]
 """
-
-
-def python(*arguments, **environment):
-    """A fresh interpreter that finds smelt and the tests' helpers as this one does."""
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(Path(smelt.__file__).parent.parent), str(here)])
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here
-    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -39,16 +39,25 @@ int bfloat16_number() {
     return number;
 }
 
-py::object numpy_dtype(DType dtype) {
-    int number = NPY_FLOAT;
-    if (dtype == DType::f64) number = NPY_DOUBLE;
-    if (dtype == DType::f16) number = NPY_HALF;
-    if (dtype == DType::i64) number = NPY_INT64;
-    if (dtype == DType::bf16) {
-        py::module_::import("ml_dtypes");
-        number = bfloat16_number();
+bool dtype_of_number(int number, DType& dtype) {
+    switch (number) {
+        case NPY_FLOAT:
+            dtype = DType::f32;
+            return true;
+        case NPY_DOUBLE:
+            dtype = DType::f64;
+            return true;
+        case NPY_HALF:
+            dtype = DType::f16;
+            return true;
+        default:
+            dtype = DType::bf16;
+            return number >= NPY_USERDEF && number == bfloat16_number();
     }
-    return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(PyArray_DescrFromType(number)));
+}
+
+[[noreturn]] void fail_swapped(const std::string& where) {
+    fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
 }
 
 // Everything of a view but its dtype.
@@ -66,11 +75,10 @@ void fill_form(PyArrayObject* a, View& v) {
 }
 
 void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
-    if (!dtype_from_numpy(PyArray_TYPE(a), v.dtype)) {
+    if (!dtype_of_number(PyArray_TYPE(a), v.dtype)) {
         fail_dtype(where, py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))));
     }
-    if (!PyArray_ISNOTSWAPPED(a))
-        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
+    if (!PyArray_ISNOTSWAPPED(a)) fail_swapped(where);
     if (PyArray_NDIM(a) > Array::max_dims) {
         fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", PyArray_NDIM(a));
     }
@@ -95,7 +103,7 @@ bool same_view(const Array& a, const Array& b) {
     return true;
 }
 
-bool share_memory(const View& a, const View& b) {
+bool share_memory(const Array& a, const Array& b) {
     if (a.size == 0 || b.size == 0) return false;
     const Extent x = extent_of(a), y = extent_of(b);
     if (!x.touches(y)) return false;
@@ -136,21 +144,27 @@ void fail_dtype(const std::string& where, const std::string& given) {
     fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ", given);
 }
 
-bool dtype_from_numpy(int number, DType& dtype) {
-    switch (number) {
-        case NPY_FLOAT:
-            dtype = DType::f32;
-            return true;
-        case NPY_DOUBLE:
-            dtype = DType::f64;
-            return true;
-        case NPY_HALF:
-            dtype = DType::f16;
-            return true;
-        default:
-            dtype = DType::bf16;
-            return number >= NPY_USERDEF && number == bfloat16_number();
+py::object numpy_dtype(DType dtype) {
+    int number = NPY_FLOAT;
+    if (dtype == DType::f64) number = NPY_DOUBLE;
+    if (dtype == DType::f16) number = NPY_HALF;
+    if (dtype == DType::i64) number = NPY_INT64;
+    if (dtype == DType::bf16) {
+        py::module_::import("ml_dtypes");
+        number = bfloat16_number();
     }
+    return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(PyArray_DescrFromType(number)));
+}
+
+DType dtype_from_numpy(py::handle dtype, const std::string& where) {
+    if (!PyArray_DescrCheck(dtype.ptr())) fail_dtype(where, py::str(dtype));
+    auto* const descr = reinterpret_cast<PyArray_Descr*>(dtype.ptr());
+    if (!PyArray_ISNBO(descr->byteorder)) fail_swapped(where);
+    DType found;
+    if (PyTypeNum_ISSIGNED(descr->type_num) && PyDataType_ELSIZE(descr) == 4) return DType::i32;
+    if (PyTypeNum_ISSIGNED(descr->type_num) && PyDataType_ELSIZE(descr) == 8) return DType::i64;
+    if (!dtype_of_number(descr->type_num, found)) fail_dtype(where, py::str(dtype));
+    return found;
 }
 
 bool is_dense(const Array& a) {
@@ -273,7 +287,7 @@ void require_length(const View& v, const std::string& where, std::int64_t n) {
     }
 }
 
-void require_no_overlap(const View& out, const std::string& where, const View& in, const char* in_name) {
+void require_no_overlap(const Array& out, const std::string& where, const Array& in, const char* in_name) {
     if (!same_view(out, in) && share_memory(out, in)) {
         fail<py::value_error>(where, " must be ", in_name, " itself or not overlap it, got an overlapping view");
     }

@@ -73,7 +73,7 @@ void require_length(const View& v, const std::string& where, std::int64_t n);
 // Two arrays of which at least one is written, and which must be different ones.
 void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name);
 // `out` may be `in` itself, element on element, or must not overlap it.
-void require_no_overlap(const View& out, const std::string& where, const View& in, const char* in_name);
+void require_no_overlap(const Array& out, const std::string& where, const Array& in, const char* in_name);
 
 // Index of the axis an argument names, negative ones counted from the end.
 int axis_of(const Args& args, int i, const View& x);
@@ -129,7 +129,8 @@ void foreign_view(py::handle object, const std::string& where, View& v);
 py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape, DType dtype);
 std::uintptr_t stream_of(const View& v);  // where its owner's work is queued now
 bool is_immutable(const View& v);
-bool dtype_from_numpy(int number, DType& dtype);
+py::object numpy_dtype(DType dtype);
+DType dtype_from_numpy(py::handle dtype, const std::string& where);  // of floats or of 32 or 64 bit integers
 bool is_dense(const Array& a);
 [[noreturn]] void fail_dtype(const std::string& where, const std::string& given);
 py::module_ interop();  // smelt._interop

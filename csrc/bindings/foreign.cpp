@@ -15,6 +15,29 @@ namespace smelt {
 
 namespace {
 
+// The attributes that are read in every call. Never freed: Python may be gone before it.
+struct Words {
+    static PyObject* word(const char* text) { return PyUnicode_InternFromString(text); }
+    PyObject *data = word("data"), *ptr = word("ptr"), *device_id = word("device_id"), *dtype = word("dtype"),
+             *shape = word("shape"), *strides = word("strides"), *requires_grad = word("requires_grad");
+};
+const Words& words() {
+    static const Words* const all = new Words;
+    return *all;
+}
+
+py::object attribute(py::handle object, PyObject* name) {
+    PyObject* const value = PyObject_GetAttr(object.ptr(), name);
+    if (!value) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(value);
+}
+
+std::int64_t integer(py::handle object) {
+    const long long value = PyLong_AsLongLong(object.ptr());
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+}
+
 // What a type offers, found once per type. The types are kept: their addresses are the keys.
 struct Library {
     Source source = Source::dlpack;
@@ -70,8 +93,11 @@ void find_device(View& v, const std::string& where) {
 }
 
 void require_cuda(const std::string& where) {
+    static bool is_here = false;
+    if (is_here) return;
     const std::string reason = cuda::why_not();
     if (!reason.empty()) fail<py::value_error>(where, " is on a CUDA device, and ", reason);
+    is_here = true;
 }
 
 // Shape and, where there are any, strides in bytes: sequences of Python integers.
@@ -91,34 +117,20 @@ void read_form(View& v, const std::string& where, const py::tuple& shape, const 
     v.dense = is_dense(v);
 }
 
-void read_numpy_dtype(View& v, const std::string& where, const py::object& dtype) {
-    if (!dtype.attr("isnative").cast<bool>()) {
-        fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
-    }
-    const auto kind = dtype.attr("kind").cast<std::string>();
-    const auto bytes = dtype.attr("itemsize").cast<int>();
-    if (kind == "i" && (bytes == 4 || bytes == 8)) {
-        v.dtype = bytes == 4 ? DType::i32 : DType::i64;
-    } else if (!dtype_from_numpy(dtype.attr("num").cast<int>(), v.dtype)) {
-        fail_dtype(where, py::str(dtype));
-    }
-}
-
 void cupy_view(py::handle object, const std::string& where, View& v) {
-    static const py::str data("data"), ptr("ptr"), shape("shape"), strides("strides"), dtype("dtype"), device("device"),
-        id("id");
     require_cuda(where);
-    read_numpy_dtype(v, where, object.attr(dtype));
-    v.data = reinterpret_cast<void*>(object.attr(data).attr(ptr).cast<std::uintptr_t>());
-    v.device = object.attr(device).attr(id).cast<std::int16_t>();
-    read_form(v, where, object.attr(shape), object.attr(strides));
+    const py::object memory = attribute(object, words().data);
+    v.dtype = dtype_from_numpy(attribute(object, words().dtype), where);
+    v.data = reinterpret_cast<void*>(integer(attribute(memory, words().ptr)));
+    v.device = std::int16_t(integer(attribute(memory, words().device_id)));
+    read_form(v, where, attribute(object, words().shape), attribute(object, words().strides));
 }
 
 void cuda_interface_view(py::handle object, const std::string& where, View& v) {
     require_cuda(where);
     const py::dict interface = object.attr("__cuda_array_interface__");
     const py::tuple data = interface["data"];
-    read_numpy_dtype(v, where, py::module_::import("numpy").attr("dtype")(interface["typestr"]));
+    v.dtype = dtype_from_numpy(py::module_::import("numpy").attr("dtype")(interface["typestr"]), where);
     v.data = reinterpret_cast<void*>(data[0].cast<std::uintptr_t>());
     v.writeable = !data[1].cast<bool>();
     read_form(v, where, interface["shape"], interface.attr("get")("strides"));
@@ -215,10 +227,9 @@ void dlpack_view(py::handle object, const std::string& where, View& v) {
 }
 
 void exchange_view(py::handle object, const dlpack::ExchangeApi& api, const std::string& where, View& v) {
-    static const py::str requires_grad("requires_grad");
     dlpack::Tensor t;
     // What autograd follows is refused as the Python protocol refuses it: in its library's own words.
-    const auto tracked = py::getattr(object, requires_grad, py::bool_(false));
+    const auto tracked = py::getattr(object, words().requires_grad, py::bool_(false));
     if (tracked.ptr() == Py_True || api.tensor_from_object(object.ptr(), &t) != 0) {
         PyErr_Clear();
         dlpack_view(object, where, v);
@@ -276,6 +287,10 @@ py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape,
     }
     py::tuple dims(static_cast<std::size_t>(ndim));
     for (int d = 0; d < ndim; ++d) dims[std::size_t(d)] = shape[d];
+    if (owner.source == Source::cupy && owner.device == cuda::current_device()) {
+        static const auto* const empty = new py::object(py::module_::import("cupy").attr("empty"));
+        return (*empty)(dims, numpy_dtype(dtype));
+    }
     return interop().attr("empty")(owner.object, dims, text_of(dtype), owner.device);
 }
 
@@ -287,10 +302,9 @@ std::uintptr_t stream_of(const View& v) {
         return reinterpret_cast<std::uintptr_t>(stream);
     }
     if (v.on_cuda()) {  // results are CuPy's, made in its current stream
-        static const py::str ptr("ptr");
-        static const py::object current =
-            py::module_::import("cupy").attr("cuda").attr("get_current_stream").cast<py::object>();
-        return current(int(v.device)).attr(ptr).cast<std::uintptr_t>();
+        static const auto* const current =
+            new py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream"));
+        return std::uintptr_t(integer(attribute((*current)(int(v.device)), words().ptr)));
     }
     return 0;
 }

@@ -295,6 +295,7 @@ public:
             differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
             plain_ones.push_back(plain(parameters_[i]));
             views.push_back(read_item(writeable_view, plain_ones[i], name_ + ": params", i));
+            settled_.push_back(views[i].source == Source::cupy && !differentiable_[i]);
             require_device(views[i], item(name_ + ": params", i), views[0], "the first");
         }
         if (!views.empty()) on_ = views[0];
@@ -348,21 +349,22 @@ public:
                                       ".step: capturable must be True while a CUDA graph is captured, got False");
             });
         }
-        Norms norm(on_, false, 1);
+        std::optional<Norms> norm;
         if (wants_norm) {
-            work([&](const Backend& b) { b.gradient_norms(table, false, norm.data()); });
+            norm.emplace(on_, false, 1);
+            work([&](const Backend& b) { b.gradient_norms(table, false, norm->data()); });
         }
-        if (policy == Nonfinite::raise && !std::isfinite(norm.values()[0])) {
-            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm.values()[0]));
+        if (policy == Nonfinite::raise && !std::isfinite(norm->values()[0])) {
+            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm->values()[0]));
         }
         OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
-        if (wants_norm) step.norm = norm.data();
+        if (norm) step.norm = norm->data();
         if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>();
         step.skip = policy == Nonfinite::skip;
         step.capturable = capturable_;
         work([&](const Backend& b) { b.optimizer_step(table, step); });
         clocks_.count(!step.skip && !capturable_);
-        return wants_norm ? norm.object(false) : py::none();
+        return norm ? norm->object(false) : py::none();
     }
 
     // The hyper-parameters that the next replay of a captured step reads.
@@ -396,6 +398,8 @@ private:
             compute(on_, chunks_.elements(), f);
         } catch (const cuda::Error& e) {
             throw cuda::Error(name_ + ".step: " + e.what());
+        } catch (const std::invalid_argument& e) {
+            fail<py::value_error>(name_, ".step: ", e.what());
         }
     }
 
@@ -459,7 +463,7 @@ private:
         return text.empty() ? "none" : text;
     }
 
-    // Reads every pointer anew, for arrays may have been reallocated since; checks them all before anything is written.
+    // Reads the pointers anew, for arrays may have been reallocated since; checks all before anything is written.
     void look_up(const py::tuple& grads, std::vector<py::object>& keep) {
         const std::string where = name_ + ".step: grads", its = "its parameter";
         if (grads.size() != tensors_.size()) {
@@ -474,29 +478,35 @@ private:
                 chunks_are_current_ = false;
             }
             if (!present_[i]) continue;
-            const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
-            View p = differentiable_[i] ? view(plain(parameter), name_) : view(parameter, name_);
-            if (p.device != t.parameter.device) {
-                fail<py::value_error>(item(name_ + ".step: params", i), " must stay on ", device_text(t.parameter),
-                                      ", got it on ", device_text(p));
-            }
-            if (!p.writeable || p.dtype != t.parameter.dtype || !same_shape(p, t.parameter)) {
-                fail<py::value_error>(item(name_ + ".step: params", i), " must stay a writeable array of ",
-                                      text_of(t.parameter.dtype), " with shape ", shape_text(t.parameter), ", got ",
-                                      p.writeable ? "one" : "a read-only one", " of ", text_of(p.dtype), " with shape ",
-                                      shape_text(p));
-            }
+            if (!settled_[i]) look_up_parameter(i, keep);
+            const Array& p = t.parameter;
             View g = read_item(view, gradient, where, i);
             if (g.device != p.device) require_device(g, item(where, i), p, its);
             if (g.dtype != p.dtype) require_dtype(g, item(where, i), p.dtype, its);
             if (!same_shape(g, p)) require_shape(g, item(where, i), p, its);
             if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, item(where, i), p, its.c_str());
-            assign(t.parameter, p);
             assign(t.gradient, g);
-            if (p.keeper) keep.push_back(std::move(p.keeper));
             if (g.keeper) keep.push_back(std::move(g.keeper));
         }
         if (!chunks_are_current_) rechunk();
+    }
+
+    void look_up_parameter(std::size_t i, std::vector<py::object>& keep) {
+        const std::string where = name_ + ".step: params";
+        const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
+        Array& before = tensors_[i].parameter;
+        View p = differentiable_[i] ? view(plain(parameter), name_) : view(parameter, name_);
+        if (p.device != before.device) {
+            fail<py::value_error>(item(where, i), " must stay on ", device_text(before), ", got it on ",
+                                  device_text(p));
+        }
+        if (!p.writeable || p.dtype != before.dtype || !same_shape(p, before)) {
+            fail<py::value_error>(item(where, i), " must stay a writeable array of ", text_of(before.dtype),
+                                  " with shape ", shape_text(before), ", got ", p.writeable ? "one" : "a read-only one",
+                                  " of ", text_of(p.dtype), " with shape ", shape_text(p));
+        }
+        assign(before, p);
+        if (p.keeper) keep.push_back(std::move(p.keeper));
     }
 
     static void copy_master(const View& parameter, const py::object& to) {
@@ -535,6 +545,7 @@ private:
     const std::string name_;
     const py::tuple parameters_;
     std::vector<bool> differentiable_;  // whether it is a tensor that autograd may follow
+    std::vector<bool> settled_;         // whether it keeps its memory for life, as CuPy's arrays do
     std::vector<bool> present_;         // whether the latest step had a gradient
     std::vector<Tensor> tensors_;
     py::list state_;                 // per parameter {slot: array}, for Python to read and save

@@ -11,7 +11,7 @@ class ndarray:
     def __init__(self, host, device=0):
         self.host, self.device = host, Device(device)
 
-    data = property(lambda self: Pointer(self.host.ctypes.data))
+    data = property(lambda self: Pointer(self.host.ctypes.data, self.device.id))
     shape = property(lambda self: self.host.shape)
     strides = property(lambda self: self.host.strides)
     dtype = property(lambda self: self.host.dtype)
@@ -79,8 +79,8 @@ def _host(value):
 
 
 class Pointer:
-    def __init__(self, ptr):
-        self.ptr = ptr
+    def __init__(self, ptr, device_id):
+        self.ptr, self.device_id = ptr, device_id
 
 
 class Device:

@@ -1,5 +1,7 @@
 // Optimizers and gradient clipping.
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "cuda/kernels.h"
 #include "cuda/multi_tensor.cuh"
@@ -228,6 +230,11 @@ private:
 template <template <class> class Formula, unsigned Slots>
 void launch_step(const ChunkTable& table, const OptimizerStep& step) {
     using Kernel = Step<Formula, Slots>;
+    const std::int64_t shared_bytes = 16 + step.group_count * std::int64_t(sizeof(typename Kernel::Constants));
+    if (shared_bytes > 48 * 1024 && shared_bytes > most_shared_bytes()) {
+        throw std::invalid_argument("groups must fit this GPU's shared memory, got " +
+                                    std::to_string(step.group_count) + " of them: give arrays alike one group");
+    }
     const TablesOf tables(table);
     Kernel kernel;
     kernel.table = tables->update(table);
@@ -244,7 +251,7 @@ void launch_step(const ChunkTable& table, const OptimizerStep& step) {
     kernel.skip = step.skip;
     kernel.ticket = tables->tickets() + 1;
     const std::int64_t blocks = ChunkKernel::blocks(table);
-    launch(kernel, blocks > 0 ? blocks : 1, 16 + step.group_count * std::int64_t(sizeof(typename Kernel::Constants)));
+    launch(kernel, blocks > 0 ? blocks : 1, shared_bytes);
 }
 
 template <template <class> class Formula, unsigned... Slots>

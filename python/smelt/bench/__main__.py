@@ -126,7 +126,7 @@ def main() -> None:
         # JAX would take most of the GPU's memory, and PyTorch's compiler start a process for every core.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-        from smelt.bench import cuda_run
+        from smelt.bench.cuda import run as cuda_run
 
         cuda_run.run(args, _machine(cuda_run.PEERS))
         return

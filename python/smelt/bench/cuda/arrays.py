@@ -50,7 +50,7 @@ def jax_on_gpu() -> Any:
 @_usable
 def triton_peer() -> Any:
     """The module of Triton kernels, where PyTorch and Triton are installed."""
-    return importlib.import_module("smelt.bench.triton_peer") if torch_on_gpu() and optional("triton") else None
+    return importlib.import_module("smelt.bench.cuda.triton_peer") if torch_on_gpu() and optional("triton") else None
 
 
 def is_torch(x: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from smelt.bench.cases import optional
-from smelt.bench.cuda_arrays import torch_on_gpu
+from smelt.bench.cuda.arrays import torch_on_gpu
 from smelt.bench.timing import Sample
 
 # What is timed: the device's work alone; a call with all its work; the host's part of a call, the launch included.

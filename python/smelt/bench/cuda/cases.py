@@ -11,10 +11,11 @@ from typing import Any
 
 import smelt
 from smelt import _core
-from smelt.bench import cuda_peers, peers
+from smelt.bench import peers
 from smelt.bench.cases import _optimizer_bytes
-from smelt.bench.cuda_arrays import Memory, as_torch, is_torch, jax_on_gpu, poisoned, torch_on_gpu, triton_peer
-from smelt.bench.cuda_timing import Contender, error_text
+from smelt.bench.cuda import peers as cuda_peers
+from smelt.bench.cuda.arrays import Memory, as_torch, is_torch, jax_on_gpu, poisoned, torch_on_gpu, triton_peer
+from smelt.bench.cuda.timing import Contender, error_text
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 ELEMENTS = {"float32": 1 << 26, "bfloat16": 1 << 27}  # of large arrays: as many bytes in either

@@ -15,11 +15,12 @@ from typing import Any
 
 import smelt
 from smelt import _core
-from smelt.bench import cuda_report, report
+from smelt.bench import report
 from smelt.bench.cases import optional
-from smelt.bench.cuda_arrays import TOLERANCES, Memory, as_float32, disagreement, poison_pool, torch_on_gpu
-from smelt.bench.cuda_cases import Case, Contest, all_cases, ceilings
-from smelt.bench.cuda_timing import Contender, Unit, error_text, measure, unit_of, work_on
+from smelt.bench.cuda import report as cuda_report
+from smelt.bench.cuda.arrays import TOLERANCES, Memory, as_float32, disagreement, poison_pool, torch_on_gpu
+from smelt.bench.cuda.cases import Case, Contest, all_cases, ceilings
+from smelt.bench.cuda.timing import Contender, Unit, error_text, measure, unit_of, work_on
 
 PEERS = ("cupy", "torch", "triton", "jax")
 UNIT_BYTES = 4e9  # that the calls of a unit move: a millisecond, in which a launch is not seen
