@@ -108,10 +108,11 @@ class DeviceOptimizer:
         self._arrays += zip(arrays, moved, strict=True)
         return moved
 
-    def step(self, grads):
+    def step(self, grads, **options):
         known = {id(a): b for a, b in self._arrays}
+        grads = [g if g is None else known.get(id(g)) or to_device(g, self._device) for g in grads]
         try:
-            self._optimizer.step([g if g is None else known.get(id(g)) or to_device(g, self._device) for g in grads])
+            self._optimizer.step(grads, **options)
         finally:
             for a, b in self._arrays:
                 a[...] = to_numpy(b)

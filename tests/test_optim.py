@@ -378,6 +378,113 @@ def test_hyper_parameters_may_change_between_steps(rng, name):
         twins.step([rng.normal(size=9), rng.normal(size=9)])
 
 
+def numbers_of(name):
+    """The hyper-parameters that are numbers or pairs, off their defaults."""
+    names = [hyper["name"] for hyper in SPECS[name]["hypers"] if hyper["kind"] != "flag"]
+    return {key: SETTINGS[name][-1][key] for key in names}
+
+
+def falling(value, step):
+    """A hyper-parameter that changes and stays where it may be."""
+    return [falling(v, step) for v in value] if isinstance(value, tuple) else value * (1 - step / 20)
+
+
+@every_device
+@every_optimizer
+def test_every_number_may_be_a_function_of_the_step(rng, name):
+    """As if it were set before each step."""
+    functions = {key: lambda step, value=value: falling(value, step) for key, value in numbers_of(name).items()}
+    p = rng.normal(size=9)
+    q = p.copy()
+    opt, plain = make(name, [p], **functions), make(name, [q])
+    for step, g in enumerate(rng.normal(size=(6, 9))):
+        plain.groups[0].update({key: falling(value, step) for key, value in numbers_of(name).items()})
+        opt.step([g])
+        plain.step([g])
+        assert_identical(p, q)
+    assert opt.lr == functions["lr"](6)
+
+
+@every_optimizer
+def test_functions_are_refused_where_they_cannot_be(name):
+    for key, value in numbers_of(name).items():
+        wanted = "two numbers" if isinstance(value, tuple) else "a number"
+        text = f"^{name}: {key} must be {wanted} where capturable is True, got a schedule$"
+        with pytest.raises(ValueError, match=text):
+            make(name, [np.zeros(3)], capturable=True, **{key: lambda step, value=value: value})
+    for hyper in SPECS[name]["hypers"]:
+        if hyper["kind"] == "flag":
+            with pytest.raises(TypeError, match=f"^{name}: {hyper['name']} must be True or False, got <function"):
+                make(name, [np.zeros(3)], **{hyper["name"]: lambda step: True})
+
+
+@every_optimizer
+def test_what_a_function_gives_is_checked_at_each_step(rng, name):
+    for key, value in numbers_of(name).items():
+        for wrong in (None, "0.1", np.nan, (np.nan, 0.5), (0.5,), True):
+            opt = make(name, [np.zeros(3)], **{key: lambda step, v=value, wrong=wrong: wrong if step == 1 else v})
+            opt.step([np.ones(3)])
+            with unchanged(opt), pytest.raises((TypeError, ValueError), match=rf"^{name}: {key} must be .*, got "):
+                opt.step([np.ones(3)])
+
+
+def test_a_momentum_that_comes_to_nothing_on_the_way():
+    opt = smelt.optim.SGD([np.zeros(3)], momentum=lambda step: 0.5 if step < 2 else 0.0)
+    for _ in range(2):
+        opt.step([np.ones(3)])
+    with unchanged(opt), pytest.raises(ValueError, match="hyper-parameters must call for the state they"):
+        opt.step([np.ones(3)])
+
+
+@every_device
+@pytest.mark.parametrize(("name", "cycled", "options"), [
+    ("SGD", {"momentum": 0.9}, {"nesterov": True, "weight_decay": 0.1}),
+    ("RMSprop", {"momentum": 0.9}, {"alpha": 0.8, "centered": True}),
+    ("Adam", {"betas": (0.9, 0.8)}, {"amsgrad": True}),
+    ("AdamW", {"betas": (0.9, 0.8)}, {"weight_decay": 0.2}),
+    ("Adamax", {"betas": (0.9, 0.8)}, {"eps": 1e-3}),
+])  # fmt: skip
+def test_one_cycle_as_pytorch(rng, name, cycled, options):
+    torch = pytest.importorskip("torch")
+    p = rng.normal(size=50)
+    q = torch.tensor(p, requires_grad=True)
+    expected = getattr(torch.optim, name)([q], **cycled, **options)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(expected, 0.1, 31, max_momentum=0.93, base_momentum=0.7)
+    cycle = smelt.schedules.one_cycle(0.1, 31, max_momentum=0.93, base_momentum=0.7)
+    ours = {"momentum": cycle.momentum} if "momentum" in cycled else {"betas": cycle.betas(0.8)}
+    opt = getattr(smelt.optim, name)([p], lr=cycle, **ours, **options)
+    for _ in range(30):
+        g = rng.normal(size=50)
+        q.grad = torch.tensor(g)
+        expected.step()
+        scheduler.step()
+        opt.step([g])
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-12, atol=1e-13)
+    assert opt.lr == expected.param_groups[0]["lr"]
+
+
+@every_device
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "NAdam"])
+def test_resuming_amid_a_cycle_is_exact(rng, name):
+    cycle = smelt.schedules.one_cycle(0.1, 20)
+    scheduled = {"lr": cycle}
+    scheduled |= {"momentum": cycle.momentum} if "momentum" in numbers_of(name) else {"betas": cycle.betas()}
+    p, grads = rng.normal(size=30), rng.normal(size=(20, 30))
+    whole, first = (make(name, [a], **scheduled) for a in (p.copy(), p))
+    for g in grads:
+        whole.step([g])
+    for g in grads[:9]:
+        first.step([g])
+    saved = pickle.loads(pickle.dumps(first.state_dict()))
+    assert not scheduled.keys() & saved["groups"][0].keys()
+    again = make(name, [p], **scheduled)
+    again.load_state_dict(saved)
+    assert again.lr == cycle(9)
+    for g in grads[9:]:
+        again.step([g])
+    assert_same(again, snapshot(whole))
+
+
 @pytest.mark.parametrize("kind", [list, tuple, iter, lambda arrays: dict(enumerate(arrays)).values()])
 def test_any_iterable_of_parameters(kind):
     arrays = [np.zeros(1), np.zeros(2)]

@@ -123,7 +123,7 @@ def core_stub() -> str:
         "    def exclusively(self, f: Callable[..., Any], *arguments: Any) -> Any: ...\n"
         "    def set_groups(self, groups: list[Any]) -> None: ...\n"
         "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, "
-        "nonfinite: str\n    ) -> Any: ...\n\n"
+        "nonfinite: str, grad_scale: float\n    ) -> Any: ...\n\n"
     )
     functions = {k: v for k, v in vars(_core).items() if inspect.isbuiltin(v)}
     lines += [_function(name, functions[name]) for name in sorted(functions)]

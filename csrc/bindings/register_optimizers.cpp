@@ -331,11 +331,13 @@ public:
         return f(*arguments);
     }
 
-    // groups: per group (values, maximize, decoupled). Returns the gradients' norm, or None where it was not needed.
+    // groups: per group (values, maximize, decoupled). grad_scale: what the gradients are multiplied by first. Returns
+    // the norm of the gradients as they were given, or None where it was not needed.
     py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
-                    const std::string& nonfinite) {
+                    const std::string& nonfinite, double grad_scale) {
         const Nonfinite policy = nonfinite_of(nonfinite, name_ + ": nonfinite");
         const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
+        grad_scale_ = grad_scale;
         const std::vector<GroupStep> steps = read_groups(groups);
         const py::tuple gradients = arrays_of(grads, name_ + ".step: grads");
         std::vector<py::object> keep;
@@ -359,7 +361,7 @@ public:
         }
         OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
         if (norm) step.norm = norm->data();
-        if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>();
+        if (!max_grad_norm.is_none()) step.limit = max_grad_norm.cast<double>() / grad_scale;
         step.skip = policy == Nonfinite::skip;
         step.capturable = capturable_;
         work([&](const Backend& b) { b.optimizer_step(table, step); });
@@ -443,7 +445,7 @@ private:
             GroupStep& s = steps[g];
             read_values(group[0], s.values);
             const double weight_decay = decay < 0 ? 0 : s.values[decay];
-            s.maximize = maximize;
+            s.gradient_factor = maximize ? -grad_scale_ : grad_scale_;
             s.coupled_decay = decoupled ? 0 : weight_decay;
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);
@@ -554,6 +556,7 @@ private:
     View on_;                        // the first parameter: where the work is done
     Clocks clocks_;                  // per group
     const bool capturable_;
+    double grad_scale_ = 1;  // of the latest step
     Chunks chunks_;
     std::vector<Chunks> retired_;
     bool chunks_are_current_ = true;
@@ -611,7 +614,8 @@ void register_optimizers(py::module_& m) {
              py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),
              py::arg("capturable"))
         .def("exclusively", &Plan::exclusively)
-        .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"))
+        .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"),
+             py::arg("grad_scale"))
         .def("set_groups", &Plan::set_groups, py::arg("groups"))
         .def_property_readonly("t", &Plan::t)
         .def_property_readonly("state", &Plan::state)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from smelt import _core, _interop
+from smelt._parameter import Parameter
 
 _COMMON = {
     "decoupled_weight_decay": False,
@@ -24,6 +25,7 @@ _COMMON = {
     "capturable": False,
 }
 _NORM = {"name": "max_grad_norm", "interval": (0.0, math.inf, False, True), "text": "None or a finite number >= 0"}
+_GRAD_SCALE = {"name": "grad_scale", "interval": (0.0, math.inf, True, True), "text": "a finite number > 0"}
 
 Schedule = Callable[[int], float]
 
@@ -43,9 +45,10 @@ class Optimizer:
         self.defaults = options
         self.groups = self._make_groups(params)
         self.params = tuple(p for group in self.groups for p in group["params"])
+        arrays = [p.data if isinstance(p, Parameter) else p for p in self.params]
         sizes = [len(group["params"]) for group in self.groups]
         values = [self._step_of(group, 0)[0] for group in self.groups]
-        self._plan = _core.Plan(self._row, list(self.params), sizes, values, self.master_weights, self.capturable)
+        self._plan = _core.Plan(self._row, arrays, sizes, values, self.master_weights, self.capturable)
         self.state: list[dict[str, Any]] = self._plan.state
         self.last_grad_norm: Any = None
 
@@ -63,7 +66,8 @@ class Optimizer:
             for key in item.keys() - self.defaults.keys() - {"params"}:
                 raise ValueError(f"{where}: a group may set {', '.join(self.defaults)}, got {key!r}")
             arrays = item["params"]
-            arrays = [arrays] if hasattr(arrays, "__dlpack__") else self._listed(arrays)
+            alone = isinstance(arrays, Parameter) or hasattr(arrays, "__dlpack__")
+            arrays = [arrays] if alone else self._listed(arrays)
             groups.append({**self.defaults, **item, "params": tuple(arrays)})
         return groups
 
@@ -111,9 +115,10 @@ class Optimizer:
         for hyper in self._spec["hypers"]:
             name, kind = hyper["name"], hyper["kind"]
             given = group[name]
-            if name == "lr" and callable(given):
+            wanted = "two numbers" if kind == "pair" else "a number"
+            if callable(given) and kind != "flag":
                 if self.capturable:
-                    raise ValueError(f"{self._where('lr')} must be a number where capturable is True, got a schedule")
+                    raise ValueError(f"{self._where(name)} must be {wanted} where capturable is True, got a schedule")
                 given = given(t)
             if kind == "flag":
                 values.append(self._flag(name, given))
@@ -122,7 +127,7 @@ class Optimizer:
             elif isinstance(given, (tuple, list)) and len(given) == 2:
                 values += [self._number(hyper, each) for each in given]
             else:
-                raise TypeError(f"{self._where(name)} must be two numbers, got {given!r}")
+                raise TypeError(f"{self._where(name)} must be {wanted}, got {given!r}")
         flags = [self._flag(name, group[name]) for name in ("maximize", "decoupled_weight_decay")]
         return tuple(values), flags[0], flags[1]
 
@@ -157,27 +162,30 @@ class Optimizer:
 
     # -- the step
 
-    def step(self, grads: Sequence[Any] | None = None) -> None:
+    def step(self, grads: Sequence[Any] | None = None, *, grad_scale: float = 1.0) -> None:
         """One update of all parameters, in place.
 
         grads: one array per parameter in the order of `params`, each of its parameter's shape and dtype, or None to
         leave that parameter and its state alone. Without grads every parameter's `.grad` is taken. A gradient may be
-        its parameter itself, but must share no memory with others.
-        After it `last_grad_norm` is the global norm of the gradients where max_grad_norm or nonfinite asked for one: a
-        number, or a 0-d float64 array on the parameters' GPU.
+        its parameter itself, but must share no memory with others. grad_scale: what they are multiplied by first, in
+        the type of the computation: 1 / the scale of a scaled loss, 1 / the number of batches whose gradients were
+        added. After it `last_grad_norm` is the global norm of the gradients where max_grad_norm or nonfinite asked for
+        one: a number, or a 0-d float64 array on the parameters' GPU.
         Raises TypeError or ValueError for gradients unlike their parameters and for hyper-parameters out of range,
         ValueError for a non-finite norm under nonfinite="raise", RuntimeError where another thread is at a step. Then
         parameters, state and t are as they were.
         """
-        self._plan.exclusively(self._step, grads)
+        self._plan.exclusively(self._step, grads, grad_scale)
 
-    def _step(self, grads: Sequence[Any] | None) -> None:
+    def _step(self, grads: Sequence[Any] | None, grad_scale: float) -> None:
         if grads is None:
             grads = [self._grad_of(p) for p in self.params]
         self._check_norm(self.max_grad_norm, self.nonfinite)
-        t = self.t if any(callable(group["lr"]) for group in self.groups) else 0
+        grad_scale = self._number(_GRAD_SCALE, grad_scale)
+        t = self.t if any(any(map(callable, group.values())) for group in self.groups) else 0
         steps = [self._step_of(group, t) for group in self.groups]
-        self.last_grad_norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite)
+        norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite, grad_scale)
+        self.last_grad_norm = norm if norm is None or grad_scale == 1 else norm * grad_scale
 
     def _grad_of(self, p: Any) -> Any:
         try:
@@ -191,16 +199,13 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on besides the parameters: copies, safe to keep.
 
-        A schedule given as lr is not part of it: only its place, the step, is.
+        A schedule, given in place of a number, is not part of it: only its place, the step, is.
         """
         state: dict[str, Any] = self._plan.exclusively(self._saved)
         return state
 
     def _saved(self) -> dict[str, Any]:
-        groups = [
-            {k: v for k, v in group.items() if k != "params" and not (k == "lr" and callable(v))}
-            for group in self.groups
-        ]
+        groups = [{k: v for k, v in group.items() if k != "params" and not callable(v)} for group in self.groups]
         return {
             "optimizer": self._spec["name"],
             "clocks": [list(clock) for clock in self._plan.clocks],
@@ -281,14 +286,15 @@ def _documentation(spec: dict[str, Any]) -> str:
     lines = [
         spec["formula"],
         "",
-        "params: arrays (float16, bfloat16, float32 or float64, any strides), updated in place, or groups: dicts with",
-        "the key 'params' and hyper-parameters of their own. State is float32, float64 for float64 parameters.",
+        "params: arrays (float16, bfloat16, float32 or float64, any strides) or smelt.nn.Parameters, updated in place,",
+        "or groups: dicts with the key 'params' and hyper-parameters of their own. State is float32, float64 for",
+        "float64 parameters.",
     ]
     for hyper in spec["hypers"]:
         kind = {"pair": f"two of: {hyper['text']}", "flag": "True or False", "number": hyper["text"]}[hyper["kind"]]
-        also = ", or a function of the step from 0" if hyper["name"] == "lr" else ""
-        lines.append(f"{hyper['name']}: {kind}{also}.")
+        lines.append(f"{hyper['name']}: {kind}.")
     lines += [
+        "Each of these but the flags may also be a function of the step, from 0, where capturable is False.",
         "decoupled_weight_decay: p *= 1 - lr * weight_decay before the update, in place of g += weight_decay * p.",
         "maximize: climb instead of descend.",
         "max_grad_norm: the global norm of all gradients is brought down to it first.",

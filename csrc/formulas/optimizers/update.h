@@ -15,7 +15,7 @@ struct Slices {
     T* state[OptimizerInfo::max_slots];
 };
 
-// One group's part of a step in the compute type. The order: clip and maximize (one factor), weight decay, update.
+// One group's part of a step in the compute type. The order: unscale, clip and maximize (one factor), weight decay, update.
 template <template <class> class Formula, class T>
 struct Update {
     Formula<T> formula;
@@ -26,7 +26,7 @@ struct Update {
     SMELT_HD Update(const GroupStep& s, const Clock& clock, double clip)
         : formula(s.values, clock),
           slots(Formula<T>::slots(s.values)),
-          factor(T(s.maximize ? -clip : clip)),
+          factor(T(s.gradient_factor * clip)),
           coupled(T(s.coupled_decay)),
           decoupled(T(s.decoupled_factor)) {}
 

@@ -55,9 +55,10 @@ class Optimizer:
         raise NotImplementedError
 
     @np.errstate(all="ignore")
-    def step(self, grads: Sequence[Array | None]) -> None:
-        """`grads` in the order of the parameters; None skips that one."""
+    def step(self, grads: Sequence[Array | None], *, grad_scale: float = 1.0) -> None:
+        """`grads` in the order of the parameters, times grad_scale; None skips that one."""
         factor = 1.0
+        grads = [g if g is None else grad_scale * wide(g) for g in grads]
         if self.max_grad_norm is not None or self.nonfinite != "propagate":
             norm = self.last_grad_norm = total_norm([g for g in grads if g is not None])
             max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm

@@ -1,0 +1,23 @@
+"""What the training layer asks of arrays beyond smelt's own functions: the library they come from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # of NumPy or CuPy
+
+
+def namespace(x: Array) -> Any:
+    """The library of an array, numpy or cupy, to call by the names that both have.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(x, np.ndarray):
+        return np
+    library = sys.modules.get("cupy")
+    if library is not None and isinstance(x, library.ndarray):
+        return library
+    raise TypeError(f"an array of NumPy or CuPy is needed, got {type(x).__name__}")
