@@ -39,7 +39,7 @@ def _cupy_for(x: Any) -> Any:
     return cupy
 
 
-def _numpy_dtype(dtype: str) -> Any:
+def numpy_dtype(dtype: str) -> Any:
     if dtype == "bfloat16":
         import ml_dtypes
 
@@ -56,7 +56,7 @@ def empty(x: Any, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         return None
     cupy = _cupy_for(x)
     with cupy.cuda.Device(device):
-        return cupy.empty(shape, _numpy_dtype(dtype))
+        return cupy.empty(shape, numpy_dtype(dtype))
 
 
 def full(x: Any, shape: tuple[int, ...], dtype: str, device: int, value: float) -> Any:

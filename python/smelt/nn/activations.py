@@ -1,0 +1,151 @@
+"""Activations as layers: one class for each row of the list, and those with parameters of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import smelt
+from smelt import _core
+from smelt._arrays import Array
+from smelt._core import Generator
+from smelt._parameter import Parameter
+from smelt.nn.end import End, inverse, memory_order
+from smelt.nn.layer import Layer, Seeds
+
+# Names as the papers spell them; those of other rows are capitalised word by word.
+_SPELLED = {
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "celu": "CELU",
+    "selu": "SELU",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "gelu_tanh": "GELUTanh",
+    "logsigmoid": "LogSigmoid",
+    "relu6": "ReLU6",
+}
+
+
+class Activation(Layer):
+    """y = f(x), element by element; `spec` is the pair (name, {parameter: value}) that smelt's fused functions take."""
+
+    spec: tuple[str, dict[str, float]]
+
+    def __init__(self, name: str, **parameters: float) -> None:
+        """name: of smelt.activations(); parameters: its own. Raises ValueError for an unknown name or a wrong value."""
+        self.spec = (name, parameters)
+        smelt.bias_act_forward(np.zeros(1, np.float32), None, self.spec)  # which checks it
+        self._end = End(-1, activation=self)
+
+    def forward(self, x: Array) -> Array:
+        return self._end.forward(x, self.training)
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        return self._end.backward(grad)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.spec[1].items())})"
+
+
+def _make_class(name: str) -> type[Activation]:
+    info = _core.activation_info(name)
+    parameters = info["parameters"]
+
+    def __init__(self: Activation, *args: float, **given: float) -> None:
+        if len(args) > len(parameters) or not given.keys() <= parameters.keys() - set(list(parameters)[: len(args)]):
+            raise TypeError(f"{type(self).__name__}: parameters are {', '.join(parameters) or 'none'}, got others")
+        Activation.__init__(self, name, **{**parameters, **dict(zip(parameters, args, strict=False)), **given})
+
+    defaults = "".join(f"{k} = {v:g}. " for k, v in parameters.items())
+    doc = f"y = {info['formula']}, for arrays of any shape.\n\n{defaults}Raises TypeError or ValueError for parameters"
+    doc += f" that smelt.{name} refuses.\nSource: {info['source']}."
+    spelled = _SPELLED.get(name) or name.title().replace("_", "")
+    return type(spelled, (Activation,), {"__init__": __init__, "__doc__": doc, "__module__": __name__})
+
+
+_classes = {c.__name__: c for c in map(_make_class, _core.activations())}
+globals().update(_classes)
+
+
+class PReLU(Layer):
+    """y = x if x > 0 else weight * x, the weight learned.
+
+    channels: one weight for all (1), or one per channel on `axis`. init: where they begin.
+    Source: He et al. 2015; torch.nn.PReLU.
+    """
+
+    def __init__(self, channels: int = 1, init: float = 0.25, *, axis: int = 1, dtype: Any = "float32") -> None:
+        self.weight = Parameter(np.full(channels, init, smelt._interop.numpy_dtype(dtype)))
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        order = memory_order(x)
+        axis = order.index(self.axis % x.ndim) if self.weight.data.size > 1 else 0
+        y, context = smelt.prelu_forward(x.transpose(order), self.weight.data, axis=axis)
+        self._saved = (order, context) if self.training else None
+        return y.transpose(inverse(order))
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        order, context = self._take()
+        dx, dweight = smelt.prelu_backward(grad.transpose(order), context)
+        if not self.frozen:
+            self.weight.add_grad(dweight)
+        return dx.transpose(inverse(order))
+
+
+class RReLU(Layer):
+    """y = x if x > 0 else a * x; a is drawn from U(lower, upper) per element in training, else (lower + upper) / 2.
+
+    rng: a smelt.Generator, or the seed of one.
+    Source: Xu et al. 2015; torch.nn.RReLU.
+    """
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, *, rng: Generator | int | None = None) -> None:
+        self.lower, self.upper = lower, upper
+        self._seeded = rng is not None
+        self.rng = generator(rng)
+
+    def reset(self, seeds: Seeds, activation: Any = None) -> None:
+        if not self._seeded:
+            self.rng, self._seeded = seeds.streams, seeds.given
+
+    def forward(self, x: Array) -> Array:
+        if not self.training:
+            return smelt.leaky_relu(x, negative_slope=(self.lower + self.upper) / 2)
+        order = memory_order(x)
+        y, context = smelt.rrelu_forward(x.transpose(order), self.lower, self.upper, rng=self.rng)
+        self._saved = order, context
+        return y.transpose(inverse(order))
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        order, context = self._take()
+        return smelt.rrelu_backward(grad.transpose(order), context).transpose(inverse(order))
+
+
+class Maxout(Layer):
+    """y[c] = max over k of x[k C + c], channels on `axis`: (N, num_pieces * C) becomes (N, C).
+
+    After Linear(n, num_pieces * C) it is the maxout unit. Source: Goodfellow et al. 2013.
+    """
+
+    def __init__(self, num_pieces: int, *, axis: int = 1) -> None:
+        self.num_pieces, self.axis = num_pieces, axis
+
+    def forward(self, x: Array) -> Array:
+        y, context = smelt.maxout_forward(x, self.num_pieces, axis=self.axis)
+        self._saved = (context,) if self.training else None
+        return y
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        return smelt.maxout_backward(grad, *self._take())
+
+
+def generator(rng: Generator | int | None) -> Generator:
+    """A Generator itself, one of a seed, or one of fresh entropy."""
+    return rng if isinstance(rng, Generator) else Seeds(None).streams if rng is None else Generator(rng)
+
+
+__all__ = ["Activation", "Maxout", "PReLU", "RReLU", *_classes]

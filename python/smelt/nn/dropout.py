@@ -1,0 +1,101 @@
+"""Dropout as layers, and the predictions of Monte Carlo dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import smelt
+from smelt._arrays import Array, namespace
+from smelt._core import Generator
+from smelt.nn.activations import generator
+from smelt.nn.end import End, inverse, memory_order
+from smelt.nn.layer import Layer, Seeds
+
+
+class Dropout(Layer):
+    """y = x / (1 - p) where an element is kept, 0 where it is dropped, which happens with probability p in training.
+
+    rng: a smelt.Generator, or the seed of one. Every forward draws a new mask; none is stored.
+    Raises ValueError for p outside [0, 1]. Source: Srivastava et al. 2014; torch.nn.Dropout.
+    """
+
+    always = False  # in inference too
+
+    def __init__(self, p: float = 0.5, *, rng: Generator | int | None = None) -> None:
+        if isinstance(p, bool) or not isinstance(p, (int, float)):
+            raise TypeError(f"{type(self).__name__}: p must be a number in [0, 1], got {p!r}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"{type(self).__name__}: p must be in [0, 1], got {p!r}")
+        self.p = p
+        self._seeded = rng is not None
+        self.rng = generator(rng)
+        self._end = End(-1, dropout=self)
+
+    @property
+    def active(self) -> bool:
+        """Whether a forward drops anything now."""
+        return self.training or self.always
+
+    def reset(self, seeds: Seeds, activation: Any = None) -> None:
+        if not self._seeded:
+            self.rng, self._seeded = seeds.streams, seeds.given
+
+    def forward(self, x: Array) -> Array:
+        return self._end.forward(x, self.training)
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        return self._end.backward(grad)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.p})"
+
+
+class MCDropout(Dropout):
+    """Dropout that drops in inference too: each forward is a sample. Source: Gal and Ghahramani 2016."""
+
+    always = True
+
+
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1 of self-normalizing nets: kept a x + b, dropped a a' + b.
+
+    a' = -1.7580993408473766, a = ((1 - p)(1 + p a'^2))^(-1/2), b = -a p a'; p = 1 gives 0.
+    Source: Klambauer et al. 2017; torch.nn.AlphaDropout.
+    """
+
+    def forward(self, x: Array) -> Array:
+        if not self.active:
+            return x
+        order = memory_order(x)
+        y, context = smelt.alpha_dropout_forward(x.transpose(order), self.p, rng=self.rng)
+        self._saved = (order, context) if self.training else None
+        return y.transpose(inverse(order))
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        order, context = self._take()
+        return smelt.alpha_dropout_backward(grad.transpose(order), context).transpose(inverse(order))
+
+
+def monte_carlo(model: Layer, x: Array, samples: int = 100, *, transform: Any = None) -> tuple[Array, Array]:
+    """Mean and standard deviation of `samples` predictions for x with dropout on and batch statistics frozen.
+
+    transform: applied to each prediction first, for example smelt.softmax. Both results have the shape of a prediction.
+    The model's modes are left as they were. Raises ValueError for fewer than two samples.
+    Source: Gal and Ghahramani 2016.
+    """
+    if samples < 2:
+        raise ValueError(f"monte_carlo: samples must be at least 2, got {samples!r}")
+    modes = [(layer, layer.training) for _, layer in model.layers()]
+    model.eval()
+    for layer, _ in modes:
+        layer.training = isinstance(layer, Dropout)
+    try:
+        predictions = [model.forward(x) for _ in range(samples)]
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+    if transform is not None:
+        predictions = [transform(p) for p in predictions]
+    xp = namespace(x)
+    stacked = xp.stack(predictions)
+    return stacked.mean(axis=0), stacked.std(axis=0)

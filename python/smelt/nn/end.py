@@ -1,0 +1,110 @@
+"""What follows a linear map, in one call: bias, batch norm, activation and dropout.
+
+BatchNorm, the activations and Dropout are such ends with one member; Sequential joins those that follow each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import smelt
+from smelt._arrays import Array
+from smelt._parameter import Parameter
+from smelt.nn.layer import Remembers
+
+if TYPE_CHECKING:
+    from smelt.nn.activations import Activation
+    from smelt.nn.dropout import Dropout
+    from smelt.nn.normalization import BatchNorm
+
+
+class End(Remembers):
+    """[bias] [norm] [activation] [dropout] of channels on `axis`; activation_first: [activation] [norm] [dropout]."""
+
+    def __init__(
+        self,
+        axis: int,
+        bias: Parameter | None = None,
+        norm: BatchNorm | None = None,
+        activation: Activation | None = None,
+        dropout: Dropout | None = None,
+        activation_first: bool = False,
+    ) -> None:
+        self.axis = axis
+        self.bias = bias
+        self.norm = norm
+        self.activation = activation
+        self.dropout = dropout
+        self.activation_first = activation_first
+
+    def forward(self, x: Array, training: bool) -> Array:
+        order = memory_order(x)
+        x = x.transpose(order)
+        axis = order.index(self.axis % x.ndim) if x.ndim else self.axis
+        activation = self.activation.spec if self.activation else None
+        dropout: dict[str, Any] = {}
+        if self.dropout is not None and self.dropout.active:
+            dropout = {"dropout": self.dropout.p, "rng": self.dropout.rng}
+        if self.norm is None:
+            bias = self.bias.data if self.bias else None
+            y, context = smelt.bias_act_forward(x, bias, activation, axis=axis, **dropout)
+        elif training:
+            y, context = self._normalised(x, axis, activation, dropout)
+        else:
+            y, context = self._inferred(x, axis, activation, dropout), None
+        self._saved = (order, context) if training else None
+        return y.transpose(inverse(order))
+
+    def _normalised(self, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> tuple[Array, Any]:
+        norm = self.norm
+        assert norm is not None
+        order = "act_bn" if self.activation_first else "bn_act"
+        result: tuple[Array, Any] = smelt.batch_norm_forward(
+            x,
+            *norm.arrays,
+            norm.momentum,
+            norm.eps,
+            axis=axis,
+            activation=activation,
+            order=order,
+            unbiased=norm.unbiased,
+            frozen=norm.frozen,
+            num_batches=int(norm.num_batches) if norm.momentum is None else None,
+            **dropout,
+        )
+        if not norm.frozen and x.size:
+            norm.num_batches += 1
+        return result
+
+    def _inferred(self, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> Array:
+        norm = self.norm
+        assert norm is not None
+        if self.activation_first and activation is not None:
+            x, activation = smelt.bias_act_forward(x, None, activation, axis=axis)[0], None
+        y = smelt.batch_norm(x, *norm.arrays, norm.eps, axis=axis, activation=activation)
+        return smelt.bias_act_forward(y, axis=axis, **dropout)[0] if dropout else y
+
+    def backward(self, grad: Array) -> Array:
+        order, context = self._take()
+        grad = grad.transpose(order)
+        if self.norm is None:
+            dx, dbias = smelt.bias_act_backward(grad, context)
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+        else:
+            dx, *gradients = smelt.batch_norm_backward(grad, context)
+            self.norm.add_grads(gradients)
+        return dx.transpose(inverse(order))
+
+
+def memory_order(x: Array) -> tuple[int, ...]:
+    """The axes as they lie in memory, outermost first: transposed so, the results of convolutions are contiguous."""
+    axes = tuple(range(x.ndim))
+    if x.flags.c_contiguous:
+        return axes
+    return tuple(sorted(axes, key=lambda d: -x.strides[d]))
+
+
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation that undoes `order`."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))

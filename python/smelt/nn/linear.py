@@ -1,0 +1,93 @@
+"""Linear maps: the dense layer, and what it shares with convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from smelt import _interop, init
+from smelt._arrays import Array
+from smelt._parameter import Parameter
+from smelt.nn.end import End
+from smelt.nn.layer import Layer, Seeds
+
+
+class LinearMap(Layer):
+    """y = map(x) + bias, the weight drawn by `init`, or by what suits the activation that follows."""
+
+    in_axis, out_axis = 0, 1  # of the weight
+    axis = -1  # of the bias, in the result
+
+    def __init__(self, shape: tuple[int, ...], bias: bool, initialiser: Any, dtype: Any, rng: Any) -> None:
+        dtype = _interop.numpy_dtype(dtype)
+        self.init = initialiser
+        self._seeded = rng is not None
+        self.weight = Parameter(np.zeros(shape, dtype))
+        self.bias = Parameter(np.zeros(shape[self.out_axis], dtype)) if bias else None
+        self._end = End(self.axis, self.bias)
+        self._draw(np.random.default_rng(rng), None)
+
+    def _draw(self, rng: np.random.Generator, activation: Any) -> None:
+        initialiser = self.init or init.for_activation(activation)
+        self.weight.data[...] = initialiser(
+            self.weight.shape, rng, dtype=self.weight.data.dtype, in_axis=self.in_axis, out_axis=self.out_axis
+        )
+
+    def reset(self, seeds: Seeds, activation: Any = None) -> None:
+        if not self._seeded:
+            self._draw(seeds.weights, activation)
+            self._seeded = seeds.given
+
+    def map(self, x: Array) -> Array:
+        """The result without the bias."""
+        raise NotImplementedError
+
+    def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
+        """The backward of map."""
+        raise NotImplementedError
+
+    def forward(self, x: Array) -> Array:
+        y = self.map(x)
+        return y if self.bias is None else self._end.forward(y, self.training)
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        return self.map_backward(grad if self.bias is None else self._end.backward(grad), input_grad)
+
+
+class Linear(LinearMap):
+    """y = x @ weight + bias: x (..., in_features), weight (in_features, out_features), y (..., out_features).
+
+    init: an initialiser of smelt.init; without one the weight is drawn to suit the activation that follows in a
+    Sequential, and by Glorot's rule where none does. rng: a seed of its own, else the Sequential's.
+    Raises ValueError for an x of other features. Source: torch.nn.Linear, its weight transposed.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: Any = None,
+        dtype: Any = "float32",
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        super().__init__((in_features, out_features), bias, init, dtype, rng)
+
+    def map(self, x: Array) -> Array:
+        if x.ndim == 0 or x.shape[-1] != self.weight.shape[0]:
+            raise ValueError(f"Linear: x must have shape (..., {self.weight.shape[0]}), got {tuple(x.shape)}")
+        self._saved = (x,) if self.training else None
+        return x @ self.weight.data
+
+    def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
+        (x,) = self._take()
+        if not self.frozen:
+            rows = x.reshape(-1, x.shape[-1])
+            self.weight.add_grad(rows.T @ grad.reshape(-1, grad.shape[-1]))
+        return grad @ self.weight.data.T if input_grad else None
+
+    def __repr__(self) -> str:
+        n, m = self.weight.shape
+        return f"Linear({n}, {m}{'' if self.bias else ', bias=False'})"

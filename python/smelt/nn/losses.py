@@ -1,0 +1,60 @@
+"""Losses: each returns the loss and its gradient with respect to the prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smelt._arrays import Array, namespace
+from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
+
+
+def binary_cross_entropy_with_logits(logits: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Array]:
+    """(loss, dlogits), loss = softplus(-abs(x)) + (1 - t) max(x, 0) + t max(-x, 0) = -t log s - (1 - t) log(1 - s).
+
+    s = sigmoid(x) for logits x; target t, probabilities, has their shape and dtype. reduction: "mean", "sum" or "none"
+    (a loss per element). The loss is float32 for half types, and dlogits = s - t, divided by the size for "mean".
+    Raises ValueError for another shape or reduction, TypeError for another dtype.
+    Source: torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+    xp = _checked("binary_cross_entropy_with_logits", logits, target, reduction)
+    size = xp.abs(logits)
+    loss = softplus(-size) + 0.5 * (size + logits) - target * logits
+    return _reduced(xp, loss, sigmoid(logits) - target, reduction)
+
+
+def huber(pred: Array, target: Array, delta: float = 1.0, *, reduction: str = "mean") -> tuple[Array, Array]:
+    """(loss, dpred), loss = d^2 / 2 where abs(d) <= delta, else delta (abs(d) - delta / 2); d = pred - target.
+
+    pred and target have the same shape and dtype; reduction as in binary_cross_entropy_with_logits. dpred = d clipped
+    to [-delta, delta], divided by the size for "mean".
+    Raises ValueError for a delta that is not positive, another shape or reduction, TypeError for another dtype.
+    Source: Huber 1964; torch.nn.functional.huber_loss.
+    """
+    if not delta > 0:
+        raise ValueError(f"huber: delta must be positive, got {delta!r}")
+    xp = _checked("huber", pred, target, reduction)
+    d = pred - target
+    clipped = xp.clip(d, -delta, delta)
+    return _reduced(xp, clipped * (d - 0.5 * clipped), clipped, reduction)
+
+
+def _checked(function: str, pred: Array, target: Array, reduction: str) -> Any:
+    if tuple(pred.shape) != tuple(target.shape):
+        raise ValueError(f"{function}: target must have shape {tuple(pred.shape)}, got {tuple(target.shape)}")
+    if pred.dtype != target.dtype:
+        raise TypeError(f"{function}: target must have dtype {pred.dtype}, got {target.dtype}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{function}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return namespace(pred)
+
+
+def _reduced(xp: Any, loss: Array, grad: Array, reduction: str) -> tuple[Array, Array]:
+    wide = loss.astype(xp.promote_types(loss.dtype, xp.float32))
+    if reduction == "none":
+        return wide, grad
+    if reduction == "sum":
+        return xp.asarray(wide.sum()), grad
+    return xp.asarray(wide.mean()), (grad / loss.size).astype(grad.dtype)
+
+
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber", "mse_loss"]

@@ -1,0 +1,69 @@
+"""Batch normalization as a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from smelt import _interop
+from smelt._arrays import Array
+from smelt._parameter import Parameter
+from smelt.nn.end import End
+from smelt.nn.layer import Layer
+
+
+class BatchNorm(Layer):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, for each channel on `axis`.
+
+    x has shape (N, channels) or (N, channels, height, width), or any with its channels on `axis`. mean and var are
+    those of the batch in training, and the running ones in inference and where the layer is frozen: running = (1 -
+    momentum) * running + momentum * batch, the cumulative mean where momentum is None. affine=False leaves weight and
+    bias out. unbiased=False: the running variance is the biased one (Keras).
+    Raises ValueError in training for one value per channel. Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm1d, 2d.
+    """
+
+    buffers = ("running_mean", "running_var", "num_batches")
+
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        axis: int = 1,
+        unbiased: bool = True,
+        dtype: Any = "float32",
+    ) -> None:
+        dtype = _interop.numpy_dtype(dtype)
+        self.axis = axis
+        self.momentum = momentum
+        self.eps = eps
+        self.unbiased = unbiased
+        self.weight = Parameter(np.ones(channels, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(channels, dtype)) if affine else None
+        self.running_mean, self.running_var = np.zeros(channels, dtype), np.ones(channels, dtype)
+        self.num_batches = np.zeros((), np.int64)
+        self._end = End(axis, norm=self)
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array | None, Array | None]:
+        """Running mean and variance, weight and bias."""
+        learned = [p.data if p is not None else None for p in (self.weight, self.bias)]
+        return self.running_mean, self.running_var, learned[0], learned[1]
+
+    def add_grads(self, gradients: list[Array]) -> None:
+        """Adds to the gradients of weight and bias, where they are learned."""
+        for p, grad in zip((self.weight, self.bias), gradients, strict=True):
+            if p is not None and not self.frozen:
+                p.add_grad(grad)
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.running_mean.size})"
+
+    def forward(self, x: Array) -> Array:
+        return self._end.forward(x, self.training)
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        return self._end.backward(grad)

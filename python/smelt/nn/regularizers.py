@@ -1,0 +1,92 @@
+"""Penalties on weights, added to the gradients, and the constraint of max-norm.
+
+They act on weights alone: parameters of two or more dimensions, not biases or batch norm's.
+"""
+
+from __future__ import annotations
+
+import smelt
+from smelt._arrays import Array, namespace
+from smelt._parameter import Parameter
+from smelt.nn.layer import Layer
+from smelt.nn.linear import LinearMap
+
+
+class L2:
+    """penalty = strength / 2 * sum(w^2); adds strength * w to each gradient. Called after backward, before the step.
+
+    With plain SGD it is weight decay. Raises ValueError for a negative strength.
+    """
+
+    def __init__(self, strength: float) -> None:
+        if not strength >= 0:
+            raise ValueError(f"{type(self).__name__}: strength must be at least 0, got {strength!r}")
+        self.strength = strength
+
+    def __call__(self, model: Layer, scale: float = 1.0) -> None:
+        """Adds to the gradients of the model's weights that have one; scale: that of the loss they are of."""
+        for p in model.parameters():
+            if len(p.shape) >= 2 and p.grad is not None:
+                p.grad += self._slope(p) * p.data.dtype.type(scale * self.strength)
+
+    def penalty(self, model: Layer) -> float:
+        """What is added to the loss."""
+        return self.strength * sum(self._size(p) for p in model.parameters() if len(p.shape) >= 2)
+
+    def _slope(self, p: Parameter) -> Array:
+        return p.data
+
+    def _size(self, p: Parameter) -> float:
+        return 0.5 * float((p.data**2).sum())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.strength})"
+
+
+class L1(L2):
+    """penalty = strength * sum(abs(w)); adds strength * sign(w) to each gradient. Called as L2."""
+
+    def _slope(self, p: Parameter) -> Array:
+        return namespace(p.data).sign(p.data)
+
+    def _size(self, p: Parameter) -> float:
+        return float(abs(p.data).sum())
+
+
+class MaxNorm:
+    """Brings the incoming weights of every unit down to norm r. Called after the step.
+
+    For Linear the columns of the weight, for Conv2D each filter. Raises ValueError for a negative r.
+    Source: Srivastava et al. 2014; keras.constraints.MaxNorm.
+    """
+
+    def __init__(self, r: float = 3.0) -> None:
+        if not r >= 0:
+            raise ValueError(f"MaxNorm: r must be at least 0, got {r!r}")
+        self.r = r
+
+    def __call__(self, model: Layer) -> None:
+        for _, layer in model.layers():
+            if isinstance(layer, LinearMap) and not layer.frozen:
+                axes = tuple(d for d in range(len(layer.weight.shape)) if d != layer.out_axis)
+                smelt.max_norm_(layer.weight.data, self.r, axis=axes)
+
+
+def prune(model: Layer, threshold: float) -> float:
+    """Sets to 0 the weights whose magnitude is at most `threshold`, in place; returns the share of zeros, as sparsity.
+
+    After training with L1, which brings weights near 0 but not to it. Raises ValueError for a negative threshold.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"prune: threshold must be at least 0, got {threshold!r}")
+    for p in model.parameters():
+        if len(p.shape) >= 2:
+            p.data[abs(p.data) <= threshold] = 0
+    return sparsity(model)
+
+
+def sparsity(model: Layer) -> float:
+    """The share of the model's weights that are 0."""
+    weights = [p.data for p in model.parameters() if len(p.shape) >= 2]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    return zeros / max(1, sum(int(w.size) for w in weights))

@@ -1,0 +1,223 @@
+"""Layers one after another, joined into fused calls where that is possible."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import smelt
+from smelt._arrays import Array
+from smelt._parameter import Parameter
+from smelt.nn.activations import Activation, PReLU, RReLU
+from smelt.nn.dropout import Dropout
+from smelt.nn.end import End
+from smelt.nn.layer import Layer, Seeds
+from smelt.nn.linear import LinearMap
+from smelt.nn.normalization import BatchNorm
+
+
+class Fused(Layer):
+    """A linear map, or none, and the end that follows it. It owns nothing: parameters are those of its layers."""
+
+    def __init__(self, linear: LinearMap | None, end: End) -> None:
+        self.linear, self.end = linear, end
+
+    def forward(self, x: Array) -> Array:
+        if self.linear is not None:
+            x = self.linear.forward(x) if self.end.norm else self.linear.map(x)
+        return self.end.forward(x, self.training)
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        grad = self.end.backward(grad)
+        if self.linear is None:
+            return grad
+        if self.end.norm:
+            return self.linear.backward(grad, input_grad=input_grad)
+        return self.linear.map_backward(grad, input_grad)
+
+
+class Sequential(Layer):
+    """layers[-1](... layers[0](x)).
+
+    Weights of layers that were given no seed are drawn to suit the activation that follows them. rng: the seed of those
+    weights and of the dropout's streams, for runs that can be repeated; an outer Sequential's reaches those within.
+    fuse: Linear or Conv2D, BatchNorm, an activation of the list and Dropout that follow each other in this order, or
+    the activation before the BatchNorm, run as one call of smelt's each; results are equal but for the rounding of
+    half-precision intermediates. reset=False leaves the layers' weights as they are.
+    Raises TypeError for what is no layer.
+    """
+
+    def __init__(
+        self, *layers: Layer, fuse: bool = True, rng: np.random.Generator | int | None = None, reset: bool = True
+    ) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential: layers[{i}] must be a layer, got {type(layer).__name__}")
+        self._layers = layers
+        self.fuse(fuse)
+        if not reset:
+            return
+        seeds, leaves = Seeds(rng), list(_leaves(self))
+        for i, leaf in enumerate(leaves):
+            leaf.reset(seeds, _activation_after(leaves[i + 1 :]))
+
+    def children(self) -> dict[str, Layer]:
+        return {str(i): layer for i, layer in enumerate(self._layers)}
+
+    def fuse(self, fuse: bool = True) -> Sequential:
+        """Joins layers into fused calls, or runs each by itself, for those who look at what lies between."""
+        self._stages: list[Layer] = list(_joined(self._layers)) if fuse else list(self._layers)
+        return self
+
+    def forward(self, x: Array) -> Array:
+        for stage in self._stages:
+            stage.training = self.training if isinstance(stage, Fused) else stage.training
+            x = stage.forward(x)
+        return x
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        """Adds to the parameters' gradients; where the input's is not wanted, frozen first layers are left out."""
+        first = 0 if input_grad else self._first_learning()
+        for i in range(len(self._stages) - 1, first - 1, -1):
+            wanted = self._stages[i].backward(grad, input_grad=input_grad or i > first)
+            if wanted is not None:
+                grad = wanted
+        return grad if input_grad else None
+
+    def fold(self) -> Sequential:
+        """A copy for inference, each BatchNorm right after a Linear or Conv2D folded into that layer's weight and bias.
+
+        W' = W weight / sqrt(running_var + eps), b' = (b - running_mean) weight / sqrt(running_var + eps) + bias.
+        Source: smelt.fold_batch_norm.
+        """
+        folded: list[Layer] = []
+        for layer in map(copy.deepcopy, self._layers):
+            if isinstance(layer, BatchNorm) and folded and isinstance(folded[-1], LinearMap):
+                folded[-1] = _with_norm(folded[-1], layer)
+            elif isinstance(layer, Sequential):
+                folded.append(layer.fold())
+            else:
+                if isinstance(layer, Residual):
+                    layer.fold()
+                folded.append(layer)
+        return Sequential(*folded, reset=False).eval()
+
+    def _first_learning(self) -> int:
+        for i, stage in enumerate(self._stages):
+            layers = [stage.linear, stage.end.norm] if isinstance(stage, Fused) else [stage]
+            if any(layer is not None and _learns(layer) for layer in layers):
+                return i
+        return len(self._stages)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, i: int) -> Layer:
+        return self._layers[i]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self._layers))})"
+
+
+class Residual(Layer):
+    """y = f(body(x) + shortcut(x)), the shortcut x itself and f nothing unless given.
+
+    activation: a layer of the list's, for example ReLU(). The sum and f are one call.
+    Raises ValueError where the two have different shapes. Source: He et al. 2016.
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Activation | None = None) -> None:
+        self.body, self.shortcut, self.activation = body, shortcut, activation
+
+    def forward(self, x: Array) -> Array:
+        side = x if self.shortcut is None else self.shortcut.forward(x)
+        spec = self.activation.spec if self.activation else None
+        y, context = smelt.bias_act_forward(self.body.forward(x), None, spec, residual=side)
+        self._saved = (context,) if self.training else None
+        return y
+
+    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
+        dbody, _, dside = smelt.bias_act_backward(grad, *self._take())
+        dx = self.body.backward(dbody, input_grad=input_grad)
+        if self.shortcut is not None:
+            dside = self.shortcut.backward(dside, input_grad=input_grad)
+        return dx + dside if input_grad else None
+
+    def fold(self) -> None:
+        """Folds the batch norms of body and shortcut, in place."""
+        if isinstance(self.body, Sequential):
+            self.body = self.body.fold()
+        if isinstance(self.shortcut, Sequential):
+            self.shortcut = self.shortcut.fold()
+
+
+def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
+    mean, var, weight, bias = norm.arrays
+    b = linear.bias.data if linear.bias else None
+    w, b = smelt.fold_batch_norm(linear.weight.data, b, mean, var, weight, bias, norm.eps, axis=linear.out_axis)
+    linear.weight, linear.bias = Parameter(w), Parameter(b)
+    linear._end = End(linear.axis, linear.bias)
+    return linear
+
+
+def _leaves(layer: Layer) -> Iterator[Layer]:
+    children = layer.children().values()
+    if not children:
+        yield layer
+    for child in children:
+        yield from _leaves(child)
+
+
+def _activation_after(leaves: list[Layer]) -> Any:
+    """What the first activation is before the next linear map, as smelt.init.for_activation takes it."""
+    for leaf in leaves:
+        if isinstance(leaf, LinearMap):
+            return None
+        if isinstance(leaf, Activation):
+            return leaf.spec
+        if isinstance(leaf, (PReLU, RReLU)):
+            return type(leaf).__name__.lower()
+    return None
+
+
+def _learns(layer: Layer) -> bool:
+    return any(
+        isinstance(value, Parameter) and not inner.frozen
+        for _, inner in layer.layers()
+        for value in vars(inner).values()
+    )
+
+
+def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
+    at = 0
+
+    def take(kind: Any) -> Any:
+        nonlocal at
+        if at < len(layers) and isinstance(layers[at], kind) and type(layers[at]).forward in _FUSIBLE:
+            at += 1
+            return layers[at - 1]
+        return None
+
+    while at < len(layers):
+        first = at
+        linear = take(LinearMap)
+        norm, activation = take(BatchNorm), take(Activation)
+        activation_first = activation is not None and norm is None and (norm := take(BatchNorm)) is not None
+        dropout = take(Dropout)
+        if at <= first + 1:
+            at = first + 1
+            yield layers[first]
+            continue
+        axis = norm.axis if norm else linear.axis if linear else -1
+        bias = linear.bias if linear is not None and norm is None else None
+        yield Fused(linear, End(axis, bias, norm, activation, dropout, activation_first))
+
+
+# The forwards that a fused call stands for: a subclass with another one is left by itself.
+_FUSIBLE = {c.forward for c in (LinearMap, BatchNorm, Activation, Dropout)}

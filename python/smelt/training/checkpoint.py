@@ -1,0 +1,114 @@
+"""Checkpoints: a tree of arrays and plain values in one file, which is never half written.
+
+The file is of the safetensors format: the arrays as they are, and in its metadata, as JSON, everything else and a
+checksum. Nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smelt import _interop
+
+FORMAT = 1
+
+
+def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Writes a tree of dicts with string keys, lists, arrays, numbers, strings, booleans and None to a file.
+
+    It is written to a temporary file beside it, synced and renamed: whenever the process dies, the file is either the
+    old one or the new. Arrays of a GPU are copied from it; tuples come back as lists.
+    Raises TypeError for anything else in the tree, OSError where the file cannot be written.
+    """
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    text = json.dumps(_without_arrays(state, "", arrays))
+    data = _safetensors().save(arrays)
+    header = int.from_bytes(data[:8], "little")
+    metadata = {"format": str(FORMAT), "state": text, "checksum": _checksum(text, data[8 + header :])}
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(_safetensors().save(arrays, {"smelt": json.dumps(metadata)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    with contextlib.suppress(OSError):  # not every file system syncs directories
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The tree that save() wrote.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is damaged, cut short or no checkpoint.
+    """
+    data = Path(path).read_bytes()
+    try:
+        header = int.from_bytes(data[:8], "little")
+        arrays = _safetensors().load(data)
+        metadata = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["smelt"])
+        text, checksum = metadata["state"], metadata["checksum"]
+        version = metadata["format"]
+    except Exception as error:  # whatever a parser makes of bytes that are not its own
+        raise ValueError(f"load: {path} must be a checkpoint of smelt, undamaged, got a file that is not") from error
+    if version != str(FORMAT):
+        raise ValueError(f"load: {path} must be of format {FORMAT}, got {version}: a newer smelt reads it")
+    if checksum != _checksum(text, data[8 + header :]):
+        raise ValueError(f"load: {path} must be undamaged, got one whose checksum is not that of its contents")
+    state: dict[str, Any] = _with_arrays(json.loads(text), arrays)
+    return state
+
+
+def _checksum(text: str, arrays: bytes) -> str:
+    digest = hashlib.blake2b(arrays, digest_size=16)
+    digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _without_arrays(node: Any, name: str, arrays: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        for key in node:
+            if not isinstance(key, str) or key.startswith("__"):
+                raise TypeError(f"save: state{name} must have plain strings as keys, got {key!r}")
+        return {key: _without_arrays(value, f"{name}.{key}", arrays) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_without_arrays(value, f"{name}.{i}", arrays) for i, value in enumerate(node)]
+    if isinstance(node, np.generic):
+        node = node.item()
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if not hasattr(node, "dtype"):
+        raise TypeError(f"save: state{name} must be an array or a plain value, got {type(node).__name__}")
+    array = np.ascontiguousarray(node.get() if hasattr(node, "get") else node).reshape(node.shape)
+    bfloat16 = array.dtype.name == "bfloat16"  # safetensors' NumPy side cannot read it
+    arrays[name.lstrip(".")] = array.view(np.uint16) if bfloat16 else array
+    return {"__array__": name.lstrip("."), "__bfloat16__": bfloat16}
+
+
+def _with_arrays(node: Any, arrays: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_with_arrays(value, arrays) for value in node]
+    if not isinstance(node, dict):
+        return node
+    if "__array__" in node:
+        array = arrays[node["__array__"]]
+        return array.view(_interop.numpy_dtype("bfloat16")) if node["__bfloat16__"] else array
+    return {key: _with_arrays(value, arrays) for key, value in node.items()}
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError("checkpoints need safetensors: pip install smelt[training]") from None
+    return safetensors.numpy

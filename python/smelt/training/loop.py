@@ -1,0 +1,284 @@
+"""The training loop: everything it does to a model is in Run.train_epoch, and `fit` is what surrounds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smelt._arrays import Array
+from smelt._core import cross_entropy
+from smelt.nn.layer import Layer
+from smelt.optim import Optimizer
+from smelt.training import checkpoint as checkpoints
+from smelt.training.history import History, Metrics
+from smelt.training.scaling import LossScale
+
+Loss = Callable[[Array, Any], tuple[Array, Array]]
+Metric = Callable[[Array, Any], Any]
+
+
+def accuracy(prediction: Array, target: Any) -> Array:
+    """The share of rows of `prediction` (..., classes) whose largest element is at the index in `target` (...)."""
+    return (prediction.argmax(axis=-1) == target).mean()
+
+
+def evaluate(
+    model: Layer,
+    data: Iterable[tuple[Array, Any]] | tuple[Array, Any],
+    loss: Loss = cross_entropy,
+    metrics: dict[str, Metric] | None = None,
+    *,
+    batch_size: int = 256,
+) -> Metrics:
+    """The mean loss and metrics of a model's predictions in inference mode, over all samples.
+
+    data: a pair (x, target), or an iterable of batches of them. The model's modes are left as they were.
+    Raises ValueError where there are no samples.
+    """
+    modes = [(layer, layer.training) for _, layer in model.layers()]
+    model.eval()
+    sums: dict[str, Any] = {}
+    count = 0
+    try:
+        for x, target in _batches(data, batch_size):
+            prediction = model.forward(x)
+            figures = {"loss": loss(prediction, target)[0]}
+            figures |= {name: metric(prediction, target) for name, metric in (metrics or {}).items()}
+            sums = {name: sums.get(name, 0.0) + np.float64(len(x)) * value for name, value in figures.items()}
+            count += len(x)
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+    if not count:
+        raise ValueError("evaluate: data must hold at least one sample, got none")
+    return {name: float(value) / count for name, value in sums.items()}
+
+
+def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
+    if isinstance(data, tuple):
+        x, target = data
+        for start in range(0, len(x), batch_size):
+            yield x[start : start + batch_size], target[start : start + batch_size]
+    else:
+        yield from data
+
+
+class Run:
+    """A training run between two steps: all that a checkpoint holds, and what callbacks may look at and change.
+
+    `stop = True` ends it after the epoch. `step` counts the optimizer's updates.
+    """
+
+    def __init__(self, model: Layer, data: Any, optimizer: Optimizer, loss: Loss, accumulate: int, scale: Any) -> None:
+        self.model, self.data, self.optimizer, self.loss = model, data, optimizer, loss
+        self.accumulate = accumulate
+        self.scale = LossScale(scale)
+        self.history = History()
+        self.epoch = self.step = 0
+        self.stop = False
+        self.patience_left: int | None = None
+        self.best: dict[str, Any] | None = None  # {"value", "epoch", "model"}
+        self.total, self.samples = 0.0, 0  # of this epoch: summed loss, and how many samples
+
+    def train_epoch(self, before_step: Sequence[Any], after_step: Sequence[Any]) -> Iterator[None]:
+        """The rest of an epoch, pausing after every batch that ends with a step."""
+        self.model.train()
+        batches = 0  # since the last step
+        length = len(self.data)
+        for x, target in self.data:
+            loss, grad = self.loss(self.model.forward(x), target)
+            self.model.backward(self.scale.apply(grad), input_grad=False)
+            self.total = self.total + np.float64(len(x)) * loss
+            self.samples += len(x)
+            batches += 1
+            if batches < self.accumulate and self.data.position < length:
+                continue
+            factor = 1 / (batches * self.scale.value)
+            for regularise in before_step:
+                regularise(self.model, 1 / factor)
+            self.optimizer.step(grad_scale=factor)
+            self.model.zero_grad()
+            self.scale.update(self.optimizer.last_grad_norm)
+            for constrain in after_step:
+                constrain(self.model)
+            self.step += 1
+            batches = 0
+            yield
+
+    def end_epoch(self) -> float:
+        """The mean training loss of the epoch, which is over."""
+        mean = float(self.total) / max(1, self.samples)
+        self.total, self.samples = 0.0, 0
+        self.epoch += 1
+        return mean
+
+    def watch(self, figures: Metrics, patience: int | None) -> None:
+        """Remembers the best model so far, and stops where the validation loss has not fallen for `patience` epochs."""
+        if patience is None:
+            return
+        value = figures["val_loss"]
+        if self.best is None or value < self.best["value"]:
+            self.best = {"value": value, "epoch": self.epoch, "model": self.model.state_dict()}
+            self.patience_left = patience
+        else:
+            self.patience_left = (self.patience_left or 0) - 1
+            self.stop = self.stop or self.patience_left <= 0
+
+    def _schedules(self) -> list[Any]:
+        found = [value for group in self.optimizer.groups for value in group.values() if hasattr(value, "state_dict")]
+        return list({id(s): s for s in found}.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "generators": [g.state_dict() for g in self.model.generators()],
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": [s.state_dict() for s in self._schedules()],
+            "data": self.data.state_dict(),
+            "scale": self.scale.state_dict(),
+            "history": self.history.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "total": float(self.total),
+            "samples": self.samples,
+            "stop": self.stop,
+            "patience_left": self.patience_left,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes on a state from state_dict(): what follows is what would have followed, bit for bit.
+
+        Raises TypeError or ValueError where it is of another model, optimizer or data.
+        """
+        generators, schedules = self.model.generators(), self._schedules()
+        for name, mine in (("generators", generators), ("schedules", schedules)):
+            if len(state[name]) != len(mine):
+                raise ValueError(f"fit: the checkpoint must be of {len(mine)} {name}, got {len(state[name])}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.data.load_state_dict(state["data"])
+        self.scale.load_state_dict(state["scale"])
+        self.history.load_state_dict(state["history"])
+        for one, saved in zip([*generators, *schedules], state["generators"] + state["schedules"], strict=True):
+            one.load_state_dict(saved)
+        for name in ("epoch", "step", "total", "samples", "stop", "patience_left", "best"):
+            setattr(self, name, state[name])
+
+
+def fit(
+    model: Layer,
+    data: Any,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    loss: Loss = cross_entropy,
+    validation: Any = None,
+    metrics: dict[str, Metric] | None = None,
+    patience: int | None = None,
+    regularisers: Sequence[Any] = (),
+    constraints: Sequence[Any] = (),
+    accumulate: int = 1,
+    loss_scale: float | str | None = None,
+    callbacks: Sequence[Callable[[Run], None]] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+) -> History:
+    """Trains a model until `epochs` are over or it no longer improves, and returns the history of its figures.
+
+    data: smelt.data.Batches of (x, target). optimizer: of model.parameters(); it clips (max_grad_norm) and holds the
+    schedules. loss: (prediction, target) -> (loss, gradient). validation: a pair (x, target) or batches of them, for
+    the figures named val_..., the metrics ({name: f(prediction, target)}; the accuracy where the loss is cross_entropy)
+    among them. patience: so many epochs without a lower validation loss end the run, and the best weights are restored.
+    regularisers (smelt.nn.L1, L2: f(model, scale of the loss)) run before each step, constraints (MaxNorm:
+    f(model)) after it. accumulate: batches to a step.
+    loss_scale: a number, or "dynamic", for half-precision models; the optimizer must skip steps that are not finite.
+    callbacks: called with the Run after every epoch. A Plateau schedule is given the validation loss (or the loss).
+    checkpoint: a file that is written after every epoch, and every checkpoint_every steps; where it exists, the run it
+    is of goes on, and ends bit for bit where the uninterrupted one does. progress: a bar with the figures.
+    Raises TypeError or ValueError for arguments that do not fit together, and for a checkpoint of another run.
+    """
+    if metrics is None:
+        metrics = {"accuracy": accuracy} if loss is cross_entropy else {}
+    _check(epochs, validation, patience, accumulate, checkpoint_every, loss_scale, optimizer)
+    run = Run(model, data, optimizer, loss, accumulate, loss_scale)
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.load_state_dict(checkpoints.load(checkpoint))
+
+    def save() -> None:
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, run.state_dict())
+
+    with _bar(run, epochs, progress) as bar:
+        while run.epoch < epochs and not run.stop:
+            for _ in run.train_epoch(regularisers, constraints):
+                bar.update()
+                if checkpoint_every and run.step % checkpoint_every == 0:
+                    save()
+            figures = {"loss": run.end_epoch()}
+            if validation is not None:
+                measured = evaluate(model, validation, loss, metrics)
+                figures |= {f"val_{name}": value for name, value in measured.items()}
+            figures["lr"] = optimizer.lr
+            run.history.add(figures)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+            run.watch(figures, patience)
+            for schedule in run._schedules():
+                schedule.update(figures.get("val_loss", figures["loss"]))
+            for callback in callbacks:
+                callback(run)
+            save()
+    if run.best is not None:
+        model.load_state_dict(run.best["model"])
+    return run.history
+
+
+def _check(
+    epochs: Any, validation: Any, patience: Any, accumulate: Any, every: Any, loss_scale: Any, optimizer: Any
+) -> None:
+    for name, value in (("epochs", epochs), ("accumulate", accumulate), ("patience", patience)):
+        least = 0 if name == "epochs" else 1
+        optional = name == "patience" and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
+            raise ValueError(f"fit: {name} must be an integer of at least {least}, got {value!r}")
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise ValueError(f"fit: checkpoint_every must be an integer of at least 1, got {every!r}")
+    if patience is not None and validation is None:
+        raise ValueError("fit: validation must be given where patience is, got none")
+    if loss_scale is not None and optimizer.nonfinite != "skip":
+        raise ValueError(
+            "fit: loss_scale needs an optimizer made with nonfinite='skip', got " + repr(optimizer.nonfinite)
+        )
+
+
+class _NoBar:
+    """Where no bar is wanted."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def update(self) -> None:
+        pass
+
+    def set_postfix(self, figures: dict[str, str]) -> None:
+        pass
+
+
+def _bar(run: Run, epochs: int, progress: bool) -> Any:
+    if not progress:
+        return _NoBar()
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("the progress bar needs tqdm: pip install smelt[training], or progress=False") from None
+    steps = epochs * -(-len(run.data) // run.accumulate)
+    return tqdm(total=steps, initial=run.step, desc="training", unit="step")

@@ -1,0 +1,47 @@
+"""Loss scaling, so that gradients of half-precision models neither vanish nor overflow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from smelt._arrays import Array
+
+GROWTH_INTERVAL = 2000
+
+
+class LossScale:
+    """A factor on the loss that the optimizer's step takes out again.
+
+    None is 1. "dynamic" begins at 65536, halves where gradients are not finite (the optimizer has then skipped the
+    step) and doubles after 2000 steps in which they were. Source: Micikevicius et al. 2018; torch.amp.GradScaler.
+    """
+
+    def __init__(self, scale: float | str | None) -> None:
+        self.dynamic = scale == "dynamic"
+        if not self.dynamic and scale is not None and not (isinstance(scale, (int, float)) and scale > 0):
+            raise ValueError(f"fit: loss_scale must be a positive number or 'dynamic', got {scale!r}")
+        self.value = 65536.0 if self.dynamic else float(scale or 1)
+        self.steps = 0  # since the scale has changed
+
+    def apply(self, grad: Array) -> Array:
+        """The gradient of the scaled loss."""
+        return grad if self.value == 1 else grad * grad.dtype.type(self.value)
+
+    def update(self, norm: Any) -> None:
+        """After a step whose gradients had this norm."""
+        if not self.dynamic:
+            return
+        self.steps += 1
+        if not math.isfinite(float(norm)):
+            self.value, self.steps = max(1.0, self.value / 2), 0
+        elif self.steps == GROWTH_INTERVAL:
+            self.value, self.steps = self.value * 2, 0
+
+    def state_dict(self) -> dict[str, float]:
+        """The scale and its age."""
+        return {"value": self.value, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes on what state_dict() returned."""
+        self.value, self.steps = float(state["value"]), int(state["steps"])

@@ -1,0 +1,516 @@
+"""Layers: against PyTorch's, against central differences, fused against unfused, and what they refuse."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from helpers import assert_identical
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import smelt
+from smelt import nn
+
+IMAGES, ROWS = (5, 6, 7, 8), (6, 5)
+
+
+def double(layer, rng=None):
+    """The layer in float64, its parameters away from ones and zeros."""
+    layer.astype("float64")
+    rng = rng or np.random.default_rng(5)
+    for name, p in layer.named_parameters().items():
+        p.data += 0.2 * rng.normal(size=p.shape)
+    return layer
+
+
+def loss_and_gradients(layer, x, weights):
+    """sum(weights * layer(x)) with its gradients; the generators' streams are those of the first call."""
+    for g in layer.generators():
+        g.load_state_dict({"seed": g.seed, "stream": 0})
+    layer.zero_grad()
+    y = layer(x)
+    dx = layer.backward(weights.copy())
+    return (y * weights).sum(), dx, {name: p.grad for name, p in layer.named_parameters().items()}
+
+
+def assert_gradients(layer, x, tolerance=1e-6, tries=6):
+    """Directional derivatives of a random function of the output, in x and in each parameter."""
+    rng = np.random.default_rng(1)
+    buffers = [(inner, name, getattr(inner, name).copy()) for _, inner in layer.layers() for name in inner.buffers]
+    weights = rng.normal(size=layer(x).shape)
+    _, dx, grads = loss_and_gradients(layer, x, weights)
+    arrays = {"x": (x, dx)} | {name: (p.data, grads[name]) for name, p in layer.named_parameters().items()}
+    for name, (array, grad) in arrays.items():
+        assert grad.shape == array.shape, name
+        for _ in range(tries):
+            direction = rng.normal(size=array.shape)
+            before = array.copy()
+            values = []
+            for h in (1e-6, -1e-6):
+                array += h * direction
+                values.append(loss_and_gradients(layer, x, weights)[0])
+                array[...] = before
+            slope = (values[0] - values[1]) / 2e-6
+            expected = (grad * direction).sum()
+            scale = np.sqrt((grad**2).sum() * (direction**2).sum()) + 1
+            assert abs(slope - expected) < tolerance * scale, (name, slope, expected)
+    for inner, name, value in buffers:
+        getattr(inner, name)[...] = value
+
+
+ACTIVATIONS = {name: getattr(nn, name) for name in nn.activations._classes}
+LAYERS = {
+    **{name: (cls, ROWS) for name, cls in ACTIVATIONS.items()},
+    "PReLU": (nn.PReLU, ROWS),
+    "PReLU of channels": (lambda: nn.PReLU(6), IMAGES),
+    "RReLU": (lambda: nn.RReLU(rng=1), ROWS),
+    "Maxout": (lambda: nn.Maxout(2), IMAGES),
+    "Linear": (lambda: nn.Linear(5, 3, rng=0), ROWS),
+    "Linear of sequences": (lambda: nn.Linear(8, 3, rng=0), IMAGES),
+    "Linear without bias": (lambda: nn.Linear(5, 3, bias=False, rng=0), ROWS),
+    "BatchNorm": (lambda: nn.BatchNorm(5), ROWS),
+    "BatchNorm of images": (lambda: nn.BatchNorm(6, eps=0.1, momentum=None), IMAGES),
+    "BatchNorm of the last axis": (lambda: nn.BatchNorm(8, axis=-1, affine=False), IMAGES),
+    "Dropout": (lambda: nn.Dropout(0.3, rng=1), ROWS),
+    "MCDropout": (lambda: nn.MCDropout(0.3, rng=1), ROWS),
+    "AlphaDropout": (lambda: nn.AlphaDropout(0.3, rng=1), ROWS),
+    "Flatten": (nn.Flatten, IMAGES),
+    "Conv2D": (lambda: nn.Conv2D(6, 4, 3, rng=0), IMAGES),
+    "Conv2D of groups": (lambda: nn.Conv2D(6, 4, (3, 2), (2, 1), (1, 2), (1, 2), groups=2, rng=0), IMAGES),
+    "Conv2D 1 x 1": (lambda: nn.Conv2D(6, 4, 1, bias=False, rng=0), IMAGES),
+    "MaxPool2D": (lambda: nn.MaxPool2D(2), IMAGES),
+    "MaxPool2D that overlaps": (lambda: nn.MaxPool2D(3, 2, 1), IMAGES),
+    "AvgPool2D": (lambda: nn.AvgPool2D((3, 2), (2, 1), 1), IMAGES),
+    "GlobalAvgPool2D": (nn.GlobalAvgPool2D, IMAGES),
+    "Residual": (lambda: nn.Residual(nn.Linear(5, 5, rng=0), activation=nn.ELU()), ROWS),
+    "Residual with a shortcut": (lambda: nn.Residual(nn.Linear(5, 3, rng=0), nn.Linear(5, 3, False, rng=1)), ROWS),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients(name):
+    make, shape = LAYERS[name]
+    x = np.random.default_rng(2).normal(size=shape)
+    x += 0.05 * np.sign(x)  # away from kinks at 0
+    assert_gradients(double(make()), x)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layouts_and_dtypes(name):
+    """The same for any strides, dtype kept, input unmodified, nothing to go back from in inference."""
+    make, shape = LAYERS[name]
+    values = np.random.default_rng(2).normal(size=shape)
+    for dtype, tolerance in (("float64", 1e-13), ("float32", 2e-5), ("float16", 2e-2)):
+        x = values.astype(dtype)
+        strided = np.asfortranarray(x)
+        first, second = (make().astype(dtype) for _ in range(2))
+        y = first.eval()(x)
+        z = second.eval()(strided)
+        assert y.dtype == z.dtype == dtype
+        if "Dropout" not in name:  # its masks follow the memory
+            np.testing.assert_allclose(y.astype(float), z.astype(float), rtol=tolerance, atol=tolerance)
+        np.testing.assert_array_equal(strided, x)
+        with pytest.raises(RuntimeError, match="forward must be called before it, in training mode"):
+            first.backward(np.ones_like(y))
+        first.train()
+        y = first(x)
+        assert first.backward(np.ones_like(y)).dtype == dtype
+
+
+# ---- against PyTorch
+
+
+def torch_pairs():
+    torch = pytest.importorskip("torch")
+    return {
+        "conv": (nn.Conv2D(4, 6, 3), torch.nn.Conv2d(4, 6, 3)),
+        "conv, all arguments": (
+            nn.Conv2D(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), 2),
+            torch.nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), 2),
+        ),
+        "depthwise": (nn.Conv2D(4, 8, 3, padding="same", groups=4), torch.nn.Conv2d(4, 8, 3, padding=1, groups=4)),
+        "stride beyond the kernel": (nn.Conv2D(4, 2, 2, 3), torch.nn.Conv2d(4, 2, 2, 3)),
+        "max pool": (nn.MaxPool2D(2), torch.nn.MaxPool2d(2)),
+        "max pool, all arguments": (nn.MaxPool2D((3, 2), (2, 1), 1, 2), torch.nn.MaxPool2d((3, 2), (2, 1), 1, 2)),
+        "average pool": (nn.AvgPool2D(3, 2, 1), torch.nn.AvgPool2d(3, 2, 1)),
+        "batch norm": (nn.BatchNorm(4, 1e-3, 0.3), torch.nn.BatchNorm2d(4, 1e-3, 0.3)),
+        "cumulative batch norm": (nn.BatchNorm(4, momentum=None), torch.nn.BatchNorm2d(4, momentum=None)),
+        "prelu": (nn.PReLU(4, 0.1), torch.nn.PReLU(4, 0.1)),
+    }
+
+
+@pytest.mark.parametrize("tile", [1, 3000, 1 << 22])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "conv",
+        "conv, all arguments",
+        "depthwise",
+        "stride beyond the kernel",
+        "max pool",
+        "max pool, all arguments",
+        "average pool",
+        "batch norm",
+        "cumulative batch norm",
+        "prelu",
+    ],
+)
+def test_pytorch(monkeypatch, pair, tile):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(nn.convolution, "TILE", tile)
+    ours, theirs = torch_pairs()[pair]
+    double(ours)
+    theirs.double()
+    with torch.no_grad():
+        for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+            its.copy_(torch.from_numpy(mine.data))
+    for step in range(3):  # running statistics follow
+        x = np.random.default_rng(step).normal(size=(3, 4, 9, 8))
+        t = torch.tensor(x, requires_grad=True)
+        y, expected = ours(x), theirs(t)
+        np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-11, atol=1e-12)
+        g = np.random.default_rng(9).normal(size=y.shape)
+        ours.zero_grad()
+        theirs.zero_grad()
+        expected.backward(torch.from_numpy(g))
+        np.testing.assert_allclose(ours.backward(g), t.grad.numpy(), rtol=1e-10, atol=1e-11)
+        for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+            np.testing.assert_allclose(mine.grad, its.grad.numpy(), rtol=1e-10, atol=1e-11)
+    ours.eval()
+    theirs.eval()
+    np.testing.assert_allclose(ours(x), theirs(torch.from_numpy(x)).detach().numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "huber", "huber of 0.3"])
+def test_losses(name, reduction):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = np.concatenate([3 * rng.normal(size=40), [0.0, 60.0, -60.0, 800.0, -800.0]])
+    t = rng.random(45)
+    t[40:] = 0.0, 1.0, 0.0, 1.0, 0.0
+    delta = {"delta": 0.3} if name.endswith("0.3") else {}
+    ours = getattr(nn, name.split()[0])
+    reference = {"huber": "huber_loss"}.get(name.split()[0], name)
+    loss, dx = ours(x, t, **delta, reduction=reduction)
+    tx = torch.tensor(x, requires_grad=True)
+    expected = getattr(torch.nn.functional, reference)(tx, torch.from_numpy(t), reduction=reduction, **delta)
+    expected.sum().backward()
+    np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(dx, tx.grad.numpy(), rtol=1e-12, atol=1e-15)
+    loss16, dx16 = ours(x.astype(np.float16), t.astype(np.float16), **delta, reduction=reduction)
+    assert (loss16.dtype, dx16.dtype) == (np.float32, np.float16)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: nn.huber(np.ones(3), np.ones(4)), ValueError, r"huber: target must have shape \(3,\), got \(4,\)"),
+        (
+            lambda: nn.huber(np.ones(3), np.ones(3, "f4")),
+            TypeError,
+            "huber: target must have dtype float64, got float32",
+        ),
+        (lambda: nn.huber(np.ones(3), np.ones(3), -1), ValueError, "huber: delta must be positive, got -1"),
+        (
+            lambda: nn.huber(np.ones(3), np.ones(3), reduction="x"),
+            ValueError,
+            "huber: reduction must be 'mean', 'sum' or",
+        ),
+        (
+            lambda: nn.Linear(3, 2)(np.ones((2, 4), "f4")),
+            ValueError,
+            r"Linear: x must have shape \(..., 3\), got \(2, 4\)",
+        ),
+        (
+            lambda: nn.Conv2D(3, 2, 3)(np.ones((1, 2, 5, 5), "f4")),
+            ValueError,
+            r"Conv2D: x must have shape \(N, 3, height",
+        ),
+        (
+            lambda: nn.Conv2D(3, 2, 3)(np.ones((3, 5, 5), "f4")),
+            ValueError,
+            r"Conv2D: x must have shape \(N, channels, h",
+        ),
+        (lambda: nn.Conv2D(1, 2, 3)(np.ones((1, 1, 2, 5), "f4")), ValueError, "as large as the kernel, got 2 x 5"),
+        (lambda: nn.Conv2D(3, 2, 3, groups=2), ValueError, "Conv2D: groups must divide 3 and 2 channels, got 2"),
+        (lambda: nn.Conv2D(3, 2, 0), ValueError, "Conv2D: kernel_size must be at least 1, got 0"),
+        (lambda: nn.Conv2D(3, 2, 2.5), TypeError, "Conv2D: kernel_size must be an integer or two of them, got 2.5"),
+        (lambda: nn.Conv2D(3, 2, 2, padding="same"), ValueError, "needs a stride of 1 and an odd kernel"),
+        (lambda: nn.MaxPool2D(2, padding=2), ValueError, "padding must be at most half the kernel, got 2"),
+        (lambda: nn.Dropout(1.5), ValueError, r"Dropout: p must be in \[0, 1\], got 1.5"),
+        (lambda: nn.Dropout("a"), TypeError, "Dropout: p must be a number"),
+        (lambda: nn.ELU(alpha=-1.0), ValueError, "alpha"),
+        (lambda: nn.ELU(beta=1.0), TypeError, "ELU: parameters are alpha, got others"),
+        (lambda: nn.ReLU(1.0), TypeError, "ReLU: parameters are none, got others"),
+        (lambda: nn.Activation("relo"), ValueError, "relo"),
+        (lambda: nn.Sequential(nn.ReLU(), 3), TypeError, r"Sequential: layers\[1\] must be a layer, got int"),
+        (lambda: nn.L2(-1), ValueError, "L2: strength must be at least 0, got -1"),
+        (lambda: nn.MaxNorm(-1), ValueError, "MaxNorm: r must be at least 0, got -1"),
+        (lambda: nn.prune(nn.ReLU(), -1), ValueError, "prune: threshold must be at least 0, got -1"),
+        (
+            lambda: nn.monte_carlo(nn.ReLU(), np.ones(1), 1),
+            ValueError,
+            "monte_carlo: samples must be at least 2, got 1",
+        ),
+    ],
+)
+def test_bad_input(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+# ---- Sequential
+
+
+def members(channels, images):
+    """Layers that keep the shape of their input."""
+    linear = (
+        st.builds(lambda bias: nn.Conv2D(channels, channels, 3, padding=1, bias=bias), st.booleans())
+        if images
+        else st.builds(lambda bias: nn.Linear(channels, channels, bias), st.booleans())
+    )
+    smooth = [nn.ELU, nn.SiLU, nn.Tanh, nn.GELU, nn.Softplus, lambda: nn.CELU(0.5)]
+    return st.one_of(
+        linear,
+        st.just(nn.BatchNorm).map(lambda c: c(channels)),
+        st.sampled_from(smooth).map(lambda c: c()),
+        st.builds(nn.Dropout, st.sampled_from([0.0, 0.2, 0.5])),
+        st.builds(lambda: nn.AlphaDropout(0.2)),
+        st.builds(lambda bias: nn.Residual(nn.Sequential(nn.BatchNorm(channels), nn.Tanh())), st.booleans()),
+    )
+
+
+@st.composite
+def models(draw):
+    images = draw(st.booleans())
+    layers = draw(st.lists(members(3, images), min_size=1, max_size=9))
+    return images, layers
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(models())
+def test_random_models(model):
+    """Fused equals unfused, forward and backward; the gradients are those of the function."""
+    images, layers = model
+    x = np.random.default_rng(3).normal(size=(4, 3, 5, 4) if images else (7, 3))
+    fused = double(nn.Sequential(*layers, rng=1))
+    plain = copy.deepcopy(fused).fuse(False)
+    assert_gradients(fused, x, tolerance=1e-5, tries=1)
+    weights = np.random.default_rng(4).normal(size=x.shape)
+    results = [loss_and_gradients(m, x, weights) for m in (fused, plain)]
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-10)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-9, atol=1e-10)
+    for name, grad in results[0][2].items():
+        np.testing.assert_allclose(grad, results[1][2][name], rtol=1e-9, atol=1e-9, err_msg=name)
+    for name, array in fused.state_dict().items():
+        np.testing.assert_allclose(array, plain.state_dict()[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    inferred = fused.eval()(x)
+    np.testing.assert_allclose(inferred, plain.eval()(x), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(inferred, fused.fold()(x), rtol=1e-8, atol=1e-9)
+
+
+def stages(*layers):
+    return [type(s).__name__ for s in nn.Sequential(*layers)._stages]
+
+
+def test_what_is_joined():
+    dense = nn.Linear(3, 3)
+    norm, elu, drop = nn.BatchNorm(3), nn.ELU(), nn.Dropout(0.1)
+    assert stages(dense, norm, elu, drop, dense) == ["Fused", "Linear"]
+    assert stages(dense, elu, norm, drop) == ["Fused"]
+    assert stages(dense, elu, drop, drop) == ["Fused", "Dropout"]
+    assert stages(norm, elu) == ["Fused"]
+    assert stages(dense, nn.PReLU(), norm) == ["Linear", "PReLU", "BatchNorm"]
+    assert stages(dense, nn.AlphaDropout(0.1)) == ["Linear", "AlphaDropout"]
+    assert stages(dense, norm, norm) == ["Fused", "BatchNorm"]
+
+
+def mlp(rng=0, **options):
+    return nn.Sequential(
+        nn.Linear(5, 8), nn.BatchNorm(8), nn.ELU(), nn.Dropout(0.2), nn.Linear(8, 3), rng=rng, **options
+    )
+
+
+def test_seeds():
+    """One seed makes weights and masks; layers that have their own keep it."""
+    x = np.ones((4, 5), np.float32)
+    a, b, other = mlp(), mlp(), mlp(1)
+    assert_identical(a(x), b(x))
+    assert not np.array_equal(a[0].weight.data, other[0].weight.data)
+    own = nn.Linear(5, 8, rng=7)
+    assert_identical(nn.Sequential(own, rng=3)[0].weight.data, nn.Linear(5, 8, rng=7).weight.data)
+    inner = [nn.Sequential(nn.Sequential(nn.Linear(5, 8)), rng=4)[0][0].weight.data for _ in range(2)]
+    assert_identical(*inner)
+    assert len(a.generators()) == 1
+
+
+def test_weights_suit_the_activation_that_follows():
+    def variance(*layers):
+        return nn.Sequential(nn.Linear(400, 600), *layers, rng=0)[0].weight.data.var()
+
+    assert variance(nn.ReLU()) == pytest.approx(2 / 400, rel=0.02)
+    assert variance(nn.BatchNorm(600), nn.Dropout(0.1), nn.ELU()) == pytest.approx(2 / 400, rel=0.02)
+    assert variance(nn.SELU()) == pytest.approx(1 / 400, rel=0.02)
+    assert variance(nn.Tanh()) == pytest.approx(2 / 1000, rel=0.02)
+    assert variance() == pytest.approx(2 / 1000, rel=0.02)
+    assert variance(nn.Linear(600, 3), nn.ReLU()) == pytest.approx(2 / 1000, rel=0.02)
+    assert variance(nn.LeakyReLU(1.0)) == pytest.approx(1 / 400, rel=0.02)
+
+
+def test_state():
+    a, b = mlp(0), mlp(1)
+    x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    a(x)
+    state = a.state_dict()
+    assert set(state) == {
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches",
+        "4.weight",
+        "4.bias",
+    }
+    b.load_state_dict(state)
+    assert_identical(a.eval()(x), b.eval()(x))
+    assert state["1.num_batches"] == 1
+    before = b.state_dict()
+    for bad, text in [
+        ({k: v for k, v in state.items() if k != "4.bias"}, "'4.bias' is in one of the two only"),
+        ({**state, "5.bias": state["4.bias"]}, "'5.bias' is in one of the two only"),
+        ({**state, "4.bias": np.zeros(4, np.float32)}, r"state\['4.bias'\] must be float32 with shape \(3,\), got .*4"),
+        ({**state, "4.bias": np.zeros(3)}, "got float64 with shape"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            b.load_state_dict({k: v + 1 for k, v in bad.items()})
+        for name, array in b.state_dict().items():
+            assert_identical(array, before[name])
+    with pytest.raises(TypeError, match="must be what state_dict"):
+        b.load_state_dict(3)
+    assert b.load_state_dict({"0.weight": state["0.weight"], "x": 3}, strict=False) == ["0.weight"]
+
+
+def test_copies():
+    a = mlp()
+    x = np.ones((4, 5), np.float32)
+    a(x)  # and what it remembers is not copied
+    for b in (copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
+        assert_identical(a.eval()(x), b.eval()(x))
+        b.train()
+        b[0].weight.data += 1
+        assert not np.array_equal(a[0].weight.data, b[0].weight.data)
+        y = b(x)
+        b.backward(np.ones_like(y))
+        a.train()
+
+
+def test_frozen_layers():
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm(8), nn.ReLU(), nn.Linear(8, 3), rng=0)
+    x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    model(x)
+    model.backward(np.ones((9, 3), np.float32))
+    model[0].freeze()
+    model[1].freeze()
+    assert model[0].weight.grad is None
+    running = model[1].running_mean.copy()
+    y = model(x)
+    assert_identical(model[1].running_mean, running)
+    np.testing.assert_allclose(y, model.eval()(x), rtol=1e-5, atol=1e-6)  # running statistics
+    model.train().zero_grad()
+    model(x)
+    assert model.backward(np.ones((9, 3), np.float32), input_grad=False) is None
+    assert [p.grad is None for p in model.parameters()] == [True] * 4 + [False] * 2
+    model.unfreeze()
+    model(x)
+    model.backward(np.ones((9, 3), np.float32))
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_gradients_add_up():
+    model = mlp().eval()
+    model = nn.Sequential(nn.Linear(5, 8), nn.ELU(), nn.Linear(8, 3), rng=0)
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    g = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+    model(x)
+    model.backward(g)
+    whole = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    for part in (slice(0, 3), slice(3, 8)):
+        model(x[part])
+        model.backward(g[part])
+    for p, expected in zip(model.parameters(), whole, strict=True):
+        np.testing.assert_allclose(p.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+# ---- dropout, regularisers, presets of weights
+
+
+def test_monte_carlo():
+    model = nn.Sequential(nn.Linear(5, 200), nn.BatchNorm(200), nn.ReLU(), nn.Dropout(0.5), nn.Linear(200, 3), rng=0)
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    model.train()
+    modes = [layer.training for _, layer in model.layers()]
+    before = model.state_dict()
+    mean, std = nn.monte_carlo(model, x, 400)
+    assert mean.shape == std.shape == (6, 3)
+    assert (std > 0).all()
+    assert modes == [layer.training for _, layer in model.layers()]
+    assert_identical(model[1].running_mean, before["1.running_mean"])
+    exact = model.eval()(x)
+    assert (abs(mean - exact) < 5 * std / 20 + 1e-3).all()
+    p, _ = nn.monte_carlo(model, x, 10, transform=smelt.softmax)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_mc_dropout_is_on_in_inference():
+    layer = nn.MCDropout(0.5, rng=0).eval()
+    x = np.ones(1000, np.float32)
+    assert 400 < (layer(x) == 0).sum() < 600
+    assert_identical(nn.Dropout(0.5).eval()(x), x)
+
+
+def test_regularisers():
+    model = double(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Conv2D(2, 2, 1), rng=0))
+    for p in model.parameters():
+        p.grad = np.ones_like(p.data)
+    model[2].weight.grad = None
+    nn.L2(0.1)(model)
+    nn.L1(0.3)(model, scale=2.0)
+    w = model[0].weight
+    np.testing.assert_allclose(w.grad, 1 + 0.1 * w.data + 0.6 * np.sign(w.data), rtol=1e-14)
+    np.testing.assert_array_equal(model[0].bias.grad, 1)
+    assert model[2].weight.grad is None
+    weights = np.concatenate([w.data.ravel(), model[2].weight.data.ravel()])
+    assert nn.L2(0.1).penalty(model) == pytest.approx(0.05 * (weights**2).sum())
+    assert nn.L1(0.1).penalty(model) == pytest.approx(0.1 * abs(weights).sum())
+    nn.MaxNorm(0.2)(model)
+    assert np.sqrt((w.data**2).sum(axis=0)).max() == pytest.approx(0.2)
+    assert np.sqrt((model[2].weight.data ** 2).sum(axis=(1, 2, 3))).max() <= 0.2 * (1 + 1e-12)
+    assert nn.sparsity(model) == 0
+    assert nn.prune(model, 0.1) == nn.sparsity(model) > 0
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_self_normalizing_nets_keep_mean_and_deviation(p):
+    """50 layers, through training steps (Klambauer et al. 2017)."""
+    layers = [layer for _ in range(50) for layer in (nn.Linear(256, 256), nn.SELU(), nn.AlphaDropout(p))]
+    model = nn.Sequential(*layers, rng=0)
+    optimizer = smelt.optim.SGD(model.parameters(), lr=1e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.normal(size=(256, 256)).astype(np.float32)
+        for i, layer in enumerate(model):
+            x = layer(x)
+            if i % 3:
+                assert abs(x.mean()) < 0.1
+                assert abs(x.std() - 1) < 0.1
+        target = rng.normal(size=x.shape).astype(np.float32)
+        grad = smelt.mse_loss(x, target)[1]
+        for layer in reversed(list(model)):
+            grad = layer.backward(grad)
+        optimizer.step()
+        model.zero_grad()
