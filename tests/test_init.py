@@ -133,6 +133,7 @@ def test_normal_goes_by_no_fans():
     assert_moments(init.normal(0.3)((10, 10_000), 6, dtype="float64"), 0.3, "normal")
     assert init.normal(0.3)((100_000,), 6).std() == pytest.approx(0.3, rel=0.02)
     assert not init.normal(0)((3, 4)).any()
+    assert isinstance(init.normal()(()), np.ndarray)
 
 
 def test_constants():

@@ -19,7 +19,7 @@ def double(layer, rng=None):
     """The layer in float64, its parameters away from ones and zeros."""
     layer.astype("float64")
     rng = rng or np.random.default_rng(5)
-    for name, p in layer.named_parameters().items():
+    for p in layer.parameters():
         p.data += 0.2 * rng.normal(size=p.shape)
     return layer
 

@@ -147,10 +147,10 @@ def optim_stub() -> str:
         "    " + ast.unparse(n).replace("\n", "\n    ").replace(":\n        ...", ": ...") + "\n" for n in public
     )
     kinds = {
-        float: "float",
+        float: "float | Schedule",
         bool: "bool",
         str: "str",
-        tuple: "tuple[float, float]",
+        tuple: "tuple[float, float] | Callable[[int], tuple[float, float]]",
         type(None): "float | None",
     }
     for spec in _core.optimizer_list():
@@ -158,7 +158,7 @@ def optim_stub() -> str:
         annotated = []
         for p in signature.parameters.values():
             annotation = "Iterable[Any]" if p.name == "params" else kinds[type(p.default)]
-            annotated.append((p, "float | Schedule" if p.name == "lr" else annotation))
+            annotated.append((p, annotation))
         arguments = ", ".join(["self", *_parameters(annotated)])
         text += f"\nclass {spec['name']}(Optimizer):\n    def __init__({arguments}) -> None: ...\n"
     return text

@@ -10,6 +10,11 @@ import numpy as np
 Array = Any  # of NumPy or CuPy
 
 
+def factor_for(x: Array, value: float) -> Any:
+    """A number to multiply x by: half types in float32, for they could not hold it."""
+    return np.float32(value) if x.dtype.itemsize == 2 else value
+
+
 def namespace(x: Array) -> Any:
     """The library of an array, numpy or cupy, to call by the names that both have.
 

@@ -41,7 +41,7 @@ class Initialiser:
         if any(n < 0 for n in shape):
             raise ValueError(f"{where}: shape must be of integers >= 0, got {shape!r}")
         dtype = _dtype(where, dtype)
-        return self._draw(tuple(shape), _generator(where, rng), in_axis, out_axis).astype(dtype, order="C")
+        return np.array(self._draw(tuple(shape), _generator(where, rng), in_axis, out_axis), dtype, order="C")
 
     def _draw(self, shape: Shape, rng: np.random.Generator, in_axis: int, out_axis: int) -> Float64:
         raise NotImplementedError

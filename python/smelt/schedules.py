@@ -235,7 +235,7 @@ class OneCycle(Schedule[float]):
         """From start to turn and then to end, which the last step has."""
         between = _ANNEAL[self.anneal]
         last = self.total_steps - 1
-        turning = self.pct_start * self.total_steps - 1  # PyTorch's: not whole in general, and negative for tiny ones
+        turning = self.pct_start * self.total_steps - 1  # as in PyTorch: rarely whole, below 0 for a tiny share
         step = min(step, last)
         if step <= turning:
             return between(start, turn, step / turning if turning else 1.0)
@@ -279,16 +279,15 @@ def one_cycle(
     "cos" or "linear", both factors are > 0 and both momenta in [0, 1).
     Source: Smith and Topin 2018; torch.optim.lr_scheduler.OneCycleLR, of two phases.
     """
-    where = "one_cycle"
     return OneCycle(
-        _number(f"{where}: max_lr", max_lr),
-        _integer(f"{where}: total_steps", total_steps, least=1),
-        _number(f"{where}: pct_start", pct_start, SHARE),
-        _choice(f"{where}: anneal", anneal, "cos", "linear"),
-        _number(f"{where}: div_factor", div_factor, POSITIVE),
-        _number(f"{where}: final_div_factor", final_div_factor, POSITIVE),
-        _number(f"{where}: max_momentum", max_momentum, BELOW_ONE),
-        _number(f"{where}: base_momentum", base_momentum, BELOW_ONE),
+        _number("one_cycle: max_lr", max_lr),
+        _integer("one_cycle: total_steps", total_steps, least=1),
+        _number("one_cycle: pct_start", pct_start, SHARE),
+        _choice("one_cycle: anneal", anneal, "cos", "linear"),
+        _number("one_cycle: div_factor", div_factor, POSITIVE),
+        _number("one_cycle: final_div_factor", final_div_factor, POSITIVE),
+        _number("one_cycle: max_momentum", max_momentum, BELOW_ONE),
+        _number("one_cycle: base_momentum", base_momentum, BELOW_ONE),
     )
 
 

@@ -9,6 +9,7 @@ from smelt.nn.layer import Layer
 from smelt.nn.linear import Linear
 from smelt.nn.losses import binary_cross_entropy_with_logits, cross_entropy, huber, mse_loss
 from smelt.nn.normalization import BatchNorm
+from smelt.nn.presets import Preset, deploy, low_latency_mlp, mlp, self_normalizing_mlp, sparse_mlp
 from smelt.nn.regularizers import L1, L2, MaxNorm, prune, sparsity
 from smelt.nn.sequential import Residual, Sequential
 
@@ -29,13 +30,19 @@ __all__ = [
     "MaxNorm",
     "MaxPool2D",
     "Parameter",
+    "Preset",
     "Residual",
     "Sequential",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "deploy",
     "huber",
+    "low_latency_mlp",
+    "mlp",
     "monte_carlo",
     "mse_loss",
     "prune",
+    "self_normalizing_mlp",
+    "sparse_mlp",
     "sparsity",
 ]

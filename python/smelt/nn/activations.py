@@ -11,7 +11,7 @@ from smelt import _core
 from smelt._arrays import Array
 from smelt._core import Generator
 from smelt._parameter import Parameter
-from smelt.nn.end import End, inverse, memory_order
+from smelt.nn.end import End, as_given, in_memory_order
 from smelt.nn.layer import Layer, Seeds
 
 # Names as the papers spell them; those of other rows are capitalised word by word.
@@ -82,18 +82,17 @@ class PReLU(Layer):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        order = memory_order(x)
-        axis = order.index(self.axis % x.ndim) if self.weight.data.size > 1 else 0
-        y, context = smelt.prelu_forward(x.transpose(order), self.weight.data, axis=axis)
+        x, axis, order = in_memory_order(x, self.axis if self.weight.data.size > 1 else 0)
+        y, context = smelt.prelu_forward(x, self.weight.data, axis=axis)
         self._saved = (order, context) if self.training else None
-        return y.transpose(inverse(order))
+        return as_given(y, order)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        dx, dweight = smelt.prelu_backward(grad.transpose(order), context)
+        dx, dweight = smelt.prelu_backward(grad if order is None else grad.transpose(order), context)
         if not self.frozen:
             self.weight.add_grad(dweight)
-        return dx.transpose(inverse(order))
+        return as_given(dx, order)
 
 
 class RReLU(Layer):
@@ -115,14 +114,14 @@ class RReLU(Layer):
     def forward(self, x: Array) -> Array:
         if not self.training:
             return smelt.leaky_relu(x, negative_slope=(self.lower + self.upper) / 2)
-        order = memory_order(x)
-        y, context = smelt.rrelu_forward(x.transpose(order), self.lower, self.upper, rng=self.rng)
+        x, _, order = in_memory_order(x, 0)
+        y, context = smelt.rrelu_forward(x, self.lower, self.upper, rng=self.rng)
         self._saved = order, context
-        return y.transpose(inverse(order))
+        return as_given(y, order)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        return smelt.rrelu_backward(grad.transpose(order), context).transpose(inverse(order))
+        return as_given(smelt.rrelu_backward(grad if order is None else grad.transpose(order), context), order)
 
 
 class Maxout(Layer):

@@ -8,7 +8,7 @@ import smelt
 from smelt._arrays import Array, namespace
 from smelt._core import Generator
 from smelt.nn.activations import generator
-from smelt.nn.end import End, inverse, memory_order
+from smelt.nn.end import End, as_given, in_memory_order
 from smelt.nn.layer import Layer, Seeds
 
 
@@ -66,14 +66,14 @@ class AlphaDropout(Dropout):
     def forward(self, x: Array) -> Array:
         if not self.active:
             return x
-        order = memory_order(x)
-        y, context = smelt.alpha_dropout_forward(x.transpose(order), self.p, rng=self.rng)
+        x, _, order = in_memory_order(x, 0)
+        y, context = smelt.alpha_dropout_forward(x, self.p, rng=self.rng)
         self._saved = (order, context) if self.training else None
-        return y.transpose(inverse(order))
+        return as_given(y, order)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        return smelt.alpha_dropout_backward(grad.transpose(order), context).transpose(inverse(order))
+        return as_given(smelt.alpha_dropout_backward(grad if order is None else grad.transpose(order), context), order)
 
 
 def monte_carlo(model: Layer, x: Array, samples: int = 100, *, transform: Any = None) -> tuple[Array, Array]:

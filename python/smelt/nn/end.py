@@ -38,9 +38,7 @@ class End(Remembers):
         self.activation_first = activation_first
 
     def forward(self, x: Array, training: bool) -> Array:
-        order = memory_order(x)
-        x = x.transpose(order)
-        axis = order.index(self.axis % x.ndim) if x.ndim else self.axis
+        x, axis, order = in_memory_order(x, self.axis)
         activation = self.activation.spec if self.activation else None
         dropout: dict[str, Any] = {}
         if self.dropout is not None and self.dropout.active:
@@ -53,7 +51,7 @@ class End(Remembers):
         else:
             y, context = self._inferred(x, axis, activation, dropout), None
         self._saved = (order, context) if training else None
-        return y.transpose(inverse(order))
+        return as_given(y, order)
 
     def _normalised(self, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> tuple[Array, Any]:
         norm = self.norm
@@ -86,7 +84,7 @@ class End(Remembers):
 
     def backward(self, grad: Array) -> Array:
         order, context = self._take()
-        grad = grad.transpose(order)
+        grad = grad if order is None else grad.transpose(order)
         if self.norm is None:
             dx, dbias = smelt.bias_act_backward(grad, context)
             if self.bias is not None:
@@ -94,17 +92,20 @@ class End(Remembers):
         else:
             dx, *gradients = smelt.batch_norm_backward(grad, context)
             self.norm.add_grads(gradients)
-        return dx.transpose(inverse(order))
+        return as_given(dx, order)
 
 
-def memory_order(x: Array) -> tuple[int, ...]:
-    """The axes as they lie in memory, outermost first: transposed so, the results of convolutions are contiguous."""
-    axes = tuple(range(x.ndim))
+def in_memory_order(x: Array, axis: int) -> tuple[Array, int, tuple[int, ...] | None]:
+    """x with its axes as they lie in memory, outermost first, where `axis` then is, and the order; None where x is so.
+
+    Transposed so, the results of convolutions are contiguous.
+    """
     if x.flags.c_contiguous:
-        return axes
-    return tuple(sorted(axes, key=lambda d: -x.strides[d]))
+        return x, axis, None
+    order = tuple(sorted(range(x.ndim), key=lambda d: -x.strides[d]))
+    return x.transpose(order), order.index(axis % x.ndim), order
 
 
-def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """The permutation that undoes `order`."""
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
+def as_given(y: Array, order: tuple[int, ...] | None) -> Array:
+    """Undoes the transposition of in_memory_order."""
+    return y if order is None else y.transpose(sorted(range(y.ndim), key=order.__getitem__))

@@ -166,20 +166,28 @@ class Layer(Remembers):
         for _, layer in self.layers():
             for value in vars(layer).values():
                 if isinstance(value, Parameter):
-                    value.data, value.grad = f(value.data), None
+                    value.data, value.grad = f(layer, value.data), None
             for name in layer.buffers:
-                setattr(layer, name, f(getattr(layer, name)))
+                setattr(layer, name, f(layer, getattr(layer, name)))
         return self
 
+    def dtype_within(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype of the layer's own arrays in a model of dtype."""
+        return dtype
+
     def astype(self: Self, dtype: Any) -> Self:
-        """Turns all floating arrays into dtype. To be called before an optimizer is given the parameters."""
-        return self._convert(lambda a: a if a.dtype.kind in "iu" else a.astype(_interop.numpy_dtype(dtype)))
+        """Turns all floating arrays into dtype, batch norm's into float32 where that is a half type.
+
+        To be called before an optimizer is given the parameters.
+        """
+        dtype = np.dtype(_interop.numpy_dtype(dtype))
+        return self._convert(lambda layer, a: a if a.dtype.kind in "iu" else a.astype(layer.dtype_within(dtype)))
 
     def to(self: Self, library: Any) -> Self:
         """Turns all arrays into those of a library, `cupy` or `numpy`. To be called before an optimizer is made."""
         if library is np:
-            return self._convert(lambda a: a if isinstance(a, np.ndarray) else a.get())
-        return self._convert(lambda a: a if a.dtype.kind in "iu" else library.asarray(a))
+            return self._convert(lambda _, a: a if isinstance(a, np.ndarray) else a.get())
+        return self._convert(lambda _, a: a if a.dtype.kind in "iu" else library.asarray(a))
 
 
 def _form(a: Array) -> str:

@@ -50,8 +50,12 @@ class BatchNorm(Layer):
     @property
     def arrays(self) -> tuple[Array, Array, Array | None, Array | None]:
         """Running mean and variance, weight and bias."""
-        learned = [p.data if p is not None else None for p in (self.weight, self.bias)]
-        return self.running_mean, self.running_var, learned[0], learned[1]
+        if self.weight is None or self.bias is None:
+            return self.running_mean, self.running_var, None, None
+        return self.running_mean, self.running_var, self.weight.data, self.bias.data
+
+    def dtype_within(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
     def add_grads(self, gradients: list[Array]) -> None:
         """Adds to the gradients of weight and bias, where they are learned."""

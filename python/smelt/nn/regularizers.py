@@ -6,7 +6,7 @@ They act on weights alone: parameters of two or more dimensions, not biases or b
 from __future__ import annotations
 
 import smelt
-from smelt._arrays import Array, namespace
+from smelt._arrays import Array, factor_for, namespace
 from smelt._parameter import Parameter
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
@@ -27,7 +27,7 @@ class L2:
         """Adds to the gradients of the model's weights that have one; scale: that of the loss they are of."""
         for p in model.parameters():
             if len(p.shape) >= 2 and p.grad is not None:
-                p.grad += self._slope(p) * p.data.dtype.type(scale * self.strength)
+                p.grad += self._slope(p) * factor_for(p.data, scale * self.strength)
 
     def penalty(self, model: Layer) -> float:
         """What is added to the loss."""

@@ -29,9 +29,7 @@ def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     text = json.dumps(_without_arrays(state, "", arrays))
-    data = _safetensors().save(arrays)
-    header = int.from_bytes(data[:8], "little")
-    metadata = {"format": str(FORMAT), "state": text, "checksum": _checksum(text, data[8 + header :])}
+    metadata = {"format": str(FORMAT), "state": text, "checksum": _checksum(text, arrays)}
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
@@ -63,15 +61,18 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"load: {path} must be a checkpoint of smelt, undamaged, got a file that is not") from error
     if version != str(FORMAT):
         raise ValueError(f"load: {path} must be of format {FORMAT}, got {version}: a newer smelt reads it")
-    if checksum != _checksum(text, data[8 + header :]):
+    if checksum != _checksum(text, arrays):
         raise ValueError(f"load: {path} must be undamaged, got one whose checksum is not that of its contents")
     state: dict[str, Any] = _with_arrays(json.loads(text), arrays)
     return state
 
 
-def _checksum(text: str, arrays: bytes) -> str:
-    digest = hashlib.blake2b(arrays, digest_size=16)
-    digest.update(text.encode())
+def _checksum(text: str, arrays: dict[str, Any]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Run:
     def __init__(self, model: Layer, data: Any, optimizer: Optimizer, loss: Loss, accumulate: int, scale: Any) -> None:
         self.model, self.data, self.optimizer, self.loss = model, data, optimizer, loss
         self.accumulate = accumulate
+        self._parameters = model.parameters()
         self.scale = LossScale(scale)
         self.history = History()
         self.epoch = self.step = 0
@@ -90,8 +92,7 @@ class Run:
         batches = 0  # since the last step
         length = len(self.data)
         for x, target in self.data:
-            loss, grad = self.loss(self.model.forward(x), target)
-            self.model.backward(self.scale.apply(grad), input_grad=False)
+            loss = self._gradients(x, target)
             self.total = self.total + np.float64(len(x)) * loss
             self.samples += len(x)
             batches += 1
@@ -101,13 +102,22 @@ class Run:
             for regularise in before_step:
                 regularise(self.model, 1 / factor)
             self.optimizer.step(grad_scale=factor)
-            self.model.zero_grad()
+            for p in self._parameters:
+                p.grad = None
             self.scale.update(self.optimizer.last_grad_norm)
             for constrain in after_step:
                 constrain(self.model)
             self.step += 1
             batches = 0
             yield
+
+    def _gradients(self, x: Array, target: Any) -> Array:
+        """The loss of a batch, its gradients added to those of the parameters."""
+        # Of a dynamic scale overflow is expected: it makes the scale fall.
+        with np.errstate(over="ignore", invalid="ignore") if self.scale.dynamic else nullcontext():
+            loss, grad = self.loss(self.model.forward(x), target)
+            self.model.backward(self.scale.apply(grad), input_grad=False)
+        return loss
 
     def end_epoch(self) -> float:
         """The mean training loss of the epoch, which is over."""
@@ -154,8 +164,16 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes on a state from state_dict(): what follows is what would have followed, bit for bit.
 
-        Raises TypeError or ValueError where it is of another model, optimizer or data.
+        Raises TypeError or ValueError where it is of another model, optimizer or data, and then changes nothing.
         """
+        before = self.state_dict()
+        try:
+            self._load(state)
+        except Exception:
+            self._load(before)
+            raise
+
+    def _load(self, state: dict[str, Any]) -> None:
         generators, schedules = self.model.generators(), self._schedules()
         for name, mine in (("generators", generators), ("schedules", schedules)):
             if len(state[name]) != len(mine):

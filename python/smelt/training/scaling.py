@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from smelt._arrays import Array
+import numpy as np
+
+from smelt._arrays import Array, factor_for
 
 GROWTH_INTERVAL = 2000
 
@@ -26,7 +28,10 @@ class LossScale:
 
     def apply(self, grad: Array) -> Array:
         """The gradient of the scaled loss."""
-        return grad if self.value == 1 else grad * grad.dtype.type(self.value)
+        if self.value == 1:
+            return grad
+        with np.errstate(over="ignore"):
+            return (grad * factor_for(grad, self.value)).astype(grad.dtype)
 
     def update(self, norm: Any) -> None:
         """After a step whose gradients had this norm."""

@@ -1,0 +1,156 @@
+"""Whole configurations for plain nets: the default one, the self-normalizing one, and two for special needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from smelt import optim, schedules
+from smelt.nn.activations import Activation
+from smelt.nn.dropout import AlphaDropout, Dropout
+from smelt.nn.layer import Layer
+from smelt.nn.linear import Linear
+from smelt.nn.normalization import BatchNorm
+from smelt.nn.regularizers import L1, L2
+from smelt.nn.sequential import Sequential
+
+DEEP = 3  # hidden layers from which on batch norm is worth its cost
+
+
+@dataclass
+class Preset:
+    """A model and how to train it: `preset.fit(data, epochs=...)`, or its parts in a loop of your own."""
+
+    model: Sequential
+    optimizer: str = "nadam"
+    max_lr: float = 2e-3
+    patience: int | None = 10
+    regularisers: Sequence[Any] = field(default_factory=list)
+
+    def make_optimizer(self, steps: int) -> optim.Optimizer:
+        """The optimizer of the model's parameters, its rate 1cycle over so many steps.
+
+        "nadam", "rmsprop" or "nesterov" (momentum 0.9, which the cycle lowers while the rate is high).
+        """
+        cycle = schedules.one_cycle(self.max_lr, steps)
+        parameters = self.model.parameters()
+        if self.optimizer == "nadam":
+            return optim.NAdam(parameters, lr=cycle)
+        if self.optimizer == "rmsprop":
+            return optim.RMSprop(parameters, lr=cycle)
+        return optim.SGD(parameters, lr=cycle, momentum=cycle.momentum, nesterov=True)
+
+    def fit(self, data: Any, *, epochs: int, **options: Any) -> Any:
+        """Trains the model on smelt.data.Batches and returns the History; options are those of smelt.training.fit.
+
+        Where validation data is given, so many epochs without a lower validation loss as `patience` says end it.
+        """
+        from smelt.training import fit
+
+        if options.get("validation") is not None:
+            options.setdefault("patience", self.patience)
+        options.setdefault("regularisers", self.regularisers)
+        steps = max(1, epochs * -(-len(data) // options.get("accumulate", 1)))
+        return fit(self.model, data, self.make_optimizer(steps), epochs=epochs, **options)
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    activation: str = "elu",
+    norm: bool | None = None,
+    dropout: float = 0.0,
+    l2: float = 0.0,
+    optimizer: str = "nadam",
+    max_lr: float | None = None,
+    rng: int | None = None,
+) -> Preset:
+    """The default configuration: He's initialisation, ELU, batch norm if deep, early stopping, L2 if needed, 1cycle.
+
+    hidden: the sizes of the hidden layers. norm: batch norm after each hidden map; unless told, from three on.
+    optimizer: "nadam", "rmsprop" or "nesterov". max_lr: the cycle's peak, unless told 0.002 or, for Nesterov, 0.05.
+    Raises ValueError for sizes below 1 and another optimizer.
+    """
+    sizes = _sizes("mlp", inputs, hidden, outputs)
+    norm = len(hidden) >= DEEP if norm is None else norm
+    layers: list[Layer] = []
+    for n, m in pairwise(sizes[:-1]):
+        layers.append(Linear(n, m, bias=not norm))
+        layers += [BatchNorm(m)] if norm else []
+        layers.append(Activation(activation))
+        layers += [Dropout(dropout)] if dropout else []
+    model = Sequential(*layers, Linear(sizes[-2], sizes[-1]), rng=rng)
+    return _preset("mlp", model, optimizer, max_lr, [L2(l2)] if l2 else [])
+
+
+def self_normalizing_mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    dropout: float = 0.0,
+    optimizer: str = "nadam",
+    max_lr: float | None = None,
+    rng: int | None = None,
+) -> Preset:
+    """The self-normalizing configuration: LeCun's normal initialisation, SELU, no normalisation, alpha dropout, 1cycle.
+
+    Inputs must be standardised (smelt.data.standardize). Arguments as in mlp. Source: Klambauer et al. 2017.
+    """
+    sizes = _sizes("self_normalizing_mlp", inputs, hidden, outputs)
+    layers: list[Layer] = []
+    for n, m in pairwise(sizes[:-1]):
+        layers += [Linear(n, m), Activation("selu")]
+        layers += [AlphaDropout(dropout)] if dropout else []
+    return _preset(
+        "self_normalizing_mlp", Sequential(*layers, Linear(sizes[-2], outputs), rng=rng), optimizer, max_lr, []
+    )
+
+
+def low_latency_mlp(
+    inputs: int, hidden: Sequence[int], outputs: int, *, max_lr: float | None = None, rng: int | None = None
+) -> Preset:
+    """For fast predictions: leaky ReLU and batch norm, which `deploy` folds away. Arguments as in mlp."""
+    return mlp(inputs, hidden, outputs, activation="leaky_relu", norm=True, max_lr=max_lr, rng=rng)
+
+
+def deploy(model: Sequential, dtype: Any = "float32") -> Sequential:
+    """A copy for inference: batch norm folded into the maps, dropout left out, arrays of dtype."""
+    return model.fold().astype(dtype).eval()
+
+
+def sparse_mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    l1: float = 1e-4,
+    max_lr: float | None = None,
+    rng: int | None = None,
+) -> Preset:
+    """For small models: L1 in training; afterwards prune(model, threshold) sets small weights to 0 and says how many.
+
+    Arguments as in mlp.
+    """
+    preset = mlp(inputs, hidden, outputs, max_lr=max_lr, rng=rng)
+    preset.regularisers = [L1(l1)]
+    return preset
+
+
+def _sizes(function: str, inputs: int, hidden: Sequence[int], outputs: int) -> list[int]:
+    sizes = [inputs, *hidden, outputs]
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{function}: sizes must be integers of at least 1, got {size!r}")
+    return sizes
+
+
+def _preset(function: str, model: Sequential, optimizer: str, max_lr: float | None, regularisers: list[Any]) -> Preset:
+    peaks = {"nadam": 2e-3, "rmsprop": 2e-3, "nesterov": 0.05}
+    if optimizer not in peaks:
+        raise ValueError(f"{function}: optimizer must be 'nadam', 'rmsprop' or 'nesterov', got {optimizer!r}")
+    return Preset(model, optimizer, peaks[optimizer] if max_lr is None else max_lr, regularisers=regularisers)
