@@ -190,10 +190,10 @@ def test_evaluate():
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"epochs": -1}, ValueError, "fit: epochs must be an integer of at least 0, got -1"),
-        ({"accumulate": 0}, ValueError, "fit: accumulate must be an integer of at least 1, got 0"),
+        ({"epochs": -1}, ValueError, "fit: epochs must be an integer >= 0, got -1"),
+        ({"accumulate": 0}, ValueError, "fit: accumulate must be an integer >= 1, got 0"),
         ({"patience": 2}, ValueError, "fit: validation must be given where patience is"),
-        ({"checkpoint_every": 0}, ValueError, "fit: checkpoint_every must be an integer of at least 1, got 0"),
+        ({"checkpoint_every": 0}, ValueError, "fit: checkpoint_every must be an integer >= 1, got 0"),
         ({"loss_scale": 8.0}, ValueError, "needs an optimizer made with nonfinite='skip', got 'propagate'"),
     ],
 )
@@ -469,7 +469,7 @@ def test_layer_wise_pretraining(noise):
     assert changed == ["0.weight", "0.bias", "2.weight", "2.bias"]
     y = model(x)
     model.backward(np.ones_like(y))  # it is as usable as before
-    with pytest.raises(ValueError, match="noise must be in"):
+    with pytest.raises(ValueError, match="noise must be a number in"):
         pretrain_layers(model, x, epochs=1, noise=1.0)
     with pytest.raises(ValueError, match="at least two Linear"):
         pretrain_layers(nn.Sequential(nn.Linear(2, 2)), x, epochs=1)
@@ -510,9 +510,9 @@ def test_what_presets_are_made_of():
     ]
     wide = nn.self_normalizing_mlp(500, [600], 3, rng=0).model
     assert wide[0].weight.data.var() == pytest.approx(1 / 500, rel=0.02)
-    with pytest.raises(ValueError, match="sizes must be integers of at least 1, got 0"):
+    with pytest.raises(ValueError, match="sizes must be an integer >= 1, got 0"):
         nn.mlp(6, [0], 3)
-    with pytest.raises(ValueError, match="optimizer must be 'nadam', 'rmsprop' or 'nesterov', got 'adam'"):
+    with pytest.raises(ValueError, match="optimizer must be 'nadam' or 'rmsprop' or 'nesterov', got 'adam'"):
         nn.mlp(6, [3], 3, optimizer="adam")
 
 

@@ -18,14 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from smelt._arrays import Array, namespace
+from smelt._checks import FINITE, SHARE, flag, integer, number
 
 Item = TypeVar("Item")
 Rng = int | np.random.Generator | None
 Indices = npt.NDArray[np.intp]
-
-FINITE = ("a finite number", -sys.float_info.max, sys.float_info.max)
-NOT_NEGATIVE = ("a finite number >= 0", 0.0, sys.float_info.max)
-UNIT = ("a number in [0, 1]", 0.0, 1.0)
 
 
 # -- features and labels
@@ -45,7 +42,7 @@ class Standardizer:
 
     def __init__(self, axis: int | tuple[int, ...] = 0) -> None:
         axes = axis if isinstance(axis, tuple) else (axis,)
-        self.axis = tuple(_integer("Standardizer: axis", a) for a in axes)
+        self.axis = tuple(integer("Standardizer: axis", a) for a in axes)
         if 0 not in axes or len(set(axes)) < len(axes):
             raise ValueError(f"Standardizer: axis must be 0 or a tuple of 0 and other axes, each once, got {axis!r}")
         self.mean: Array = None
@@ -132,7 +129,7 @@ def one_hot(labels: Array, classes: int | None = None, dtype: npt.DTypeLike = "f
     least, most = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if least < 0:
         raise ValueError(f"one_hot: labels must be >= 0, got {least}")
-    classes = most + 1 if classes is None else _integer("one_hot: classes", classes, least=1)
+    classes = most + 1 if classes is None else integer("one_hot: classes", classes, least=1)
     if most >= classes:
         raise ValueError(f"one_hot: labels must be less than classes, {classes}, got {most}")
     return (labels[..., None] == xp.arange(classes)).astype(dtype)
@@ -157,10 +154,10 @@ def split(
     n = _samples("split", arrays)
     if not isinstance(fractions, Sequence) or isinstance(fractions, str):
         raise TypeError(f"split: fractions must be a sequence of numbers, got {fractions!r}")
-    sizes = [_number("split: each of fractions", f, UNIT) for f in fractions]
+    sizes = [number("split: each of fractions", f, SHARE) for f in fractions]
     if abs(sum(sizes) - 1) > 1e-9:
         raise ValueError(f"split: fractions must have the sum 1, got {fractions!r}")
-    rng = np.random.default_rng(_integer("split: seed", seed))
+    rng = np.random.default_rng(integer("split: seed", seed))
     order, counts = _by_class("split", n, stratify, rng)
 
     # Each class is spread evenly over [0, 1), and a part is an interval of that. The classes start at different points,
@@ -181,10 +178,10 @@ def k_fold(n: int, k: int = 5, *, stratify: Array | None = None, seed: int = 0) 
     Raises TypeError for a wrong kind, ValueError unless 2 <= k <= n and for labels of another shape.
     Source: sklearn.model_selection.KFold and StratifiedKFold.
     """
-    n, k = _integer("k_fold: n", n, least=2), _integer("k_fold: k", k, least=2)
+    n, k = integer("k_fold: n", n, least=2), integer("k_fold: k", k, least=2)
     if k > n:
         raise ValueError(f"k_fold: k must be at most the number of samples, {n}, got {k}")
-    order, _ = _by_class("k_fold", n, stratify, np.random.default_rng(_integer("k_fold: seed", seed)))
+    order, _ = _by_class("k_fold", n, stratify, np.random.default_rng(integer("k_fold: seed", seed)))
     fold = np.empty(n, np.intp)
     fold[order] = np.arange(n) % k  # dealt out like cards, one class after the other
     return ((np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(k))
@@ -238,14 +235,14 @@ class Batches:
     ) -> None:
         self.n = _samples("Batches", arrays, least=1)
         self.arrays = arrays
-        self.batch_size = batch_size if callable(batch_size) else _integer("Batches: batch_size", batch_size, least=1)
-        self.shuffle = _flag("Batches: shuffle", shuffle)
-        self.seed = _integer("Batches: seed", seed)
-        self.drop_last = _flag("Batches: drop_last", drop_last)
+        self.batch_size = batch_size if callable(batch_size) else integer("Batches: batch_size", batch_size, least=1)
+        self.shuffle = flag("Batches: shuffle", shuffle)
+        self.seed = integer("Batches: seed", seed)
+        self.drop_last = flag("Batches: drop_last", drop_last)
         if transform is not None and not callable(transform):
             raise TypeError(f"Batches: transform must be a function or None, got {transform!r}")
         self.transform = transform
-        self.prefetch = _integer("Batches: prefetch", prefetch)
+        self.prefetch = integer("Batches: prefetch", prefetch)
         self.epoch = self.position = 0
         self._start = 0  # where in the epoch the next iteration begins
 
@@ -258,7 +255,7 @@ class Batches:
 
     def _size(self, epoch: int) -> int:
         size = self.batch_size(epoch) if callable(self.batch_size) else self.batch_size
-        return _integer("Batches: batch_size", size, least=1)
+        return integer("Batches: batch_size", size, least=1)
 
     def __iter__(self) -> Iterator[Any]:
         epoch, start = self.epoch, self._start
@@ -300,8 +297,8 @@ class Batches:
         """
         where = "Batches.load_state_dict: state"
         _check_keys(where, state, {"n", "seed", "shuffle", "batch_size", "epoch", "position"})
-        epoch = _integer(f"{where}['epoch']", state["epoch"])
-        position = _integer(f"{where}['position']", state["position"])
+        epoch = integer(f"{where}['epoch']", state["epoch"])
+        position = integer(f"{where}['position']", state["position"])
         for key, mine in self._order(epoch).items():
             if state[key] != mine:
                 raise ValueError(f"{where}[{key!r}] must be {mine}, got {state[key]!r}")
@@ -318,7 +315,7 @@ def prefetch(iterable: Iterable[Item], depth: int = 2) -> Iterator[Item]:
     after the items before it, with its traceback. With CuPy the thread works on the consumer's device and stream.
     Raises TypeError for a wrong kind, ValueError for depth < 1.
     """
-    return _prefetched(iter(iterable), _integer("prefetch: depth", depth, least=1))
+    return _prefetched(iter(iterable), integer("prefetch: depth", depth, least=1))
 
 
 def _prefetched(iterator: Iterator[Any], depth: int) -> Iterator[Any]:
@@ -365,7 +362,7 @@ class Augmentation:
         if images.ndim != 4:
             raise ValueError(f"{name}: images must have shape (N, C, H, W), got {images.shape}")
         if rng is not None and not isinstance(rng, np.random.Generator):
-            rng = _integer(f"{name}: rng", rng)
+            rng = integer(f"{name}: rng", rng)
         return self._change(xp, images, np.random.default_rng(rng))
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
@@ -384,7 +381,7 @@ class flip(Augmentation):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        _number("flip: p", self.p, UNIT)
+        number("flip: p", self.p, SHARE)
         if self.axis not in (-1, -2):
             raise ValueError(f"flip: axis must be -1 (left and right) or -2 (up and down), got {self.axis!r}")
 
@@ -405,8 +402,8 @@ class shift(Augmentation):
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        _integer("shift: pixels", self.pixels)
-        _number("shift: fill", self.fill, FINITE)
+        integer("shift: pixels", self.pixels)
+        number("shift: fill", self.fill, FINITE)
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
         return _random_windows(xp, _padded(xp, images, self.pixels, self.fill), images.shape[2:], rng)
@@ -429,8 +426,8 @@ class crop(Augmentation):
         if isinstance(self.size, tuple) and len(self.size) != 2:
             raise ValueError(f"crop: size must be a number or (height, width), got {self.size!r}")
         for length in self._window():
-            _integer("crop: size", length, least=1)
-        _integer("crop: padding", self.padding)
+            integer("crop: size", length, least=1)
+        integer("crop: padding", self.padding)
 
     def _window(self) -> tuple[int, int]:
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
@@ -454,7 +451,7 @@ class noise(Augmentation):
     std: float
 
     def __post_init__(self) -> None:
-        _number("noise: std", self.std, NOT_NEGATIVE)
+        number("noise: std", self.std)
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
         _floating("noise: images", images)
@@ -474,8 +471,8 @@ class rotate(Augmentation):
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("rotate: degrees", self.degrees, NOT_NEGATIVE)
-        _number("rotate: fill", self.fill, FINITE)
+        number("rotate: degrees", self.degrees)
+        number("rotate: fill", self.fill, FINITE)
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
         _floating("rotate: images", images)
@@ -588,36 +585,13 @@ def _samples(name: str, arrays: tuple[Array, ...], least: int = 0) -> int:
     lengths = {x.shape[0] if x.ndim else None for x in arrays}
     if len(lengths) > 1 or None in lengths:
         raise ValueError(f"{name}: arrays must have one number of samples, got shapes {[x.shape for x in arrays]}")
-    return _integer(f"{name}: the number of samples", lengths.pop(), least)
+    return integer(f"{name}: the number of samples", lengths.pop(), least)
 
 
 def _check_keys(where: str, state: Any, keys: set[str]) -> None:
     if not isinstance(state, dict) or state.keys() != keys:
         given = list(state) if isinstance(state, dict) else type(state).__name__
         raise TypeError(f"{where} must be what state_dict() returned, got {given}")
-
-
-def _integer(where: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{where} must be an integer >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{where} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _number(where: str, value: Any, bounds: tuple[str, float, float]) -> float:
-    what, low, high = bounds
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{where} must be {what}, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{where} must be {what}, got {value!r}")
-    return float(value)
-
-
-def _flag(where: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{where} must be True or False, got {value!r}")
-    return bool(value)
 
 
 __all__ = [

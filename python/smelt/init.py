@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smelt import _core, _interop
+from smelt._checks import FINITE, is_integer, number
 
 Float64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -36,7 +37,7 @@ class Initialiser:
         Raises TypeError for a wrong kind or dtype, ValueError for a wrong value or axes that a shape lacks but needs.
         """
         where = type(self).__name__
-        if not isinstance(shape, (tuple, list)) or not all(map(_is_integer, shape)):
+        if not isinstance(shape, (tuple, list)) or not all(map(is_integer, shape)):
             raise TypeError(f"{where}: shape must be a tuple of integers, got {shape!r}")
         if any(n < 0 for n in shape):
             raise ValueError(f"{where}: shape must be of integers >= 0, got {shape!r}")
@@ -98,7 +99,7 @@ def he(distribution: str = "normal", *, negative_slope: float = 0.0, mode: str =
     Raises TypeError for a wrong kind, ValueError for a wrong value.
     Source: He et al. 2015; torch.nn.init.kaiming_normal_, kaiming_uniform_; truncated: keras.initializers.HeNormal.
     """
-    slope = _finite("he: negative_slope", negative_slope)
+    slope = number("he: negative_slope", negative_slope, FINITE)
     return _scaling("he", 2 / (1 + slope * slope), mode, distribution)
 
 
@@ -108,7 +109,7 @@ def glorot(distribution: str = "uniform", *, gain: float = 1.0) -> VarianceScali
     distribution as in `he`. Raises TypeError for a wrong kind, ValueError for a wrong value.
     Source: Glorot and Bengio 2010; torch.nn.init.xavier_uniform_, xavier_normal_.
     """
-    gain = _finite("glorot: gain", gain)
+    gain = number("glorot: gain", gain, FINITE)
     return _scaling("glorot", gain * gain, "fan_avg", distribution)
 
 
@@ -151,7 +152,7 @@ def orthogonal(gain: float = 1.0) -> Orthogonal:
     Q is drawn uniformly from all such matrices. Raises TypeError or ValueError unless gain is a finite number.
     Source: Saxe, McClelland and Ganguli 2014, Mezzadri 2007; torch.nn.init.orthogonal_.
     """
-    return Orthogonal(_finite("orthogonal: gain", gain))
+    return Orthogonal(number("orthogonal: gain", gain, FINITE))
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,7 @@ def normal(std: float = 0.01) -> Normal:
     Raises TypeError or ValueError unless std is a finite number >= 0.
     Source: Krizhevsky, Sutskever and Hinton 2012; torch.nn.init.normal_.
     """
-    if _finite("normal: std", std) < 0:
-        raise ValueError(f"normal: std must be a finite number >= 0, got {std!r}")
-    return Normal(float(std))
+    return Normal(number("normal: std", std))
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def constant(value: float) -> Constant:
 
     Source: torch.nn.init.constant_.
     """
-    return Constant(_finite("constant: value", value))
+    return Constant(number("constant: value", value, FINITE))
 
 
 def zeros() -> Constant:
@@ -230,7 +229,7 @@ def for_activation(activation: str | tuple[str, dict[str, float]] | None = None)
     if name == "selu":
         return lecun()
     if name in _LEAKY:
-        slopes = [_finite(f"for_activation: {key}", value) for key, value in {**parameters, **given}.items()]
+        slopes = [number(f"for_activation: {key}", value, FINITE) for key, value in {**parameters, **given}.items()]
         return he(negative_slope=sum(slopes) / len(slopes))
     return he()
 
@@ -249,25 +248,9 @@ def _parameters(name: str) -> dict[str, float]:
 # -- checks
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _finite(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{where} must be a finite number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{where} must be a finite number, got {value!r}")
-    return number
-
-
 def _axis(where: str, axis: Any, shape: Shape) -> int:
     """The axis, counted from the first."""
-    if not _is_integer(axis):
+    if not is_integer(axis):
         raise TypeError(f"{where} must be an integer, got {axis!r}")
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{where} must be an axis of the shape {shape}, got {axis}")
@@ -275,9 +258,9 @@ def _axis(where: str, axis: Any, shape: Shape) -> int:
 
 
 def _generator(where: str, rng: Any) -> np.random.Generator:
-    if not (rng is None or _is_integer(rng) or isinstance(rng, np.random.Generator)):
+    if not (rng is None or is_integer(rng) or isinstance(rng, np.random.Generator)):
         raise TypeError(f"{where}: rng must be a seed, a numpy.random.Generator or None, got {rng!r}")
-    if _is_integer(rng) and rng < 0:
+    if is_integer(rng) and rng < 0:
         raise ValueError(f"{where}: rng must be a seed >= 0, got {rng}")
     return np.random.default_rng(rng)
 

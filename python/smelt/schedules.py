@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar
 
 import numpy as np
 
+from smelt._checks import AT_LEAST_ONE, BELOW_ONE, NUMBER, POSITIVE, SHARE, choice, integer, number
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,7 +30,7 @@ class Schedule(Generic[T]):
 
     def __call__(self, step: int) -> T:
         """The value for the step after `step` others. TypeError for no integer, ValueError for a negative one."""
-        return self._at(_integer(f"{type(self).__name__}: step", step))
+        return self._at(integer(f"{type(self).__name__}: step", step))
 
     def _at(self, step: int) -> T:
         raise NotImplementedError
@@ -65,7 +67,7 @@ def power(lr: float, s: float, c: float = 1.0) -> Schedule[float]:
     Raises TypeError for a wrong kind, ValueError unless lr >= 0, s > 0 and c >= 0, all finite.
     Source: Robbins and Monro 1951; c = 1: keras.optimizers.schedules.InverseTimeDecay.
     """
-    return Power(_number("power: lr", lr), _number("power: s", s, POSITIVE), _number("power: c", c))
+    return Power(number("power: lr", lr), number("power: s", s, POSITIVE), number("power: c", c))
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,9 @@ def exponential(lr: float, s: float, rate: float = 0.1) -> Schedule[float]:
     Source: torch.optim.lr_scheduler.ExponentialLR, its gamma being rate^(1 / s).
     """
     return Exponential(
-        _number("exponential: lr", lr),
-        _number("exponential: s", s, POSITIVE),
-        _number("exponential: rate", rate, POSITIVE),
+        number("exponential: lr", lr),
+        number("exponential: s", s, POSITIVE),
+        number("exponential: rate", rate, POSITIVE),
     )
 
 
@@ -110,8 +112,8 @@ def piecewise(boundaries: Iterable[int], values: Iterable[float]) -> Schedule[fl
     for name, given in ("boundaries", boundaries), ("values", values):
         if not isinstance(given, Iterable):
             raise TypeError(f"piecewise: {name} must be a list of numbers, got {given!r}")
-    steps = tuple(_integer("piecewise: boundaries", b, least=1) for b in boundaries)
-    rates = tuple(_number("piecewise: values", v) for v in values)
+    steps = tuple(integer("piecewise: boundaries", b, least=1) for b in boundaries)
+    rates = tuple(number("piecewise: values", v) for v in values)
     if list(steps) != sorted(set(steps)):
         raise ValueError(f"piecewise: boundaries must increase, got {steps}")
     if len(rates) != len(steps) + 1:
@@ -137,9 +139,9 @@ def linear(start: float, end: float, total_steps: int) -> Schedule[float]:
     Source: torch.optim.lr_scheduler.LinearLR.
     """
     return Linear(
-        _number("linear: start", start),
-        _number("linear: end", end),
-        _integer("linear: total_steps", total_steps, least=1),
+        number("linear: start", start),
+        number("linear: end", end),
+        integer("linear: total_steps", total_steps, least=1),
     )
 
 
@@ -175,11 +177,11 @@ def cosine(lr: float, total_steps: int, *, min_lr: float = 0.0, restarts: int = 
     T_0 = total_steps / (1 + t_mult + ... + t_mult^restarts).
     """
     schedule = Cosine(
-        _number("cosine: lr", lr),
-        _integer("cosine: total_steps", total_steps, least=1),
-        _number("cosine: min_lr", min_lr),
-        _integer("cosine: restarts", restarts),
-        _integer("cosine: t_mult", t_mult, least=1),
+        number("cosine: lr", lr),
+        integer("cosine: total_steps", total_steps, least=1),
+        number("cosine: min_lr", min_lr),
+        integer("cosine: restarts", restarts),
+        integer("cosine: t_mult", t_mult, least=1),
     )
     if schedule.min_lr > schedule.lr:
         raise ValueError(f"cosine: min_lr must be at most lr, {lr!r}, got {min_lr!r}")
@@ -202,7 +204,7 @@ def inverse_sqrt(lr: float, warmup_steps: int) -> Schedule[float]:
     Raises TypeError for a wrong kind, ValueError unless lr >= 0, finite, and warmup_steps > 0.
     Source: Vaswani et al. 2017, where lr is (model size * warmup_steps)^-0.5.
     """
-    return InverseSqrt(_number("inverse_sqrt: lr", lr), _integer("inverse_sqrt: warmup_steps", warmup_steps, least=1))
+    return InverseSqrt(number("inverse_sqrt: lr", lr), integer("inverse_sqrt: warmup_steps", warmup_steps, least=1))
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class OneCycle(Schedule[float]):
 
     def betas(self, beta2: float = 0.999) -> Schedule[tuple[float, float]]:
         """The pair (momentum, beta2): betas= of Adam and its kin. Raises as one_cycle unless 0 <= beta2 < 1."""
-        return CycledBetas(self, _number("one_cycle.betas: beta2", beta2, BELOW_ONE))
+        return CycledBetas(self, number("one_cycle.betas: beta2", beta2, BELOW_ONE))
 
     def _cycled(self, step: int, start: float, turn: float, end: float) -> float:
         """From start to turn and then to end, which the last step has."""
@@ -280,14 +282,14 @@ def one_cycle(
     Source: Smith and Topin 2018; torch.optim.lr_scheduler.OneCycleLR, of two phases.
     """
     return OneCycle(
-        _number("one_cycle: max_lr", max_lr),
-        _integer("one_cycle: total_steps", total_steps, least=1),
-        _number("one_cycle: pct_start", pct_start, SHARE),
-        _choice("one_cycle: anneal", anneal, "cos", "linear"),
-        _number("one_cycle: div_factor", div_factor, POSITIVE),
-        _number("one_cycle: final_div_factor", final_div_factor, POSITIVE),
-        _number("one_cycle: max_momentum", max_momentum, BELOW_ONE),
-        _number("one_cycle: base_momentum", base_momentum, BELOW_ONE),
+        number("one_cycle: max_lr", max_lr),
+        integer("one_cycle: total_steps", total_steps, least=1),
+        number("one_cycle: pct_start", pct_start, SHARE),
+        choice("one_cycle: anneal", anneal, "cos", "linear"),
+        number("one_cycle: div_factor", div_factor, POSITIVE),
+        number("one_cycle: final_div_factor", final_div_factor, POSITIVE),
+        number("one_cycle: max_momentum", max_momentum, BELOW_ONE),
+        number("one_cycle: base_momentum", base_momentum, BELOW_ONE),
     )
 
 
@@ -314,7 +316,7 @@ def warmup(schedule: Callable[[int], float], steps: int, start: float = 0.0) -> 
     """
     if not callable(schedule):
         raise TypeError(f"warmup: schedule must be a function of the step, got {schedule!r}")
-    return Warmup(schedule, _integer("warmup: steps", steps), _number("warmup: start", start, SHARE))
+    return Warmup(schedule, integer("warmup: steps", steps), number("warmup: start", start, SHARE))
 
 
 @dataclass(frozen=True)
@@ -337,13 +339,13 @@ def growing_batch(batch_size: int, factor: float, every: int, largest: int | Non
     largest >= batch_size.
     Source: Smith, Kindermans, Ying and Le, Don't decay the learning rate, increase the batch size, arXiv:1711.00489.
     """
-    size = _integer("growing_batch: batch_size", batch_size, least=1)
+    size = integer("growing_batch: batch_size", batch_size, least=1)
     if largest is not None:
-        largest = _integer("growing_batch: largest", largest, least=size)
+        largest = integer("growing_batch: largest", largest, least=size)
     return GrowingBatch(
         size,
-        _number("growing_batch: factor", factor, AT_LEAST_ONE),
-        _integer("growing_batch: every", every, least=1),
+        number("growing_batch: factor", factor, AT_LEAST_ONE),
+        integer("growing_batch: every", every, least=1),
         largest,
     )
 
@@ -374,13 +376,13 @@ class Plateau(Schedule[float]):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        self.factor = _number("Plateau: factor", self.factor, BELOW_ONE)
+        self.factor = number("Plateau: factor", self.factor, BELOW_ONE)
         for name in ("lr", "threshold", "min_lr", "eps"):
-            setattr(self, name, _number(f"Plateau: {name}", getattr(self, name)))
+            setattr(self, name, number(f"Plateau: {name}", getattr(self, name)))
         for name in ("patience", "cooldown"):
-            setattr(self, name, _integer(f"Plateau: {name}", getattr(self, name)))
-        _choice("Plateau: mode", self.mode, "min", "max")
-        _choice("Plateau: threshold_mode", self.threshold_mode, "rel", "abs")
+            setattr(self, name, integer(f"Plateau: {name}", getattr(self, name)))
+        choice("Plateau: mode", self.mode, "min", "max")
+        choice("Plateau: threshold_mode", self.threshold_mode, "rel", "abs")
         self.best = math.inf if self.mode == "min" else -math.inf
         self.failures = 0  # in a row
         self.resting = 0  # updates of the cooldown still to come
@@ -422,8 +424,8 @@ class Plateau(Schedule[float]):
         where = "Plateau.load_state_dict: state"
         if not isinstance(state, dict) or state.keys() != self.state_dict().keys():
             raise TypeError(f"{where} must be what state_dict() returned, got {state!r}")
-        lr, best = _number(f"{where}['lr']", state["lr"]), _number(f"{where}['best']", state["best"], NUMBER)
-        failures, resting = (_integer(f"{where}[{name!r}]", state[name]) for name in ("failures", "resting"))
+        lr, best = number(f"{where}['lr']", state["lr"]), number(f"{where}['best']", state["best"], NUMBER)
+        failures, resting = (integer(f"{where}[{name!r}]", state[name]) for name in ("failures", "resting"))
         self.lr, self.best, self.failures, self.resting = lr, best, failures, resting
 
 
@@ -444,7 +446,7 @@ def plot(
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("plot: matplotlib is needed: pip install smelt[training]") from None
-    steps = _integer("plot: steps", steps, least=1)
+    steps = integer("plot: steps", steps, least=1)
     if not schedules or not all(map(callable, schedules)):
         raise TypeError(f"plot: schedules must be functions of the step, at least one, got {schedules}")
     names = [shorten(repr(schedule), 60, placeholder="...") for schedule in schedules] if labels is None else labels
@@ -459,44 +461,6 @@ def plot(
     if path is not None:
         figure.savefig(path)
     return figure
-
-
-# -- checks: the argument as it is meant, or one sentence
-
-Bounds = tuple[str, Callable[[float], bool]]
-NUMBER: Bounds = "a number", lambda x: not math.isnan(x)
-NOT_NEGATIVE: Bounds = "a finite number >= 0", lambda x: 0 <= x < math.inf
-POSITIVE: Bounds = "a finite number > 0", lambda x: 0 < x < math.inf
-AT_LEAST_ONE: Bounds = "a finite number >= 1", lambda x: 1 <= x < math.inf
-SHARE: Bounds = "a number in [0, 1]", lambda x: 0 <= x <= 1
-BELOW_ONE: Bounds = "a number in [0, 1)", lambda x: 0 <= x < 1
-
-
-def _number(where: str, value: Any, bounds: Bounds = NOT_NEGATIVE) -> float:
-    text, holds = bounds
-    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{where} must be {text}, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not holds(number):
-        raise ValueError(f"{where} must be {text}, got {value!r}")
-    return number
-
-
-def _integer(where: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{where} must be an integer >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{where} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _choice(where: str, value: Any, *choices: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{where} must be {' or '.join(map(repr, choices))}, got {value!r}")
-    return str(value)
 
 
 __all__ = [

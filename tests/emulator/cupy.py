@@ -122,6 +122,7 @@ WAITED = []  # events that the current stream was made to wait for
 
 
 class cuda:
+    is_available = staticmethod(lambda: False)
     Device = Device
     ExternalStream = ExternalStream
     get_current_stream = Stream

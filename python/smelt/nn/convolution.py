@@ -13,13 +13,14 @@ import numpy as np
 
 import smelt
 from smelt._arrays import Array, namespace
+from smelt._checks import integer
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
 
 Pair = tuple[int, int]
 
-# Bytes of windows that are laid out at a time.
-TILE = 1 << 22
+# Bytes of windows that are laid out at a time: half of an L2 cache.
+TILE = 1 << 20
 
 
 class Windows:
@@ -87,7 +88,7 @@ class Conv2D(LinearMap):
     x (N, in_channels, H, W), weight (out_channels, in_channels / groups, kernel height, kernel width), y (N,
     out_channels, H', W') with H' = floor((H + 2 padding - dilation (kernel - 1) - 1) / stride) + 1. kernel_size,
     stride, padding, dilation: a number, or one for height and one for width; padding="same" keeps the size at stride 1.
-    Windows are laid out in tiles of a few megabytes (im2col) and multiplied by BLAS; no more is ever kept than x.
+    Windows are laid out in tiles of a megabyte (im2col) and multiplied by BLAS; no more is ever kept than x.
     init and rng as in Linear. Raises ValueError for an x of other channels or smaller than the kernel.
     Source: torch.nn.Conv2d.
     """
@@ -137,13 +138,14 @@ class Conv2D(LinearMap):
         o, c = self.weight.shape[0], self.weight.shape[1] * self.groups
         if x.ndim == 4 and x.shape[1] != c:
             raise ValueError(f"Conv2D: x must have shape (N, {c}, height, width), got {tuple(x.shape)}")
+        xp = namespace(x)
         padded = self.windows.padded(x)
         windows = self.windows.of(padded)
         weight = self.weight.data.reshape(self.groups, o // self.groups, -1)
-        y = namespace(x).empty((o, *windows.shape[3:]), x.dtype)
+        y = xp.empty((o, *windows.shape[3:]), x.dtype)
         for rows in self._tiles(windows):
             tile = windows[:, :, :, rows]
-            y[:, rows] = (weight @ self._matrices(tile)).reshape(o, *tile.shape[3:])
+            xp.matmul(weight, self._matrices(tile), out=y[:, rows].reshape(self.groups, o // self.groups, -1))
         self._saved = (padded,) if self.training else None
         return y.transpose(3, 0, 1, 2)
 
@@ -267,9 +269,7 @@ class Flatten(Layer):
 
 
 def _pair(layer: str, name: str, value: Any, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, (int, np.integer)) else value
-    if not isinstance(pair, tuple) or len(pair) != 2 or any(isinstance(v, bool) or v != int(v) for v in pair):
-        raise TypeError(f"{layer}: {name} must be an integer or two of them, got {value!r}")
-    if min(pair) < least:
-        raise ValueError(f"{layer}: {name} must be at least {least}, got {value!r}")
-    return int(pair[0]), int(pair[1])
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return integer(f"{layer}: {name}", value[0], least), integer(f"{layer}: {name}", value[1], least)
+    both = integer(f"{layer}: {name}", value, least)
+    return both, both

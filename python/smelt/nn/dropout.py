@@ -6,6 +6,7 @@ from typing import Any
 
 import smelt
 from smelt._arrays import Array, namespace
+from smelt._checks import SHARE, integer, number
 from smelt._core import Generator
 from smelt.nn.activations import generator
 from smelt.nn.end import End, as_given, in_memory_order
@@ -22,11 +23,7 @@ class Dropout(Layer):
     always = False  # in inference too
 
     def __init__(self, p: float = 0.5, *, rng: Generator | int | None = None) -> None:
-        if isinstance(p, bool) or not isinstance(p, (int, float)):
-            raise TypeError(f"{type(self).__name__}: p must be a number in [0, 1], got {p!r}")
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p must be in [0, 1], got {p!r}")
-        self.p = p
+        self.p = number(f"{type(self).__name__}: p", p, SHARE)
         self._seeded = rng is not None
         self.rng = generator(rng)
         self._end = End(-1, dropout=self)
@@ -83,8 +80,7 @@ def monte_carlo(model: Layer, x: Array, samples: int = 100, *, transform: Any = 
     The model's modes are left as they were. Raises ValueError for fewer than two samples.
     Source: Gal and Ghahramani 2016.
     """
-    if samples < 2:
-        raise ValueError(f"monte_carlo: samples must be at least 2, got {samples!r}")
+    integer("monte_carlo: samples", samples, least=2)
     modes = [(layer, layer.training) for _, layer in model.layers()]
     model.eval()
     for layer, _ in modes:

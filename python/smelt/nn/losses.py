@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smelt._arrays import Array, namespace
+from smelt._checks import POSITIVE, choice, number
 from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
 
 
@@ -30,8 +31,7 @@ def huber(pred: Array, target: Array, delta: float = 1.0, *, reduction: str = "m
     Raises ValueError for a delta that is not positive, another shape or reduction, TypeError for another dtype.
     Source: Huber 1964; torch.nn.functional.huber_loss.
     """
-    if not delta > 0:
-        raise ValueError(f"huber: delta must be positive, got {delta!r}")
+    number("huber: delta", delta, POSITIVE)
     xp = _checked("huber", pred, target, reduction)
     d = pred - target
     clipped = xp.clip(d, -delta, delta)
@@ -43,8 +43,7 @@ def _checked(function: str, pred: Array, target: Array, reduction: str) -> Any:
         raise ValueError(f"{function}: target must have shape {tuple(pred.shape)}, got {tuple(target.shape)}")
     if pred.dtype != target.dtype:
         raise TypeError(f"{function}: target must have dtype {pred.dtype}, got {target.dtype}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{function}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    choice(f"{function}: reduction", reduction, "mean", "sum", "none")
     return namespace(pred)
 
 

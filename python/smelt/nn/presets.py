@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from smelt import optim, schedules
+from smelt._checks import choice, integer
 from smelt.nn.activations import Activation
 from smelt.nn.dropout import AlphaDropout, Dropout
 from smelt.nn.layer import Layer
@@ -142,15 +143,10 @@ def sparse_mlp(
 
 
 def _sizes(function: str, inputs: int, hidden: Sequence[int], outputs: int) -> list[int]:
-    sizes = [inputs, *hidden, outputs]
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{function}: sizes must be integers of at least 1, got {size!r}")
-    return sizes
+    return [integer(f"{function}: sizes", size, least=1) for size in (inputs, *hidden, outputs)]
 
 
 def _preset(function: str, model: Sequential, optimizer: str, max_lr: float | None, regularisers: list[Any]) -> Preset:
     peaks = {"nadam": 2e-3, "rmsprop": 2e-3, "nesterov": 0.05}
-    if optimizer not in peaks:
-        raise ValueError(f"{function}: optimizer must be 'nadam', 'rmsprop' or 'nesterov', got {optimizer!r}")
+    choice(f"{function}: optimizer", optimizer, *peaks)
     return Preset(model, optimizer, peaks[optimizer] if max_lr is None else max_lr, regularisers=regularisers)

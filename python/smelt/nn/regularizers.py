@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import smelt
 from smelt._arrays import Array, factor_for, namespace
+from smelt._checks import number
 from smelt._parameter import Parameter
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
@@ -19,9 +20,7 @@ class L2:
     """
 
     def __init__(self, strength: float) -> None:
-        if not strength >= 0:
-            raise ValueError(f"{type(self).__name__}: strength must be at least 0, got {strength!r}")
-        self.strength = strength
+        self.strength = number(f"{type(self).__name__}: strength", strength)
 
     def __call__(self, model: Layer, scale: float = 1.0) -> None:
         """Adds to the gradients of the model's weights that have one; scale: that of the loss they are of."""
@@ -61,9 +60,7 @@ class MaxNorm:
     """
 
     def __init__(self, r: float = 3.0) -> None:
-        if not r >= 0:
-            raise ValueError(f"MaxNorm: r must be at least 0, got {r!r}")
-        self.r = r
+        self.r = number("MaxNorm: r", r)
 
     def __call__(self, model: Layer) -> None:
         for _, layer in model.layers():
@@ -77,8 +74,7 @@ def prune(model: Layer, threshold: float) -> float:
 
     After training with L1, which brings weights near 0 but not to it. Raises ValueError for a negative threshold.
     """
-    if not threshold >= 0:
-        raise ValueError(f"prune: threshold must be at least 0, got {threshold!r}")
+    number("prune: threshold", threshold)
     for p in model.parameters():
         if len(p.shape) >= 2:
             p.data[abs(p.data) <= threshold] = 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from smelt._arrays import Array
+from smelt._checks import integer
 from smelt._core import cross_entropy
 from smelt.nn.layer import Layer
 from smelt.optim import Optimizer
@@ -260,19 +261,16 @@ def fit(
 def _check(
     epochs: Any, validation: Any, patience: Any, accumulate: Any, every: Any, loss_scale: Any, optimizer: Any
 ) -> None:
-    for name, value in (("epochs", epochs), ("accumulate", accumulate), ("patience", patience)):
-        least = 0 if name == "epochs" else 1
-        optional = name == "patience" and value is None
-        if not optional and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
-            raise ValueError(f"fit: {name} must be an integer of at least {least}, got {value!r}")
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-        raise ValueError(f"fit: checkpoint_every must be an integer of at least 1, got {every!r}")
-    if patience is not None and validation is None:
-        raise ValueError("fit: validation must be given where patience is, got none")
+    integer("fit: epochs", epochs)
+    integer("fit: accumulate", accumulate, least=1)
+    if patience is not None:
+        integer("fit: patience", patience, least=1)
+        if validation is None:
+            raise ValueError("fit: validation must be given where patience is, got none")
+    if every is not None:
+        integer("fit: checkpoint_every", every, least=1)
     if loss_scale is not None and optimizer.nonfinite != "skip":
-        raise ValueError(
-            "fit: loss_scale needs an optimizer made with nonfinite='skip', got " + repr(optimizer.nonfinite)
-        )
+        raise ValueError(f"fit: loss_scale needs an optimizer made with nonfinite='skip', got {optimizer.nonfinite!r}")
 
 
 class _NoBar:

@@ -10,6 +10,7 @@ import numpy as np
 
 from smelt import optim
 from smelt._arrays import Array, namespace
+from smelt._checks import BELOW_ONE, number
 from smelt.data import Batches
 from smelt.nn.dropout import Dropout
 from smelt.nn.layer import Layer
@@ -81,8 +82,7 @@ def pretrain_layers(
     starts = [i for i, layer in enumerate(model) if isinstance(layer, Linear)]
     if len(starts) < 2:
         raise ValueError(f"pretrain_layers: model must have at least two Linear layers, got {len(starts)}")
-    if not 0 <= noise < 1:
-        raise ValueError(f"pretrain_layers: noise must be in [0, 1), got {noise!r}")
+    number("pretrain_layers: noise", noise, BELOW_ONE)
     histories = []
     for k, (first, end) in enumerate(pairwise(starts)):
         block = list(model)[first:end]

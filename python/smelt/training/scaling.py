@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from smelt._arrays import Array, factor_for
+from smelt._checks import POSITIVE, number
 
 GROWTH_INTERVAL = 2000
 
@@ -21,9 +22,7 @@ class LossScale:
 
     def __init__(self, scale: float | str | None) -> None:
         self.dynamic = scale == "dynamic"
-        if not self.dynamic and scale is not None and not (isinstance(scale, (int, float)) and scale > 0):
-            raise ValueError(f"fit: loss_scale must be a positive number or 'dynamic', got {scale!r}")
-        self.value = 65536.0 if self.dynamic else float(scale or 1)
+        self.value = 65536.0 if self.dynamic else 1.0 if scale is None else number("fit: loss_scale", scale, POSITIVE)
         self.steps = 0  # since the scale has changed
 
     def apply(self, grad: Array) -> Array:

@@ -1,0 +1,59 @@
+"""Checks of arguments: the value as it is meant, or one sentence that says who wanted what and got what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Bounds = tuple[str, Callable[[float], bool]]
+NUMBER: Bounds = "a number", lambda x: not math.isnan(x)
+FINITE: Bounds = "a finite number", math.isfinite
+NOT_NEGATIVE: Bounds = "a finite number >= 0", lambda x: 0 <= x < math.inf
+POSITIVE: Bounds = "a finite number > 0", lambda x: 0 < x < math.inf
+AT_LEAST_ONE: Bounds = "a finite number >= 1", lambda x: 1 <= x < math.inf
+SHARE: Bounds = "a number in [0, 1]", lambda x: 0 <= x <= 1
+BELOW_ONE: Bounds = "a number in [0, 1)", lambda x: 0 <= x < 1
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def number(where: str, value: Any, bounds: Bounds = NOT_NEGATIVE) -> float:
+    """TypeError for what is no number, or a bool; ValueError for one out of bounds."""
+    text, holds = bounds
+    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{where} must be {text}, got {value!r}")
+    try:
+        x = float(value)
+    except OverflowError:
+        x = math.inf
+    if not holds(x):
+        raise ValueError(f"{where} must be {text}, got {value!r}")
+    return x
+
+
+def integer(where: str, value: Any, least: int = 0) -> int:
+    """TypeError for what is no integer, or a bool; ValueError for one below `least`."""
+    if not is_integer(value):
+        raise TypeError(f"{where} must be an integer >= {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{where} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def flag(where: str, value: Any) -> bool:
+    """TypeError for what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{where} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(where: str, value: Any, *choices: str) -> str:
+    """ValueError for what is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{where} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    return str(value)
