@@ -430,8 +430,18 @@ def test_frozen_layers():
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_nothing_of_a_frozen_model_gets_a_gradient(fuse):
+    model = nn.Sequential(
+        nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.PReLU(), nn.BatchNorm(8), nn.Linear(8, 3), rng=0, fuse=fuse
+    ).freeze()
+    x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    model(x)
+    assert model.backward(np.ones((9, 3), np.float32)).shape == x.shape
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_gradients_add_up():
-    model = mlp().eval()
     model = nn.Sequential(nn.Linear(5, 8), nn.ELU(), nn.Linear(8, 3), rng=0)
     x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
     g = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)

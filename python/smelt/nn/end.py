@@ -9,29 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 import smelt
 from smelt._arrays import Array
-from smelt._parameter import Parameter
 from smelt.nn.layer import Remembers
 
 if TYPE_CHECKING:
     from smelt.nn.activations import Activation
     from smelt.nn.dropout import Dropout
+    from smelt.nn.linear import LinearMap
     from smelt.nn.normalization import BatchNorm
 
 
 class End(Remembers):
-    """[bias] [norm] [activation] [dropout] of channels on `axis`; activation_first: [activation] [norm] [dropout]."""
+    """[bias of `linear`] [norm] [activation] [dropout], or activation_first: [activation] [norm] [dropout].
+
+    Channels are on `axis`.
+    """
 
     def __init__(
         self,
         axis: int,
-        bias: Parameter | None = None,
+        linear: LinearMap | None = None,
         norm: BatchNorm | None = None,
         activation: Activation | None = None,
         dropout: Dropout | None = None,
         activation_first: bool = False,
     ) -> None:
         self.axis = axis
-        self.bias = bias
+        self.linear = linear
         self.norm = norm
         self.activation = activation
         self.dropout = dropout
@@ -44,7 +47,7 @@ class End(Remembers):
         if self.dropout is not None and self.dropout.active:
             dropout = {"dropout": self.dropout.p, "rng": self.dropout.rng}
         if self.norm is None:
-            bias = self.bias.data if self.bias else None
+            bias = self.linear.bias.data if self.linear and self.linear.bias else None
             y, context = smelt.bias_act_forward(x, bias, activation, axis=axis, **dropout)
         elif training:
             y, context = self._normalised(x, axis, activation, dropout)
@@ -87,8 +90,8 @@ class End(Remembers):
         grad = grad if order is None else grad.transpose(order)
         if self.norm is None:
             dx, dbias = smelt.bias_act_backward(grad, context)
-            if self.bias is not None:
-                self.bias.add_grad(dbias)
+            if self.linear and self.linear.bias and not self.linear.frozen:
+                self.linear.bias.add_grad(dbias)
         else:
             dx, *gradients = smelt.batch_norm_backward(grad, context)
             self.norm.add_grads(gradients)

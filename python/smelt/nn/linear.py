@@ -25,7 +25,7 @@ class LinearMap(Layer):
         self._seeded = rng is not None
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[self.out_axis], dtype)) if bias else None
-        self._end = End(self.axis, self.bias)
+        self._end = End(self.axis, self)
         self._draw(np.random.default_rng(rng), None)
 
     def _draw(self, rng: np.random.Generator, activation: Any) -> None:

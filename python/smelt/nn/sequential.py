@@ -162,7 +162,6 @@ def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
     b = linear.bias.data if linear.bias else None
     w, b = smelt.fold_batch_norm(linear.weight.data, b, mean, var, weight, bias, norm.eps, axis=linear.out_axis)
     linear.weight, linear.bias = Parameter(w), Parameter(b)
-    linear._end = End(linear.axis, linear.bias)
     return linear
 
 
@@ -215,8 +214,7 @@ def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
             yield layers[first]
             continue
         axis = norm.axis if norm else linear.axis if linear else -1
-        bias = linear.bias if linear is not None and norm is None else None
-        yield Fused(linear, End(axis, bias, norm, activation, dropout, activation_first))
+        yield Fused(linear, End(axis, linear if norm is None else None, norm, activation, dropout, activation_first))
 
 
 # The forwards that a fused call stands for: a subclass with another one is left by itself.
