@@ -224,6 +224,12 @@ def test_losses(name, reduction):
             r"Linear: x must have shape \(..., 3\), got \(2, 4\)",
         ),
         (
+            lambda: nn.Linear(3, 2)(np.ones((2, 3))),
+            TypeError,
+            "Linear: x must have dtype float32, as its weight has, got",
+        ),
+        (lambda: nn.Conv2D(1, 2, 1)(np.ones((1, 1, 3, 3))), TypeError, "Conv2D: x must have dtype float32, as its wei"),
+        (
             lambda: nn.Conv2D(3, 2, 3)(np.ones((1, 2, 5, 5), "f4")),
             ValueError,
             r"Conv2D: x must have shape \(N, 3, height",
@@ -357,6 +363,12 @@ def test_weights_suit_the_activation_that_follows():
     assert variance() == pytest.approx(2 / 1000, rel=0.02)
     assert variance(nn.Linear(600, 3), nn.ReLU()) == pytest.approx(2 / 1000, rel=0.02)
     assert variance(nn.LeakyReLU(1.0)) == pytest.approx(1 / 400, rel=0.02)
+
+
+def test_biases_are_drawn_where_told():
+    model = nn.Sequential(nn.Linear(5, 400, bias_init=smelt.init.normal(0.5)), nn.Conv2D(2, 3, 1), rng=0)
+    assert model[0].bias.data.std() == pytest.approx(0.5, rel=0.15)
+    np.testing.assert_array_equal(model[1].bias.data, 0)
 
 
 def test_state():

@@ -247,9 +247,10 @@ class Batches:
         self._start = 0  # where in the epoch the next iteration begins
 
     def __len__(self) -> int:
-        return self._length(self.epoch)
+        return self.length(self.epoch)
 
-    def _length(self, epoch: int) -> int:
+    def length(self, epoch: int) -> int:
+        """How many batches an epoch has."""
         size = self._size(epoch)
         return self.n // size if self.drop_last else -(-self.n // size)
 
@@ -259,7 +260,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         epoch, start = self.epoch, self._start
-        batches = self._batches(epoch, range(start, self._length(epoch)))
+        batches = self._batches(epoch, range(start, self.length(epoch)))
         self.position, self._start = start, 0
         for position, batch in enumerate(prefetch(batches, self.prefetch) if self.prefetch else batches, start + 1):
             self.position = position
@@ -302,8 +303,8 @@ class Batches:
         for key, mine in self._order(epoch).items():
             if state[key] != mine:
                 raise ValueError(f"{where}[{key!r}] must be {mine}, got {state[key]!r}")
-        if position > self._length(epoch):
-            raise ValueError(f"{where}['position'] must be at most {self._length(epoch)}, got {position}")
+        if position > self.length(epoch):
+            raise ValueError(f"{where}['position'] must be at most {self.length(epoch)}, got {position}")
         self.epoch, self.position, self._start = epoch, position, position
 
 

@@ -89,7 +89,8 @@ class Conv2D(LinearMap):
     out_channels, H', W') with H' = floor((H + 2 padding - dilation (kernel - 1) - 1) / stride) + 1. kernel_size,
     stride, padding, dilation: a number, or one for height and one for width; padding="same" keeps the size at stride 1.
     Windows are laid out in tiles of a megabyte (im2col) and multiplied by BLAS; no more is ever kept than x.
-    init and rng as in Linear. Raises ValueError for an x of other channels or smaller than the kernel.
+    init, bias_init and rng as in Linear. Raises ValueError for an x of other channels or smaller than the kernel,
+    TypeError for one of another dtype.
     Source: torch.nn.Conv2d.
     """
 
@@ -108,6 +109,7 @@ class Conv2D(LinearMap):
         bias: bool = True,
         *,
         init: Any = None,
+        bias_init: Any = None,
         dtype: Any = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
@@ -117,7 +119,7 @@ class Conv2D(LinearMap):
         self.windows = Windows("Conv2D", kernel_size, stride, 0 if padding == "same" else padding, dilation)
         if padding == "same":
             self.windows.padding = self._same()
-        super().__init__((out_channels, in_channels // groups, *self.windows.kernel), bias, init, dtype, rng)
+        super().__init__((out_channels, in_channels // groups, *self.windows.kernel), bias, init, bias_init, dtype, rng)
 
     def _same(self) -> Pair:
         reach = [d * (k - 1) for k, d in zip(self.windows.kernel, self.windows.dilation, strict=True)]
@@ -138,6 +140,7 @@ class Conv2D(LinearMap):
         o, c = self.weight.shape[0], self.weight.shape[1] * self.groups
         if x.ndim == 4 and x.shape[1] != c:
             raise ValueError(f"Conv2D: x must have shape (N, {c}, height, width), got {tuple(x.shape)}")
+        self._check(x)
         xp = namespace(x)
         padded = self.windows.padded(x)
         windows = self.windows.of(padded)

@@ -19,9 +19,11 @@ class LinearMap(Layer):
     in_axis, out_axis = 0, 1  # of the weight
     axis = -1  # of the bias, in the result
 
-    def __init__(self, shape: tuple[int, ...], bias: bool, initialiser: Any, dtype: Any, rng: Any) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], bias: bool, initialiser: Any, bias_init: Any, dtype: Any, rng: Any
+    ) -> None:
         dtype = _interop.numpy_dtype(dtype)
-        self.init = initialiser
+        self.init, self.bias_init = initialiser, bias_init or init.zeros()
         self._seeded = rng is not None
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[self.out_axis], dtype)) if bias else None
@@ -33,11 +35,19 @@ class LinearMap(Layer):
         self.weight.data[...] = initialiser(
             self.weight.shape, rng, dtype=self.weight.data.dtype, in_axis=self.in_axis, out_axis=self.out_axis
         )
+        if self.bias is not None:
+            self.bias.data[...] = self.bias_init(self.bias.shape, rng, dtype=self.bias.data.dtype)
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
         if not self._seeded:
             self._draw(seeds.weights, activation)
             self._seeded = seeds.given
+
+    def _check(self, x: Array) -> None:
+        """TypeError where x is not of the weight's dtype: NumPy would silently compute in the wider of the two."""
+        if x.dtype != self.weight.data.dtype:
+            name = type(self).__name__
+            raise TypeError(f"{name}: x must have dtype {self.weight.data.dtype}, as its weight has, got {x.dtype}")
 
     def map(self, x: Array) -> Array:
         """The result without the bias."""
@@ -59,8 +69,10 @@ class Linear(LinearMap):
     """y = x @ weight + bias: x (..., in_features), weight (in_features, out_features), y (..., out_features).
 
     init: an initialiser of smelt.init; without one the weight is drawn to suit the activation that follows in a
-    Sequential, and by Glorot's rule where none does. rng: a seed of its own, else the Sequential's.
-    Raises ValueError for an x of other features. Source: torch.nn.Linear, its weight transposed.
+    Sequential, and by Glorot's rule where none does. bias_init: likewise for the bias, which else begins as 0. rng: a
+    seed of its own, else the Sequential's.
+    Raises ValueError for an x of other features, TypeError for one of another dtype.
+    Source: torch.nn.Linear, its weight transposed.
     """
 
     def __init__(
@@ -70,22 +82,26 @@ class Linear(LinearMap):
         bias: bool = True,
         *,
         init: Any = None,
+        bias_init: Any = None,
         dtype: Any = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        super().__init__((in_features, out_features), bias, init, dtype, rng)
+        super().__init__((in_features, out_features), bias, init, bias_init, dtype, rng)
 
     def map(self, x: Array) -> Array:
         if x.ndim == 0 or x.shape[-1] != self.weight.shape[0]:
             raise ValueError(f"Linear: x must have shape (..., {self.weight.shape[0]}), got {tuple(x.shape)}")
+        self._check(x)
         self._saved = (x,) if self.training else None
         return x @ self.weight.data
 
     def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
         (x,) = self._take()
         if not self.frozen:
-            rows = x.reshape(-1, x.shape[-1])
-            self.weight.add_grad(rows.T @ grad.reshape(-1, grad.shape[-1]))
+            if x.ndim == 2:
+                self.weight.add_grad(x.T @ grad)
+            else:
+                self.weight.add_grad(x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1]))
         return grad @ self.weight.data.T if input_grad else None
 
     def __repr__(self) -> str:

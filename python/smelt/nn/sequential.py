@@ -57,6 +57,7 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: layers[{i}] must be a layer, got {type(layer).__name__}")
         self._layers = layers
+        self._training = True
         self.fuse(fuse)
         if not reset:
             return
@@ -70,11 +71,23 @@ class Sequential(Layer):
     def fuse(self, fuse: bool = True) -> Sequential:
         """Joins layers into fused calls, or runs each by itself, for those who look at what lies between."""
         self._stages: list[Layer] = list(_joined(self._layers)) if fuse else list(self._layers)
+        self.training = self._training
         return self
+
+    @property
+    def training(self) -> bool:
+        """Whether forward is in training mode. Fused calls follow it."""
+        return self._training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self._training = mode
+        for stage in self._stages:
+            if isinstance(stage, Fused):
+                stage.training = mode
 
     def forward(self, x: Array) -> Array:
         for stage in self._stages:
-            stage.training = self.training if isinstance(stage, Fused) else stage.training
             x = stage.forward(x)
         return x
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,11 @@ class Run:
         batches = 0  # since the last step
         length = len(self.data)
         for x, target in self.data:
-            loss = self._gradients(x, target)
+            if self.scale.dynamic:
+                with np.errstate(over="ignore", invalid="ignore"):  # expected: overflow makes the scale fall
+                    loss = self._gradients(x, target)
+            else:
+                loss = self._gradients(x, target)
             self.total = self.total + np.float64(len(x)) * loss
             self.samples += len(x)
             batches += 1
@@ -114,10 +117,8 @@ class Run:
 
     def _gradients(self, x: Array, target: Any) -> Array:
         """The loss of a batch, its gradients added to those of the parameters."""
-        # Of a dynamic scale overflow is expected: it makes the scale fall.
-        with np.errstate(over="ignore", invalid="ignore") if self.scale.dynamic else nullcontext():
-            loss, grad = self.loss(self.model.forward(x), target)
-            self.model.backward(self.scale.apply(grad), input_grad=False)
+        loss, grad = self.loss(self.model.forward(x), target)
+        self.model.backward(self.scale.apply(grad), input_grad=False)
         return loss
 
     def end_epoch(self) -> float:
@@ -296,5 +297,5 @@ def _bar(run: Run, epochs: int, progress: bool) -> Any:
         from tqdm import tqdm
     except ImportError:
         raise ImportError("the progress bar needs tqdm: pip install smelt[training], or progress=False") from None
-    steps = epochs * -(-len(run.data) // run.accumulate)
+    steps = sum(-(-run.data.length(epoch) // run.accumulate) for epoch in range(epochs))
     return tqdm(total=steps, initial=run.step, desc="training", unit="step")
