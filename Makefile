@@ -32,6 +32,7 @@ test-emulated: $(VENV)/.tools  ## the tests of the functions and optimizers, the
 bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own; writes benchmarks/results
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
 	.venv-bench/bin/python -m smelt.bench --output benchmarks/results
+	.venv-bench/bin/python -m smelt.bench.training --output benchmarks/results
 
 gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for the results
 	tools/gpu.sh $(or $(OUTPUT),benchmarks/results)

@@ -3,9 +3,9 @@
 The first net is trained on all digits below 5. Its convolutions are copied into a net with a head of its own, which
 then learns in two ways: all of it, or the head alone while the convolutions stay frozen. Beside them the same net
 learns from a random start. The figure shows how many of the other digits are read rightly, epoch by epoch, for six
-choices of examples. What is carried over is a start: after two epochs the
-net that learns on is well ahead, in the end hardly. Convolutions that stay as they are, which were never shown a 7, need
-longest, but then only a fiftieth of the weights are learned.
+choices of examples. What is carried over is a start: after two epochs the net that learns on is well ahead, in the
+end hardly. Convolutions that stay as they are, which were never shown a 7, need longest, but then only a twentieth of
+the weights are learned.
 """
 
 from pathlib import Path

@@ -1,0 +1,64 @@
+"""Coarse, then fine: the learning rate and the strength of the L2 penalty of a net that reads digits from 300 of them.
+
+Nobody knows the right values beforehand, not even their order of magnitude, so they are drawn in log space: 20 pairs
+over five and six orders, then 20 around the best of these. Each pair is tried by 5-fold cross-validation, and given up
+after the first folds where it is worse than the median of those before it. The figure shows what was tried: the rate
+decides, in a valley little more than one order wide; the penalty only must not be too strong. The validation loss of
+the best pair is less than half of that with Adam's default rate and no penalty. As the best of 40 it flatters itself:
+what it is worth is seen on the 1500 digits that the search has never met.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from common import figure_path
+from sklearn.datasets import load_digits
+
+from smelt.data import Batches, split
+from smelt.nn import L2, Linear, ReLU, Sequential
+from smelt.optim import Adam
+from smelt.search import coarse_to_fine, cross_validated, log_uniform
+from smelt.training import evaluate, fit
+
+SEED, EPOCHS = 0, 30
+
+SPACE = {"learning rate": log_uniform(1e-5, 1), "L2 strength": log_uniform(1e-6, 1)}
+DEFAULT = {"learning rate": 1e-3, "L2 strength": 0.0}
+
+
+def validation_loss(parameters, training, validation):
+    net = Sequential(Linear(64, 64), ReLU(), Linear(64, 10), rng=SEED)
+    optimizer = Adam(net.parameters(), lr=parameters["learning rate"])
+    penalty = L2(parameters["L2 strength"])
+    fit(net, Batches(*training, seed=SEED), optimizer, epochs=EPOCHS, regularisers=[penalty], progress=False)
+    return evaluate(net, validation)["loss"]
+
+
+def main(figure: Path) -> dict[str, float]:
+    x, t = load_digits(return_X_y=True)
+    known, test = split(np.float32(x / 16), t, fractions=(1 / 6, 5 / 6), stratify=t, seed=SEED)
+    objective = cross_validated(validation_loss, *known, k=5, stratify=known[1], seed=SEED)
+    result = coarse_to_fine(objective, SPACE, rounds=2, trials=20, seed=SEED)
+
+    complete = [trial for trial in result.trials if trial["state"] == "complete"]
+    numbers = {
+        "worst": max(trial["value"] for trial in complete),
+        "default": objective(DEFAULT),
+        "coarse": min(trial["value"] for trial in complete if trial["round"] == 1),
+        "fine": result.value,
+        "default, test": validation_loss(DEFAULT, known, test),
+        "fine, test": validation_loss(result.best, known, test),
+    }
+    print(result)
+    print("loss, cross-validated")
+    for name in ("worst", "default", "coarse", "fine"):
+        print(f"  {name:15}{numbers[name]:8.3f}")
+    print("loss on digits that the search has not met")
+    for name in ("default", "fine"):
+        print(f"  {name:15}{numbers[f'{name}, test']:8.3f}")
+    result.plot(figure)
+    return numbers
+
+
+if __name__ == "__main__":
+    main(figure_path(__file__))
