@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-emulated bench gpu wheel sanitize format lint stubs clean
+.PHONY: help demo examples docs build test test-emulated bench gpu wheel sanitize format lint stubs clean
 
 # For which GPUs nvcc builds here, where there is one: those of this machine, or one kind, to be quick.
 CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90-real)
@@ -19,6 +19,12 @@ help:  ## list these commands
 
 demo: $(VENV)/.built  ## train on handwritten digits and show the result
 	$(BIN)/python examples/digits.py
+
+examples: $(VENV)/.built  ## run every example that draws a figure, one after the other, into docs/figures
+	for example in $$(grep -l 'figure_path(__file__)' examples/*.py); do $(BIN)/python $$example || exit; done
+
+docs: $(VENV)/.docs  ## the documentation, in build/docs; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
 build: $(VENV)/.built  ## build and install smelt into the virtual environment
 
@@ -74,4 +80,8 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PIP) install --quiet --group bench
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.built
+	$(PIP) install --quiet --group docs
 	touch $@

@@ -1,14 +1,24 @@
 """smelt: fused training kernels for NumPy, CuPy and any DLPack array."""
 
-from smelt import _core, cuda, data, functional, init, nn, optim, schedules, training
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from smelt import _core, cuda, functional, optim
 from smelt._config import __version__, show_config
 from smelt._core import *  # every function of the lists
 from smelt.functional import gelu, gelu_backward, swish, swish_backward
+
+if TYPE_CHECKING:
+    from smelt import data, diagnostics, init, nn, schedules, search, training
+
+# The training layer is imported when it is first used.
+_TRAINING_LAYER = ("data", "diagnostics", "init", "nn", "schedules", "search", "training")
 
 __all__ = _core.__all__ + [  # noqa: RUF005 (the form type checkers can read)
     "__version__",
     "cuda",
     "data",
+    "diagnostics",
     "functional",
     "gelu",
     "gelu_backward",
@@ -16,8 +26,19 @@ __all__ = _core.__all__ + [  # noqa: RUF005 (the form type checkers can read)
     "nn",
     "optim",
     "schedules",
+    "search",
     "show_config",
     "swish",
     "swish_backward",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TRAINING_LAYER:
+        return import_module(f"smelt.{name}")
+    raise AttributeError(f"module 'smelt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_TRAINING_LAYER})

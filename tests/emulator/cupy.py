@@ -46,6 +46,9 @@ class ndarray:
     def __add__(self, other):
         return ndarray(self.host + other.host, self.device.id)
 
+    def __mul__(self, number):
+        return ndarray(self.host * number, self.device.id)
+
     def __eq__(self, other):
         return ndarray(self.host == other.host, self.device.id)
 

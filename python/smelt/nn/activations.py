@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,15 @@ def _make_class(name: str) -> type[Activation]:
             raise TypeError(f"{type(self).__name__}: parameters are {', '.join(parameters) or 'none'}, got others")
         Activation.__init__(self, name, **{**parameters, **dict(zip(parameters, args, strict=False)), **given})
 
+    signature = inspect.Signature(
+        [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=v) for k, v in parameters.items()]
+    )
     defaults = "".join(f"{k} = {v:g}. " for k, v in parameters.items())
     doc = f"y = {info['formula']}, for arrays of any shape.\n\n{defaults}Raises TypeError or ValueError for parameters"
     doc += f" that smelt.{name} refuses.\nSource: {info['source']}."
     spelled = _SPELLED.get(name) or name.title().replace("_", "")
-    return type(spelled, (Activation,), {"__init__": __init__, "__doc__": doc, "__module__": __name__})
+    members = {"__init__": __init__, "__doc__": doc, "__module__": __name__, "__signature__": signature}
+    return type(spelled, (Activation,), members)
 
 
 _classes = {c.__name__: c for c in map(_make_class, _core.activations())}
@@ -74,6 +79,7 @@ class PReLU(Layer):
     """y = x if x > 0 else weight * x, the weight learned.
 
     channels: one weight for all (1), or one per channel on `axis`. init: where they begin.
+    Raises ValueError for an x with another number of channels.
     Source: He et al. 2015; torch.nn.PReLU.
     """
 
@@ -98,7 +104,7 @@ class PReLU(Layer):
 class RReLU(Layer):
     """y = x if x > 0 else a * x; a is drawn from U(lower, upper) per element in training, else (lower + upper) / 2.
 
-    rng: a smelt.Generator, or the seed of one.
+    rng: a smelt.Generator, or the seed of one. Raises ValueError for bounds that are no interval, in forward.
     Source: Xu et al. 2015; torch.nn.RReLU.
     """
 
@@ -127,7 +133,8 @@ class RReLU(Layer):
 class Maxout(Layer):
     """y[c] = max over k of x[k C + c], channels on `axis`: (N, num_pieces * C) becomes (N, C).
 
-    After Linear(n, num_pieces * C) it is the maxout unit. Source: Goodfellow et al. 2013.
+    After Linear(n, num_pieces * C) it is the maxout unit.
+    Raises ValueError where num_pieces does not divide the channels. Source: Goodfellow et al. 2013.
     """
 
     def __init__(self, num_pieces: int, *, axis: int = 1) -> None:

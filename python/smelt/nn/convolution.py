@@ -180,7 +180,9 @@ class Conv2D(LinearMap):
 class MaxPool2D(Layer):
     """The maximum of each window: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's. Ties: gradient to the first.
 
-    stride: the kernel's size unless given. Source: torch.nn.MaxPool2d.
+    stride: the kernel's size unless given.
+    Raises TypeError or ValueError for a kernel, stride, padding or dilation that is none, ValueError for an x of
+    another form or smaller than the kernel. Source: torch.nn.MaxPool2d.
     """
 
     fill = -np.inf
@@ -227,7 +229,7 @@ class MaxPool2D(Layer):
 class AvgPool2D(MaxPool2D):
     """The mean of each window, margins of zeros counted: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's.
 
-    stride: the kernel's size unless given. Source: torch.nn.AvgPool2d.
+    stride: the kernel's size unless given. Raises as MaxPool2D. Source: torch.nn.AvgPool2d.
     """
 
     fill = 0.0
@@ -245,7 +247,10 @@ class AvgPool2D(MaxPool2D):
 
 
 class GlobalAvgPool2D(Layer):
-    """The mean of each channel: (N, C, H, W) becomes (N, C). Source: Lin, Chen and Yan 2014."""
+    """The mean of each channel: (N, C, H, W) becomes (N, C).
+
+    Raises ValueError for an x of another form. Source: Lin, Chen and Yan 2014.
+    """
 
     def forward(self, x: Array) -> Array:
         if x.ndim != 4:

@@ -48,7 +48,10 @@ class Dropout(Layer):
 
 
 class MCDropout(Dropout):
-    """Dropout that drops in inference too: each forward is a sample. Source: Gal and Ghahramani 2016."""
+    """Dropout that drops in inference too: each forward is a sample. Raises as Dropout.
+
+    Source: Gal and Ghahramani 2016.
+    """
 
     always = True
 
@@ -57,7 +60,7 @@ class AlphaDropout(Dropout):
     """Dropout that keeps mean 0 and variance 1 of self-normalizing nets: kept a x + b, dropped a a' + b.
 
     a' = -1.7580993408473766, a = ((1 - p)(1 + p a'^2))^(-1/2), b = -a p a'; p = 1 gives 0.
-    Source: Klambauer et al. 2017; torch.nn.AlphaDropout.
+    Raises as Dropout. Source: Klambauer et al. 2017; torch.nn.AlphaDropout.
     """
 
     def forward(self, x: Array) -> Array:

@@ -100,7 +100,7 @@ def self_normalizing_mlp(
 ) -> Preset:
     """The self-normalizing configuration: LeCun's normal initialisation, SELU, no normalisation, alpha dropout, 1cycle.
 
-    Inputs must be standardised (smelt.data.standardize). Arguments as in mlp. Source: Klambauer et al. 2017.
+    Inputs must be standardised (smelt.data.standardize). Arguments and errors as in mlp. Source: Klambauer et al. 2017.
     """
     sizes = _sizes("self_normalizing_mlp", inputs, hidden, outputs)
     layers: list[Layer] = []
@@ -115,12 +115,12 @@ def self_normalizing_mlp(
 def low_latency_mlp(
     inputs: int, hidden: Sequence[int], outputs: int, *, max_lr: float | None = None, rng: int | None = None
 ) -> Preset:
-    """For fast predictions: leaky ReLU and batch norm, which `deploy` folds away. Arguments as in mlp."""
+    """For fast predictions: leaky ReLU and batch norm, which `deploy` folds away. Arguments and errors as in mlp."""
     return mlp(inputs, hidden, outputs, activation="leaky_relu", norm=True, max_lr=max_lr, rng=rng)
 
 
 def deploy(model: Sequential, dtype: Any = "float32") -> Sequential:
-    """A copy for inference: batch norm folded into the maps, dropout left out, arrays of dtype."""
+    """A copy for inference: batch norm folded into the maps, dropout off, arrays of dtype. TypeError for no dtype."""
     return model.fold().astype(dtype).eval()
 
 
@@ -135,7 +135,7 @@ def sparse_mlp(
 ) -> Preset:
     """For small models: L1 in training; afterwards prune(model, threshold) sets small weights to 0 and says how many.
 
-    Arguments as in mlp.
+    Arguments and errors as in mlp; ValueError for a negative l1.
     """
     preset = mlp(inputs, hidden, outputs, max_lr=max_lr, rng=rng)
     preset.regularisers = [L1(l1)]

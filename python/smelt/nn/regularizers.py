@@ -43,7 +43,7 @@ class L2:
 
 
 class L1(L2):
-    """penalty = strength * sum(abs(w)); adds strength * sign(w) to each gradient. Called as L2."""
+    """penalty = strength * sum(abs(w)); adds strength * sign(w) to each gradient. Called as L2, and raises as it."""
 
     def _slope(self, p: Parameter) -> Array:
         return namespace(p.data).sign(p.data)
