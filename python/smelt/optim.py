@@ -179,9 +179,10 @@ class Optimizer:
 
     def _step(self, grads: Sequence[Any] | None, grad_scale: float) -> None:
         if grads is None:
-            grads = [self._grad_of(p) for p in self.params]
+            grads = [p.grad if type(p) is Parameter else self._grad_of(p) for p in self.params]
         self._check_norm(self.max_grad_norm, self.nonfinite)
-        grad_scale = self._number(_GRAD_SCALE, grad_scale)
+        if type(grad_scale) is not float or grad_scale != 1:
+            grad_scale = self._number(_GRAD_SCALE, grad_scale)
         t = self.t if any(any(map(callable, group.values())) for group in self.groups) else 0
         steps = [self._step_of(group, t) for group in self.groups]
         norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite, grad_scale)

@@ -7,6 +7,7 @@ tell.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from smelt.nn.linear import LinearMap
 
 Pair = tuple[int, int]
 
-# Bytes of windows that are laid out at a time: half of an L2 cache.
+# Bytes of windows that are laid out at a time.
 TILE = 1 << 20
 
 
@@ -134,6 +135,10 @@ class Conv2D(LinearMap):
         return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
     def _matrices(self, windows: Array) -> Array:
+        """A tile of windows as matrices (im2col), in memory that the next tile takes over."""
+        if not windows.flags.c_contiguous:
+            windows, given = _scratch(windows), windows
+            windows[...] = given
         return windows.reshape(self.groups, -1, windows.shape[3] * windows.shape[4] * windows.shape[5])
 
     def map(self, x: Array) -> Array:
@@ -166,7 +171,8 @@ class Conv2D(LinearMap):
             if not self.frozen:
                 dweight += g @ self._matrices(tile).transpose(0, 2, 1)
             if dpadded is not None:
-                dtile = (weight.transpose(0, 2, 1) @ g).reshape(tile.shape)
+                dtile = _scratch(tile)
+                xp.matmul(weight.transpose(0, 2, 1), g, out=dtile.reshape(self.groups, -1, g.shape[-1]))
                 self.windows.add(dtile, dpadded[:, rows.start * self.windows.stride[0] :])
         if not self.frozen:
             self.weight.add_grad(dweight.reshape(self.weight.shape))
@@ -274,6 +280,25 @@ class Flatten(Layer):
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self._take()
         return grad.reshape(shape)
+
+
+class _Memory(threading.local):
+    """What a thread's convolutions lay windows out in: fresh memory would cost a page fault for every 4 KiB."""
+
+    def __init__(self) -> None:
+        self.by_dtype: dict[Any, Array] = {}
+
+
+_memory = _Memory()
+
+
+def _scratch(like: Array) -> Array:
+    """An array of this form, its contents of no meaning, until the thread asks for the next."""
+    if not isinstance(like, np.ndarray):
+        return namespace(like).empty(like.shape, like.dtype)
+    if like.size > _memory.by_dtype.get(like.dtype, like[:0]).size:
+        _memory.by_dtype[like.dtype] = np.empty(like.size, like.dtype)
+    return _memory.by_dtype[like.dtype][: like.size].reshape(like.shape)
 
 
 def _pair(layer: str, name: str, value: Any, least: int) -> Pair:

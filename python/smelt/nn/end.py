@@ -44,22 +44,21 @@ class End(Remembers):
         x, axis, order = in_memory_order(x, self.axis)
         activation = self.activation.spec if self.activation else None
         dropout: dict[str, Any] = {}
-        if self.dropout is not None and self.dropout.active:
+        if self.dropout is not None and (training or self.dropout.active):
             dropout = {"dropout": self.dropout.p, "rng": self.dropout.rng}
         if self.norm is None:
             bias = self.linear.bias.data if self.linear and self.linear.bias else None
             y, context = smelt.bias_act_forward(x, bias, activation, axis=axis, **dropout)
         elif training:
-            y, context = self._normalised(x, axis, activation, dropout)
+            y, context = self._normalised(self.norm, x, axis, activation, dropout)
         else:
-            y, context = self._inferred(x, axis, activation, dropout), None
+            y, context = self._inferred(self.norm, x, axis, activation, dropout), None
         self._saved = (order, context) if training else None
-        return as_given(y, order)
+        return y if order is None else as_given(y, order)
 
-    def _normalised(self, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> tuple[Array, Any]:
-        norm = self.norm
-        assert norm is not None
-        order = "act_bn" if self.activation_first else "bn_act"
+    def _normalised(
+        self, norm: BatchNorm, x: Array, axis: int, activation: Any, dropout: dict[str, Any]
+    ) -> tuple[Array, Any]:
         result: tuple[Array, Any] = smelt.batch_norm_forward(
             x,
             *norm.arrays,
@@ -67,7 +66,7 @@ class End(Remembers):
             norm.eps,
             axis=axis,
             activation=activation,
-            order=order,
+            order="act_bn" if self.activation_first else "bn_act",
             unbiased=norm.unbiased,
             frozen=norm.frozen,
             num_batches=int(norm.num_batches) if norm.momentum is None else None,
@@ -77,9 +76,7 @@ class End(Remembers):
             norm.num_batches += 1
         return result
 
-    def _inferred(self, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> Array:
-        norm = self.norm
-        assert norm is not None
+    def _inferred(self, norm: BatchNorm, x: Array, axis: int, activation: Any, dropout: dict[str, Any]) -> Array:
         if self.activation_first and activation is not None:
             x, activation = smelt.bias_act_forward(x, None, activation, axis=axis)[0], None
         y = smelt.batch_norm(x, *norm.arrays, norm.eps, axis=axis, activation=activation)
@@ -95,7 +92,7 @@ class End(Remembers):
         else:
             dx, *gradients = smelt.batch_norm_backward(grad, context)
             self.norm.add_grads(gradients)
-        return as_given(dx, order)
+        return dx if order is None else as_given(dx, order)
 
 
 def in_memory_order(x: Array, axis: int) -> tuple[Array, int, tuple[int, ...] | None]:

@@ -120,7 +120,10 @@ class Sequential(Layer):
 
     def _first_learning(self) -> int:
         for i, stage in enumerate(self._stages):
-            layers = [stage.linear, stage.end.norm] if isinstance(stage, Fused) else [stage]
+            linear = stage.linear if isinstance(stage, Fused) else stage
+            if isinstance(linear, LinearMap) and not linear.frozen:
+                return i  # the usual case, at once
+            layers = [linear, stage.end.norm] if isinstance(stage, Fused) else [stage]
             if any(layer is not None and _learns(layer) for layer in layers):
                 return i
         return len(self._stages)
