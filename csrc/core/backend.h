@@ -100,9 +100,9 @@ struct Clock {
 // What the user sets of one group's step.
 struct GroupStep {
     double values[OptimizerInfo::max_values];  // hyper-parameters; values[0] is the lr in force
-    double gradient_factor = 1;   // g *= gradient_factor: the sign of maximize, and what unscales
-    double coupled_decay = 0;     // g += coupled_decay * p
-    double decoupled_factor = 1;  // p *= decoupled_factor
+    double gradient_factor = 1;                // g *= gradient_factor: the sign of maximize, and what unscales
+    double coupled_decay = 0;                  // g += coupled_decay * p
+    double decoupled_factor = 1;               // p *= decoupled_factor
 };
 
 struct OptimizerStep {

@@ -15,7 +15,8 @@ struct Slices {
     T* state[OptimizerInfo::max_slots];
 };
 
-// One group's part of a step in the compute type. The order: unscale, clip and maximize (one factor), weight decay, update.
+// One group's part of a step in the compute type. The order: unscale, clip and maximize (one factor), weight decay,
+// update.
 template <template <class> class Formula, class T>
 struct Update {
     Formula<T> formula;
