@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import assert_identical
+from helpers import BFLOAT16, assert_identical
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -453,6 +453,22 @@ def test_nothing_of_a_frozen_model_gets_a_gradient(fuse):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_layers_in_modes_of_their_own():
+    """Batch norm in inference within a training model: fused as by itself."""
+    models = [
+        nn.Sequential(nn.Linear(5, 8), nn.BatchNorm(8), nn.ReLU(), nn.Dropout(0.5), rng=0, fuse=f) for f in (1, 0)
+    ]
+    x = 3 + np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    results = []
+    for model in models:
+        model(x)
+        model[1].eval()
+        model[3].eval()
+        results.append(model(x))
+        assert model[1].num_batches == 1
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_add_up():
     model = nn.Sequential(nn.Linear(5, 8), nn.ELU(), nn.Linear(8, 3), rng=0)
     x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
@@ -486,6 +502,45 @@ def test_monte_carlo():
     assert (abs(mean - exact) < 5 * std / 20 + 1e-3).all()
     p, _ = nn.monte_carlo(model, x, 10, transform=smelt.softmax)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_dropouts_of_a_folded_model_stay_apart():
+    model = nn.Sequential(nn.MCDropout(0.5), nn.Sequential(nn.MCDropout(0.5)), rng=0).eval()
+    x = np.ones((1, 10000), np.float32)
+    assert 0.2 < (model.fold()(x) != 0).mean() < 0.3
+    assert 0.2 < (model(x) != 0).mean() < 0.3
+
+
+def test_a_subclass_with_a_backward_of_its_own_is_not_joined():
+    class Reversed(nn.ReLU):
+        def backward(self, grad, *, input_grad=True):
+            return -super().backward(grad)
+
+    assert stages(nn.Linear(3, 3), Reversed()) == ["Linear", "Reversed"]
+
+
+def test_bfloat16():
+    model = mlp().astype("bfloat16")
+    x = np.random.default_rng(0).normal(size=(16, 5)).astype(BFLOAT16)
+    y = model(x)
+    assert y.dtype == BFLOAT16
+    assert model.backward(y).dtype == BFLOAT16
+    assert model[0].weight.grad.dtype == BFLOAT16
+    with pytest.raises(TypeError, match=r"Sequential.astype: dtype must be of floating numbers, got int8"):
+        model.astype("int8")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+def test_means_of_many_halves(dtype):
+    x = np.full((1, 2, 256, 256), 100, dtype)
+    for layer in (nn.GlobalAvgPool2D(), nn.AvgPool2D(256)):
+        np.testing.assert_array_equal(layer(x).ravel().astype(float), 100)
+        dx = layer.backward(np.full(layer.forward(x).shape, 60000, dtype)).astype(float)
+        np.testing.assert_allclose(dx, 60000 / 65536, rtol=1e-2)
+    prediction = np.ones((1024, 100), dtype)
+    grad = nn.huber(prediction, np.zeros_like(prediction))[1]
+    assert grad.dtype == dtype
+    np.testing.assert_allclose(grad.astype(float), 1 / 102400, rtol=2e-2)
 
 
 def test_mc_dropout_is_on_in_inference():

@@ -205,6 +205,17 @@ def test_arguments(options, error, text):
     assert_same_run(everything(model, optimizer), before)
 
 
+def test_an_optimizer_of_another_model_is_refused():
+    model, data, _ = setting()
+    other = smelt.optim.SGD(copy.deepcopy(model).parameters())
+    with pytest.raises(ValueError, match="optimizer must have been given parameters of the model"):
+        fit(model, data, other, epochs=1, progress=False)
+    half = model.astype("float16")
+    masters = smelt.optim.SGD(half.parameters(), master_weights=True)
+    with pytest.raises(ValueError, match="constraints must be none where the optimizer keeps master_weights"):
+        fit(half, data, masters, epochs=1, constraints=[nn.MaxNorm(1)], progress=False)
+
+
 # ---- history
 
 
@@ -226,6 +237,8 @@ def history_of(**figures):
         ({"loss": [2, math.nan]}, "not finite"),
         ({"loss": [2, 3, 4]}, "rises"),
         ({"loss": [2]}, "Too few"),
+        ({"loss": [0.5, 0.1, 0.05, 0.05], "val_loss": [0.5, 0.0, 0.1, 0.1]}, "Overfitting"),
+        ({"loss": [0.5, -1, -1, -1.02, -1.01], "val_loss": [0.5, -1, -1, -1.02, -1.01]}, "Well fitted"),
         ({"loss": [2, 1, 0.5, 0.4, 0.39, 0.39]}, "Well fitted"),
     ],
 )
@@ -282,6 +295,8 @@ def test_round_trip(tmp_path, dtype):
         ({"a": [{1: 2}]}, r"save: state.a.0 must have plain strings as keys, got 1"),
         ({"__array__": 1}, "plain strings as keys"),
         ({"a": {"f": print}}, "save: state.a.f must be"),
+        ({"a": np.zeros(3, complex)}, "save: state.a must be an array of numbers, got one of complex128"),
+        ({"a": np.array(["x"])}, "save: state.a must be an array of numbers"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, state, text):
@@ -291,6 +306,15 @@ def test_what_cannot_be_saved(tmp_path, state, text):
         save(path, state)
     assert load(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["state.safetensors"]
+
+
+def test_names_with_dots_and_bytes_of_another_order(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save(path, {"a.b": np.zeros(2), "a": {"b": np.ones(2), "swapped": np.arange(3.0).astype(">f8")}})
+    loaded = load(path)
+    np.testing.assert_array_equal(loaded["a.b"], 0)
+    np.testing.assert_array_equal(loaded["a"]["b"], 1)
+    np.testing.assert_array_equal(loaded["a"]["swapped"], [0, 1, 2])
 
 
 def test_damage_is_seen(tmp_path):
@@ -369,6 +393,76 @@ def test_resuming_anywhere(tmp_path, monkeypatch, stop_at, accumulate):
     history = fit(model, data, optimizer, checkpoint=path, checkpoint_every=1, **options)
     assert history.state_dict() == whole.state_dict()
     assert_same_run(everything(model, optimizer), expected)
+
+
+def test_resuming_with_batches_to_validate_on(tmp_path):
+    """Each evaluation sees them as the one before did, whatever their own epoch."""
+    histories = []
+    for parts in ([4], [2, 4]):
+        for epochs in parts:
+            model, data, optimizer = setting()
+            validation = Batches(*toy(64, seed=5), batch_size=10, drop_last=True, seed=3)
+            path = tmp_path / f"{len(parts)}.safetensors"
+            history = fit(model, data, optimizer, epochs=epochs, validation=validation, checkpoint=path, progress=False)
+        histories.append(history.state_dict())
+    assert histories[0] == histories[1]
+
+
+def test_resuming_in_the_process_that_was_interrupted(tmp_path):
+    """Gradients of batches whose step was not taken are forgotten."""
+    path = tmp_path / "run.safetensors"
+    model, data, optimizer = setting()
+    fit(model, data, optimizer, epochs=2, accumulate=2, progress=False)
+    expected = everything(model, optimizer)
+    model, data, optimizer = setting()
+    calls = 0
+
+    def interrupted(prediction, target):
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return smelt.cross_entropy(prediction, target)
+
+    options = {"epochs": 2, "accumulate": 2, "checkpoint": path, "checkpoint_every": 1, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, optimizer, loss=interrupted, metrics={}, **options)
+    fit(model, data, optimizer, **options)
+    assert_same_run(everything(model, optimizer), expected)
+
+
+def test_layers_stay_frozen_or_not(tmp_path):
+    def thaw(run):
+        if run.epoch == 1:
+            run.model.unfreeze()
+
+    ends = []
+    for parts in ([3], [2, 3]):
+        for epochs in parts:
+            model, data, optimizer = setting()
+            model[0].freeze()
+            target = tmp_path / f"{len(parts)}.safetensors"
+            fit(model, data, optimizer, epochs=epochs, callbacks=[thaw], checkpoint=target, progress=False)
+        ends.append(everything(model, optimizer))
+    assert_same_run(*ends)
+
+
+def test_a_loss_that_is_not_a_number_is_no_best():
+    model, data, optimizer = setting()
+    x, t = toy(40, seed=5)
+    calls = 0
+
+    def loss(prediction, target):
+        nonlocal calls
+        value, grad = smelt.cross_entropy(prediction, target)
+        calls += not model.training
+        return (value * np.float32(np.nan) if calls == 1 and not model.training else value), grad
+
+    history = fit(
+        model, data, optimizer, epochs=6, loss=loss, metrics={}, validation=(x, t), patience=3, progress=False
+    )
+    assert math.isnan(history["val_loss"][0])
+    assert len(history) > 4
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -469,6 +563,9 @@ def test_layer_wise_pretraining(noise):
     assert changed == ["0.weight", "0.bias", "2.weight", "2.bias"]
     y = model(x)
     model.backward(np.ones_like(y))  # it is as usable as before
+    flat = nn.Sequential(nn.Flatten(), *model, rng=0, reset=False).eval()
+    pretrain_layers(flat, x.reshape(-1, 3, 4), epochs=1, progress=False)
+    assert not any(layer.training for _, layer in flat.layers())
     with pytest.raises(ValueError, match="noise must be a number in"):
         pretrain_layers(model, x, epochs=1, noise=1.0)
     with pytest.raises(ValueError, match="at least two Linear"):
@@ -514,6 +611,13 @@ def test_what_presets_are_made_of():
         nn.mlp(6, [0], 3)
     with pytest.raises(ValueError, match="optimizer must be 'nadam' or 'rmsprop' or 'nesterov', got 'adam'"):
         nn.mlp(6, [3], 3, optimizer="adam")
+
+
+def test_presets_follow_growing_batches():
+    preset = nn.mlp(6, [16], 3, rng=0)
+    data = Batches(*toy(), batch_size=schedules.growing_batch(10, 2, 1))
+    history = preset.fit(data, epochs=4, progress=False)
+    assert history["lr"][-1] < 1e-6
 
 
 def test_low_latency():

@@ -15,6 +15,17 @@ def factor_for(x: Array, value: float) -> Any:
     return np.float32(value) if x.dtype.itemsize == 2 else value
 
 
+def product(a: Array, b: Array) -> Array:
+    """a @ b in their dtype: NumPy multiplies bfloat16 into float32."""
+    c = a @ b
+    return c if c.dtype == a.dtype else c.astype(a.dtype)
+
+
+def mean(x: Array, axis: int | tuple[int, ...]) -> Array:
+    """The mean over axes in the dtype of x; half types are added up in float32."""
+    return x.mean(axis=axis, dtype=np.float32 if x.dtype.itemsize == 2 else x.dtype).astype(x.dtype, copy=False)
+
+
 def namespace(x: Array) -> Any:
     """The library of an array, numpy or cupy, to call by the names that both have.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import smelt
-from smelt._arrays import Array, namespace
+from smelt._arrays import Array, factor_for, mean, namespace
 from smelt._checks import integer
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
@@ -244,11 +244,11 @@ class AvgPool2D(MaxPool2D):
         super().__init__(kernel_size, stride, padding)
 
     def _reduce(self, windows: Array) -> tuple[Array, Any]:
-        return windows.mean(axis=(1, 2), dtype=windows.dtype), None
+        return mean(windows, (1, 2)), None
 
     def _spread(self, grad: Array, context: Any) -> Array:
         kh, kw = self.windows.kernel
-        share = grad / grad.dtype.type(kh * kw)
+        share = (grad / factor_for(grad, kh * kw)).astype(grad.dtype)
         return namespace(grad).broadcast_to(share[:, None, None], (len(grad), kh, kw, *grad.shape[1:]))
 
 
@@ -261,13 +261,13 @@ class GlobalAvgPool2D(Layer):
     def forward(self, x: Array) -> Array:
         if x.ndim != 4:
             raise ValueError(f"GlobalAvgPool2D: x must have shape (N, channels, height, width), got {tuple(x.shape)}")
-        self._saved = (x.shape, x.dtype) if self.training else None
-        return x.mean(axis=(2, 3))
+        self._saved = (x.shape,) if self.training else None
+        return mean(x, (2, 3))
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        shape, dtype = self._take()
-        mean = grad / dtype.type(shape[2] * shape[3])
-        return namespace(grad).broadcast_to(mean[:, :, None, None], shape)
+        (shape,) = self._take()
+        share = (grad / factor_for(grad, shape[2] * shape[3])).astype(grad.dtype)
+        return namespace(grad).broadcast_to(share[:, :, None, None], shape)
 
 
 class Flatten(Layer):

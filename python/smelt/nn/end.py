@@ -44,12 +44,12 @@ class End(Remembers):
         x, axis, order = in_memory_order(x, self.axis)
         activation = self.activation.spec if self.activation else None
         dropout: dict[str, Any] = {}
-        if self.dropout is not None and (training or self.dropout.active):
+        if self.dropout is not None and self.dropout.active:
             dropout = {"dropout": self.dropout.p, "rng": self.dropout.rng}
         if self.norm is None:
             bias = self.linear.bias.data if self.linear and self.linear.bias else None
             y, context = smelt.bias_act_forward(x, bias, activation, axis=axis, **dropout)
-        elif training:
+        elif training or self.norm.training:
             y, context = self._normalised(self.norm, x, axis, activation, dropout)
         else:
             y, context = self._inferred(self.norm, x, axis, activation, dropout), None
@@ -68,11 +68,11 @@ class End(Remembers):
             activation=activation,
             order="act_bn" if self.activation_first else "bn_act",
             unbiased=norm.unbiased,
-            frozen=norm.frozen,
+            frozen=norm.frozen or not norm.training,
             num_batches=int(norm.num_batches) if norm.momentum is None else None,
             **dropout,
         )
-        if not norm.frozen and x.size:
+        if norm.training and not norm.frozen and x.size:
             norm.num_batches += 1
         return result
 

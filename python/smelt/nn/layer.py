@@ -178,10 +178,14 @@ class Layer(Remembers):
     def astype(self: Self, dtype: Any) -> Self:
         """Turns all floating arrays into dtype, batch norm's into float32 where that is a half type.
 
-        To be called before an optimizer is given the parameters.
+        To be called before an optimizer is given the parameters. Raises TypeError for another kind of dtype.
         """
         dtype = np.dtype(_interop.numpy_dtype(dtype))
-        return self._convert(lambda layer, a: a if a.dtype.kind in "iu" else a.astype(layer.dtype_within(dtype)))
+        if dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            raise TypeError(f"{type(self).__name__}.astype: dtype must be of floating numbers, got {dtype}")
+        return self._convert(
+            lambda layer, a: a if a.dtype.kind in "iu" else a.astype(layer.dtype_within(dtype), copy=False)
+        )
 
     def to(self: Self, library: Any) -> Self:
         """Turns all arrays into those of a library, `cupy` or `numpy`. To be called before an optimizer is made."""

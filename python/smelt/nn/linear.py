@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from smelt import _interop, init
-from smelt._arrays import Array
+from smelt._arrays import Array, product
 from smelt._parameter import Parameter
 from smelt.nn.end import End
 from smelt.nn.layer import Layer, Seeds
@@ -93,16 +93,16 @@ class Linear(LinearMap):
             raise ValueError(f"Linear: x must have shape (..., {self.weight.shape[0]}), got {tuple(x.shape)}")
         self._check(x)
         self._saved = (x,) if self.training else None
-        return x @ self.weight.data
+        return product(x, self.weight.data)
 
     def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
         (x,) = self._take()
         if not self.frozen:
             if x.ndim == 2:
-                self.weight.add_grad(x.T @ grad)
+                self.weight.add_grad(product(x.T, grad))
             else:
-                self.weight.add_grad(x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1]))
-        return grad @ self.weight.data.T if input_grad else None
+                self.weight.add_grad(product(x.reshape(-1, x.shape[-1]).T, grad.reshape(-1, grad.shape[-1])))
+        return product(grad, self.weight.data.T) if input_grad else None
 
     def __repr__(self) -> str:
         n, m = self.weight.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smelt._arrays import Array, namespace
+from smelt._arrays import Array, factor_for, namespace
 from smelt._checks import POSITIVE, choice, number
 from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
 
@@ -34,7 +34,7 @@ def huber(pred: Array, target: Array, delta: float = 1.0, *, reduction: str = "m
     number("huber: delta", delta, POSITIVE)
     xp = _checked("huber", pred, target, reduction)
     d = pred - target
-    clipped = xp.clip(d, -delta, delta)
+    clipped = xp.clip(d, -delta, delta).astype(d.dtype)
     return _reduced(xp, clipped * (d - 0.5 * clipped), clipped, reduction)
 
 
@@ -53,7 +53,7 @@ def _reduced(xp: Any, loss: Array, grad: Array, reduction: str) -> tuple[Array, 
         return wide, grad
     if reduction == "sum":
         return xp.asarray(wide.sum()), grad
-    return xp.asarray(wide.mean()), (grad / loss.size).astype(grad.dtype)
+    return xp.asarray(wide.mean()), (grad / factor_for(grad, loss.size)).astype(grad.dtype)
 
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber", "mse_loss"]

@@ -53,7 +53,7 @@ class Preset:
         if options.get("validation") is not None:
             options.setdefault("patience", self.patience)
         options.setdefault("regularisers", self.regularisers)
-        steps = max(1, epochs * -(-len(data) // options.get("accumulate", 1)))
+        steps = max(1, sum(-(-data.length(epoch) // options.get("accumulate", 1)) for epoch in range(epochs)))
         return fit(self.model, data, self.make_optimizer(steps), epochs=epochs, **options)
 
 

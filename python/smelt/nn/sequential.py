@@ -106,15 +106,18 @@ class Sequential(Layer):
         W' = W weight / sqrt(running_var + eps), b' = (b - running_mean) weight / sqrt(running_var + eps) + bias.
         Source: smelt.fold_batch_norm.
         """
+        return copy.deepcopy(self)._folded()
+
+    def _folded(self) -> Sequential:
         folded: list[Layer] = []
-        for layer in map(copy.deepcopy, self._layers):
+        for layer in self._layers:
             if isinstance(layer, BatchNorm) and folded and isinstance(folded[-1], LinearMap):
                 folded[-1] = _with_norm(folded[-1], layer)
             elif isinstance(layer, Sequential):
-                folded.append(layer.fold())
+                folded.append(layer._folded())
             else:
                 if isinstance(layer, Residual):
-                    layer.fold()
+                    layer._fold()
                 folded.append(layer)
         return Sequential(*folded, reset=False).eval()
 
@@ -165,12 +168,12 @@ class Residual(Layer):
             dside = self.shortcut.backward(dside, input_grad=input_grad)
         return dx + dside if input_grad else None
 
-    def fold(self) -> None:
+    def _fold(self) -> None:
         """Folds the batch norms of body and shortcut, in place."""
         if isinstance(self.body, Sequential):
-            self.body = self.body.fold()
+            self.body = self.body._folded()
         if isinstance(self.shortcut, Sequential):
-            self.shortcut = self.shortcut.fold()
+            self.shortcut = self.shortcut._folded()
 
 
 def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
@@ -214,7 +217,7 @@ def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
 
     def take(kind: Any) -> Any:
         nonlocal at
-        if at < len(layers) and isinstance(layers[at], kind) and type(layers[at]).forward in _FUSIBLE:
+        if at < len(layers) and isinstance(layers[at], kind) and _is_fusible(type(layers[at])):
             at += 1
             return layers[at - 1]
         return None
@@ -233,5 +236,9 @@ def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
         yield Fused(linear, End(axis, linear if norm is None else None, norm, activation, dropout, activation_first))
 
 
-# The forwards that a fused call stands for: a subclass with another one is left by itself.
-_FUSIBLE = {c.forward for c in (LinearMap, BatchNorm, Activation, Dropout)}
+# What a fused call stands for: a subclass with a forward or backward of its own is left by itself.
+_FUSIBLE = {(c.forward, c.backward) for c in (LinearMap, BatchNorm, Activation, Dropout)}
+
+
+def _is_fusible(kind: type[Layer]) -> bool:
+    return (kind.forward, kind.backward) in _FUSIBLE

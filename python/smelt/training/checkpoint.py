@@ -91,9 +91,13 @@ def _without_arrays(node: Any, name: str, arrays: dict[str, Any]) -> Any:
     if not hasattr(node, "dtype"):
         raise TypeError(f"save: state{name} must be an array or a plain value, got {type(node).__name__}")
     array = np.ascontiguousarray(node.get() if hasattr(node, "get") else node).reshape(node.shape)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"save: state{name} must be an array of numbers, got one of {array.dtype}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     bfloat16 = array.dtype.name == "bfloat16"  # safetensors' NumPy side cannot read it
-    arrays[name.lstrip(".")] = array.view(np.uint16) if bfloat16 else array
-    return {"__array__": name.lstrip("."), "__bfloat16__": bfloat16}
+    key = f"{len(arrays)}{name}"  # the number tells apart what dots in keys make alike
+    arrays[key] = array.view(np.uint16) if bfloat16 else array
+    return {"__array__": key, "__bfloat16__": bfloat16}
 
 
 def _with_arrays(node: Any, arrays: dict[str, Any]) -> Any:

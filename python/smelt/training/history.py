@@ -62,12 +62,12 @@ class History:
         if "val_loss" in self:
             val = self["val_loss"]
             best = min(range(len(val)), key=val.__getitem__)
-            if val[-1] > 1.1 * val[best] and best < len(val) - 1:
+            if val[-1] - val[best] > 0.1 * abs(val[best]):
                 said.append(
-                    f"Overfitting: the validation loss was lowest after epoch {best + 1} and has risen by "
-                    f"{val[-1] / val[best] - 1:.0%} since; stop there, regularise, or find more data."
+                    f"Overfitting: the validation loss was lowest, {val[best]:.3g}, after epoch {best + 1}, and has "
+                    f"risen to {val[-1]:.3g} since; stop there, regularise, or find more data."
                 )
-            elif val[-1] > 1.5 * loss[-1] and not said:
+            elif val[-1] - loss[-1] > 0.5 * abs(loss[-1]) and not said:
                 said.append("A gap: the validation loss is well above the training loss; regularisation may narrow it.")
         return " ".join(said) or "Well fitted: the losses have levelled off, and validation keeps up with training."
 

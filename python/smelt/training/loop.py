@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from smelt._arrays import Array
 from smelt._checks import integer
 from smelt._core import cross_entropy
+from smelt.data import Batches
 from smelt.nn.layer import Layer
 from smelt.optim import Optimizer
 from smelt.training import checkpoint as checkpoints
@@ -37,10 +39,12 @@ def evaluate(
 ) -> Metrics:
     """The mean loss and metrics of a model's predictions in inference mode, over all samples.
 
-    data: a pair (x, target), or an iterable of batches of them. The model's modes are left as they were.
+    data: a pair (x, target), or an iterable of batches of them. The model's modes, and the place of
+    smelt.data.Batches, are left as they were.
     Raises ValueError where there are no samples.
     """
     modes = [(layer, layer.training) for _, layer in model.layers()]
+    place = data.state_dict() if isinstance(data, Batches) else {}
     model.eval()
     sums: dict[str, Any] = {}
     count = 0
@@ -54,6 +58,8 @@ def evaluate(
     finally:
         for layer, mode in modes:
             layer.training = mode
+        if isinstance(data, Batches):
+            data.load_state_dict(place)
     if not count:
         raise ValueError("evaluate: data must hold at least one sample, got none")
     return {name: float(value) / count for name, value in sums.items()}
@@ -78,6 +84,7 @@ class Run:
         self.model, self.data, self.optimizer, self.loss = model, data, optimizer, loss
         self.accumulate = accumulate
         self._parameters = model.parameters()
+        model.zero_grad()
         self.scale = LossScale(scale)
         self.history = History()
         self.epoch = self.step = 0
@@ -133,7 +140,7 @@ class Run:
         if patience is None:
             return
         value = figures["val_loss"]
-        if self.best is None or value < self.best["value"]:
+        if self.best is None or value < self.best["value"] or math.isnan(self.best["value"]):
             self.best = {"value": value, "epoch": self.epoch, "model": self.model.state_dict()}
             self.patience_left = patience
         else:
@@ -154,6 +161,7 @@ class Run:
             "data": self.data.state_dict(),
             "scale": self.scale.state_dict(),
             "history": self.history.state_dict(),
+            "frozen": [layer.frozen for _, layer in self.model.layers()],
             "epoch": self.epoch,
             "step": self.step,
             "total": float(self.total),
@@ -187,6 +195,8 @@ class Run:
         self.history.load_state_dict(state["history"])
         for one, saved in zip([*generators, *schedules], state["generators"] + state["schedules"], strict=True):
             one.load_state_dict(saved)
+        for (_, layer), frozen in zip(self.model.layers(), state["frozen"], strict=True):
+            layer.frozen = frozen
         for name in ("epoch", "step", "total", "samples", "stop", "patience_left", "best"):
             setattr(self, name, state[name])
 
@@ -226,7 +236,7 @@ def fit(
     """
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss is cross_entropy else {}
-    _check(epochs, validation, patience, accumulate, checkpoint_every, loss_scale, optimizer)
+    _check(model, optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
     run = Run(model, data, optimizer, loss, accumulate, loss_scale)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load_state_dict(checkpoints.load(checkpoint))
@@ -260,7 +270,15 @@ def fit(
 
 
 def _check(
-    epochs: Any, validation: Any, patience: Any, accumulate: Any, every: Any, loss_scale: Any, optimizer: Any
+    model: Layer,
+    optimizer: Optimizer,
+    epochs: Any,
+    validation: Any,
+    patience: Any,
+    constraints: Any,
+    accumulate: Any,
+    loss_scale: Any,
+    every: Any,
 ) -> None:
     integer("fit: epochs", epochs)
     integer("fit: accumulate", accumulate, least=1)
@@ -270,6 +288,13 @@ def _check(
             raise ValueError("fit: validation must be given where patience is, got none")
     if every is not None:
         integer("fit: checkpoint_every", every, least=1)
+    learned = {id(p) for p in optimizer.params}
+    if not any(id(p) in learned for p in model.parameters()):
+        raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
+    if constraints and optimizer.master_weights:
+        raise ValueError(
+            "fit: constraints must be none where the optimizer keeps master_weights, for those stay as they are"
+        )
     if loss_scale is not None and optimizer.nonfinite != "skip":
         raise ValueError(f"fit: loss_scale needs an optimizer made with nonfinite='skip', got {optimizer.nonfinite!r}")
 

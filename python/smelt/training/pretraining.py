@@ -84,6 +84,8 @@ def pretrain_layers(
         raise ValueError(f"pretrain_layers: model must have at least two Linear layers, got {len(starts)}")
     number("pretrain_layers: noise", noise, BELOW_ONE)
     histories = []
+    modes = [(layer, layer.training) for _, layer in model.layers()]
+    x = _outputs(list(model)[: starts[0]], x)
     for k, (first, end) in enumerate(pairwise(starts)):
         block = list(model)[first:end]
         encoder = block[0]
@@ -97,6 +99,8 @@ def pretrain_layers(
         optimizer = make_optimizer(autoencoder.parameters())
         histories.append(fit(autoencoder, data, optimizer, epochs=epochs, loss=mse_loss, metrics={}, progress=progress))
         x = _outputs(block, x)
+    for layer, mode in modes:
+        layer.training = mode
     return histories
 
 
@@ -116,5 +120,4 @@ class _Scaled(Layer):
 def _outputs(block: Sequence[Layer], x: Array) -> Array:
     for layer in block:
         x = layer.eval().forward(x)
-        layer.train()
     return x
