@@ -337,8 +337,7 @@ public:
                     const std::string& nonfinite, double grad_scale) {
         const Nonfinite policy = nonfinite_of(nonfinite, name_ + ": nonfinite");
         const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
-        grad_scale_ = grad_scale;
-        const std::vector<GroupStep> steps = read_groups(groups);
+        const std::vector<GroupStep> steps = read_groups(groups, grad_scale);
         const py::tuple gradients = arrays_of(grads, name_ + ".step: grads");
         std::vector<py::object> keep;
         look_up(gradients, keep);
@@ -366,12 +365,13 @@ public:
         step.capturable = capturable_;
         work([&](const Backend& b) { b.optimizer_step(table, step); });
         clocks_.count(!step.skip && !capturable_);
+        grad_scale_ = grad_scale;
         return norm ? norm->object(false) : py::none();
     }
 
     // The hyper-parameters that the next replay of a captured step reads.
     void set_groups(const py::list& groups) {
-        const std::vector<GroupStep> steps = read_groups(groups);
+        const std::vector<GroupStep> steps = read_groups(groups, grad_scale_);
         const OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
         work([&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true), step); });
     }
@@ -432,7 +432,7 @@ private:
         tensors_.push_back(t);
     }
 
-    std::vector<GroupStep> read_groups(const py::list& groups) const {
+    std::vector<GroupStep> read_groups(const py::list& groups, double grad_scale) const {
         if (groups.size() != slots_.size()) {
             fail<py::value_error>(name_, ".step: groups must stay the ", slots_.size(), " it was made with, got ",
                                   groups.size());
@@ -445,7 +445,7 @@ private:
             GroupStep& s = steps[g];
             read_values(group[0], s.values);
             const double weight_decay = decay < 0 ? 0 : s.values[decay];
-            s.gradient_factor = maximize ? -grad_scale_ : grad_scale_;
+            s.gradient_factor = maximize ? -grad_scale : grad_scale;
             s.coupled_decay = decoupled ? 0 : weight_decay;
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);

@@ -39,7 +39,8 @@ def _cupy_for(x: Any) -> Any:
     return cupy
 
 
-def numpy_dtype(dtype: str) -> Any:
+def numpy_dtype(dtype: Any) -> Any:
+    """What NumPy takes for a dtype that may be called bfloat16, a name that it knows from ml_dtypes alone."""
     if dtype == "bfloat16":
         import ml_dtypes
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from smelt.bench.machine import environment, machine
 
 # In elements of float32, per array: in L2, in L3, in DRAM.
 SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}
@@ -31,46 +30,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _machine(peers: tuple[str, ...] = ("torch", "jax", "numexpr", "numba")) -> dict[str, str]:
-    """The machine and the versions, for whoever reads the figures."""
-    import numpy as np
-
-    from smelt import _core
-    from smelt.bench.cases import optional
-
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
-        named = {k.strip(): v.strip() for k, v in fields.items()}
-        processor = (
-            f"{named.get('model name', processor)} (family {named.get('cpu family')}, model {named.get('model')})"
-        )
-    versions = {"numpy": np.__version__, "python": platform.python_version()}
-    for peer in peers:
-        if module := optional(peer):
-            versions[peer] = getattr(module, "__version__", "unknown")
-    return {
-        "processor": processor,
-        "cores": str(os.cpu_count()),
-        "instruction set": _core.build_info()["isa"],
-        "compiler": _core.build_info()["compiler"],
-        "smelt": _core.build_info()["version"],
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
-    }
-
-
-def _commit() -> str:
-    """That of the working directory, or what SMELT_COMMIT says of a copy of it without its history."""
-    commit = os.environ.get("SMELT_COMMIT", "")
-    if not commit and (git := shutil.which("git")):
-        found = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        commit = found.stdout.strip()
-    return commit or "unknown"
-
-
 def _work(args: argparse.Namespace) -> None:
     """Measures with one thread count, in a process of its own; prints JSON lines."""
     import numpy as np
@@ -82,7 +41,7 @@ def _work(args: argparse.Namespace) -> None:
     smelt.set_num_threads(args.worker)
     if torch := optional("torch"):
         torch.set_num_threads(args.worker)
-    print(json.dumps({"machine": _machine()}), flush=True)
+    print(json.dumps({"machine": machine()}), flush=True)
     for case in all_cases():
         if args.only not in case.name:
             continue
@@ -104,22 +63,6 @@ def _work(args: argparse.Namespace) -> None:
             print(json.dumps(row), flush=True)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Equal thread counts for all; and where smelt is held to less than AVX-512, so are the others."""
-    import numpy as np
-
-    names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
-    limits = {f"{name}_NUM_THREADS": str(threads) for name in names}
-    xla = ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
-    if os.environ.get("SMELT_ISA") in ("baseline", "avx2"):
-        found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]  # names differ between NumPy's versions
-        limits["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in found if f.startswith("AVX512") or f == "X86_V4")
-        limits["ATEN_CPU_CAPABILITY"] = "avx2"
-        limits["ONEDNN_MAX_CPU_ISA"] = "AVX2"
-        xla.append("--xla_cpu_max_isa=AVX2")
-    return {**os.environ, **limits, "XLA_FLAGS": " ".join(xla)}
-
-
 def main() -> None:
     args = _arguments()
     if args.device == "cuda":
@@ -128,7 +71,7 @@ def main() -> None:
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         from smelt.bench.cuda import run as cuda_run
 
-        cuda_run.run(args, _machine(cuda_run.PEERS))
+        cuda_run.run(args, machine(cuda_run.PEERS))
         return
     if args.worker:
         _work(args)
@@ -140,7 +83,7 @@ def main() -> None:
         command = [sys.executable, "-m", "smelt.bench", *sys.argv[1:], "--worker", str(threads)]
         print(f"\n{threads} thread{'s' if threads > 1 else ''}")
         first = True
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(threads)) as worker:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(threads)) as worker:
             for line in worker.stdout or ():
                 item = json.loads(line)
                 if "machine" in item:

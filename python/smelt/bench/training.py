@@ -20,8 +20,8 @@ import numpy as np
 
 import smelt
 from smelt import data, nn
-from smelt.bench.__main__ import _environment, _machine
 from smelt.bench.cases import optional
+from smelt.bench.machine import environment, machine
 from smelt.bench.timing import measure
 from smelt.training import Run, fit
 
@@ -132,7 +132,7 @@ def work(threads: int) -> None:
     smelt.set_num_threads(threads)
     if torch := optional("torch"):
         torch.set_num_threads(threads)
-    print(json.dumps(_machine(("torch",))), flush=True)
+    print(json.dumps(machine(("torch",))), flush=True)
     for name, calls in contests().items():
         seconds = measure(calls, 4.0, settle=0.03)
         steps = STEPS * (EPOCHS if name == DENSE else 1)
@@ -151,9 +151,8 @@ def main() -> None:
     results: dict[str, Any] = {"rows": []}
     for threads in sorted({1, os.cpu_count() or 1}):
         command = [sys.executable, "-m", "smelt.bench.training", "--worker", str(threads)]
-        run = subprocess.run(command, env=_environment(threads), stdout=subprocess.PIPE, text=True, check=True)
-        machine, *rows = map(json.loads, run.stdout.splitlines())
-        results["machine"] = machine
+        run = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True)
+        results["machine"], *rows = map(json.loads, run.stdout.splitlines())
         results["rows"] += rows
         for row in rows:
             first = next(iter(row["ms"].values()))

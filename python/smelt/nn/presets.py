@@ -121,7 +121,7 @@ def low_latency_mlp(
 
 def deploy(model: Sequential, dtype: Any = "float32") -> Sequential:
     """A copy for inference: batch norm folded into the maps, dropout off, arrays of dtype. TypeError for no dtype."""
-    return model.fold().astype(dtype).eval()
+    return model.fold().astype(dtype)
 
 
 def sparse_mlp(

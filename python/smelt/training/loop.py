@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
 class Run:
     """A training run between two steps: all that a checkpoint holds, and what callbacks may look at and change.
 
-    `stop = True` ends it after the epoch. `step` counts the optimizer's updates.
+    `stop = True` ends it after the epoch. `step` counts the optimizer's steps, those that it skipped
+    included.
     """
 
     def __init__(self, model: Layer, data: Any, optimizer: Optimizer, loss: Loss, accumulate: int, scale: Any) -> None:
@@ -99,11 +101,7 @@ class Run:
         batches = 0  # since the last step
         length = len(self.data)
         for x, target in self.data:
-            if self.scale.dynamic:
-                with np.errstate(over="ignore", invalid="ignore"):  # expected: overflow makes the scale fall
-                    loss = self._gradients(x, target)
-            else:
-                loss = self._gradients(x, target)
+            loss = self._gradients(x, target)
             self.total = self.total + np.float64(len(x)) * loss
             self.samples += len(x)
             batches += 1
@@ -124,8 +122,10 @@ class Run:
 
     def _gradients(self, x: Array, target: Any) -> Array:
         """The loss of a batch, its gradients added to those of the parameters."""
-        loss, grad = self.loss(self.model.forward(x), target)
-        self.model.backward(self.scale.apply(grad), input_grad=False)
+        # Of a dynamic scale overflow is expected: it makes the scale fall.
+        with np.errstate(over="ignore", invalid="ignore") if self.scale.dynamic else nullcontext():
+            loss, grad = self.loss(self.model.forward(x), target)
+            self.model.backward(self.scale.apply(grad), input_grad=False)
         return loss
 
     def end_epoch(self) -> float:
