@@ -110,7 +110,7 @@ class DeviceOptimizer:
 
     def step(self, grads, **options):
         known = {id(a): b for a, b in self._arrays}
-        grads = [g if g is None else known.get(id(g)) or to_device(g, self._device) for g in grads]
+        grads = [known[id(g)] if id(g) in known else g if g is None else to_device(g, self._device) for g in grads]
         try:
             self._optimizer.step(grads, **options)
         finally:

@@ -242,6 +242,30 @@ def test_losses(name, reduction):
         ),
         (lambda: nn.Conv2D(1, 2, 3)(np.ones((1, 1, 2, 5), "f4")), ValueError, "as large as the kernel, got 2 x 5"),
         (lambda: nn.Conv2D(3, 2, 3, groups=2), ValueError, "Conv2D: groups must divide 3 and 2 channels, got 2"),
+        (lambda: nn.Conv2D(3, 2, 3, groups=0), ValueError, "Conv2D: groups must be an integer >= 1, got 0"),
+        (lambda: nn.Conv2D(-3, 2, 3), ValueError, "Conv2D: in_channels must be an integer >= 1, got -3"),
+        (lambda: nn.MaxPool2D(2, 0), ValueError, "MaxPool2D: stride must be an integer >= 1, got 0"),
+        (lambda: nn.Linear("3", 2), TypeError, "Linear: in_features must be an integer >= 0, got '3'"),
+        (lambda: nn.Linear(3, 2, init="he"), TypeError, "Linear: init must be an initialiser of smelt.init, got 'he'"),
+        (lambda: nn.Linear(3, 2, rng="a"), TypeError, "Linear: rng must be a seed, a numpy.random.Generator or None"),
+        (lambda: nn.Dropout(rng=-1.5), TypeError, "Dropout: rng must be a seed"),
+        (lambda: nn.Sequential(rng=-1), ValueError, "Sequential: rng must be a seed >= 0, got -1"),
+        (lambda: nn.BatchNorm(3, momentum=2), ValueError, r"BatchNorm: momentum must be a number in \[0, 1\], got 2"),
+        (lambda: nn.BatchNorm(3, axis=2)(np.ones((3, 4), "f4").T), ValueError, "axis must be an axis of an array of 2"),
+        (lambda: nn.PReLU(3, axis=2)(np.ones((3, 4), "f4").T), ValueError, "axis must be an axis of an array of 2"),
+        (lambda: nn.PReLU(0), ValueError, "PReLU: channels must be an integer >= 1, got 0"),
+        (lambda: nn.RReLU(0.5, 0.25), ValueError, "RReLU: upper must be at least lower, 0.5, got 0.25"),
+        (lambda: nn.Maxout(0), ValueError, "Maxout: num_pieces must be an integer >= 1, got 0"),
+        (lambda: nn.ReLU()([[1.0]]), TypeError, "an array of NumPy or CuPy is needed, got list"),
+        (lambda: nn.ReLU().to("cupy"), TypeError, "ReLU.to: library must be the module numpy or cupy, got 'cupy'"),
+        (lambda: nn.Residual(3), TypeError, "Residual: body must be a layer, got 3"),
+        (lambda: nn.Residual(nn.ReLU(), activation="relu"), TypeError, "Residual: activation must be a layer of the l"),
+        (lambda: nn.Residual(nn.ReLU(), activation=nn.PReLU()), TypeError, "Residual: activation must be a layer of"),
+        (
+            lambda: nn.Linear(3, 2).load_state_dict({"weight": [[0.0, 0.0]] * 3, "bias": [0.0, 0.0]}),
+            TypeError,
+            r"Linear.load_state_dict: state\['weight'\] must be an array, got list",
+        ),
         (lambda: nn.Conv2D(3, 2, 0), ValueError, "Conv2D: kernel_size must be an integer >= 1, got 0"),
         (lambda: nn.Conv2D(3, 2, 2.5), TypeError, "Conv2D: kernel_size must be an integer >= 1, got 2.5"),
         (lambda: nn.Conv2D(3, 2, 2, padding="same"), ValueError, "needs a stride of 1 and an odd kernel"),
@@ -323,15 +347,14 @@ def stages(*layers):
 
 
 def test_what_is_joined():
-    dense = nn.Linear(3, 3)
-    norm, elu, drop = nn.BatchNorm(3), nn.ELU(), nn.Dropout(0.1)
-    assert stages(dense, norm, elu, drop, dense) == ["Fused", "Linear"]
+    dense, norm, elu, drop = nn.Linear(3, 3), nn.BatchNorm(3), nn.ELU(), nn.Dropout(0.1)
+    assert stages(dense, norm, elu, drop, nn.Linear(3, 3)) == ["Fused", "Linear"]
     assert stages(dense, elu, norm, drop) == ["Fused"]
-    assert stages(dense, elu, drop, drop) == ["Fused", "Dropout"]
+    assert stages(dense, elu, drop, nn.Dropout(0.1)) == ["Fused", "Dropout"]
     assert stages(norm, elu) == ["Fused"]
     assert stages(dense, nn.PReLU(), norm) == ["Linear", "PReLU", "BatchNorm"]
     assert stages(dense, nn.AlphaDropout(0.1)) == ["Linear", "AlphaDropout"]
-    assert stages(dense, norm, norm) == ["Fused", "BatchNorm"]
+    assert stages(dense, norm, nn.BatchNorm(3)) == ["Fused", "BatchNorm"]
 
 
 def mlp(rng=0, **options):
@@ -351,6 +374,54 @@ def test_seeds():
     inner = [nn.Sequential(nn.Sequential(nn.Linear(5, 8)), rng=4)[0][0].weight.data for _ in range(2)]
     assert_identical(*inner)
     assert len(a.generators()) == 1
+
+
+def test_a_layer_is_there_once():
+    """It remembers one forward; its parameters may be shared."""
+    relu = nn.ReLU()
+    with pytest.raises(ValueError, match="layer 3 must be one of its own, got layer 1 once more"):
+        nn.Sequential(nn.Linear(3, 3), relu, nn.Linear(3, 3), relu)
+    with pytest.raises(ValueError, match=r"layer 1\.body must be one of its own, got layer 0 once more"):
+        nn.Sequential(relu, nn.Residual(relu))
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), rng=0)
+    tied[2].weight = tied[0].weight
+    assert list(tied.named_parameters()) == ["0.weight", "0.bias", "2.bias"]
+    assert_gradients(double(tied), np.random.default_rng(1).normal(size=(4, 3)))
+
+
+@pytest.mark.parametrize("set_by", ["training", "loading", "hand"])
+def test_weights_that_were_learned_stay(set_by):
+    """Layers that are put into another model keep what they have learned; those just made are drawn by its seed."""
+    x = np.ones((4, 5), np.float32)
+    learned = nn.Sequential(nn.Linear(5, 8), nn.ELU())
+    weight = learned[0].weight.data
+    if set_by == "training":
+        learned(x)
+        learned.backward(np.ones((4, 8), np.float32))
+        smelt.optim.Adam(learned.parameters(), lr=1e-6).step()
+    elif set_by == "loading":
+        learned.load_state_dict(nn.Sequential(nn.Linear(5, 8), nn.ELU()).state_dict())
+    else:
+        weight[0, 0] += 1
+    before = weight.copy()
+    heads = [nn.Sequential(learned, nn.Linear(8, 3), rng=0)[1].weight.data for _ in range(2)]
+    assert_identical(weight, before)
+    assert_identical(*heads)
+    converted = [nn.Sequential(nn.Linear(5, 8).astype("float16"), rng=0)[0].weight.data for _ in range(2)]
+    assert_identical(*converted)
+
+
+def test_folding_needs_the_same_channels():
+    """A norm over another axis than that of the map before it stays."""
+    x = np.random.default_rng(0).normal(size=(6, 4, 4)).astype(np.float32)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, axis=0 - 2), rng=0)
+    model(x)
+    assert len(model.fold()) == 2
+    np.testing.assert_allclose(model.fold()(x), model.eval()(x), rtol=1e-5, atol=1e-6)
+    flat = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, axis=-1), rng=0)
+    flat(x)
+    assert len(flat.fold()) == 1
+    np.testing.assert_allclose(flat.fold()(x), flat.eval()(x), rtol=1e-5, atol=1e-6)
 
 
 def test_weights_suit_the_activation_that_follows():

@@ -130,9 +130,12 @@ def test_callbacks_may_stop():
     assert len(fit(model, data, optimizer, epochs=9, callbacks=[stop], progress=False)) == 2
 
 
-def test_plateau_is_told_the_validation_loss():
+@pytest.mark.parametrize("warmed", [False, True])
+def test_plateau_is_told_the_validation_loss(warmed):
     model, data, _ = setting()
     plateau = schedules.Plateau(0.1, patience=1, factor=0.5, threshold=10.0, threshold_mode="abs")  # nothing is better
+    if warmed:
+        plateau = schedules.warmup(plateau, 0)
     optimizer = smelt.optim.SGD(model.parameters(), lr=plateau)
     history = fit(model, data, optimizer, epochs=6, validation=toy(seed=5), progress=False)
     assert history["lr"] == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
@@ -185,6 +188,8 @@ def test_evaluate():
     assert evaluate(model, Batches(x, t, batch_size=7), metrics={})["loss"] == pytest.approx(figures["loss"], rel=1e-6)
     with pytest.raises(ValueError, match="at least one sample"):
         evaluate(model, (x[:0], t[:0]))
+    with pytest.raises(TypeError, match=r"data must be a pair \(x, target\) or batches of them, got ndarray"):
+        evaluate(model, x)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +199,13 @@ def test_evaluate():
         ({"accumulate": 0}, ValueError, "fit: accumulate must be an integer >= 1, got 0"),
         ({"patience": 2}, ValueError, "fit: validation must be given where patience is"),
         ({"checkpoint_every": 0}, ValueError, "fit: checkpoint_every must be an integer >= 1, got 0"),
+        ({"regularisers": nn.L2(1.0)}, TypeError, r"fit: regularisers must be a list of functions, got L2\(1.0\)"),
+        ({"callbacks": [3]}, TypeError, r"fit: callbacks must be a list of functions, got \[3\]"),
+        ({"loss": "mse"}, TypeError, "fit: loss must be a function .* got 'mse'"),
+        ({"metrics": [accuracy]}, TypeError, "fit: metrics must be functions by name"),
+        ({"metrics": {"loss": accuracy}}, TypeError, "fit: metrics must be .* none of them named loss"),
+        ({"validation": iter([toy()])}, TypeError, "fit: validation must be a pair .* got list_iterator"),
+        ({"validation": toy()[0]}, TypeError, "fit: validation must be a pair .* got ndarray"),
         ({"loss_scale": 8.0}, ValueError, "needs an optimizer made with nonfinite='skip', got 'propagate'"),
     ],
 )
@@ -203,6 +215,48 @@ def test_arguments(options, error, text):
     with pytest.raises(error, match=text):
         fit(model, data, optimizer, **{"epochs": 1, "progress": False, **options})
     assert_same_run(everything(model, optimizer), before)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "error", "text"),
+    [
+        ("model", 3, TypeError, "fit: model must be a smelt.nn.Layer, got int"),
+        ("optimizer", 3, TypeError, "fit: optimizer must be a smelt.optim.Optimizer, got int"),
+        ("data", [toy()], TypeError, "fit: data must be a smelt.data.Batches, got list"),
+        ("data", Batches(toy()[0]), ValueError, r"data must be batches of \(x, target\), got of 1 arrays"),
+        ("data", Batches(*toy(), batch_size=999, drop_last=True), ValueError, "at least one batch an epoch, got none"),
+    ],
+)
+def test_parts(part, given, error, text):
+    parts = dict(zip(("model", "data", "optimizer"), setting(), strict=True)) | {part: given}
+    with pytest.raises(error, match=text):
+        fit(**parts, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_master_weights_follow_what_changes_the_weights(inner):
+    """After loading and refresh_master_weights() a step goes on from what was loaded; and from what fit restored."""
+    x, t = toy()
+    x = x.astype(np.float16)
+    model = net().astype("float16")
+    optimizer = smelt.optim.SGD(model.parameters(), lr=1e-3, master_weights=True)
+    if inner:
+        fit(model, Batches(x, t), optimizer, epochs=4, validation=(x, 2 - t), patience=1, progress=False)
+    else:
+        model.load_state_dict(net(rng=1).astype("float16").state_dict())
+        optimizer.refresh_master_weights()
+    masters = [s["master"] for s in optimizer.state if "master" in s]
+    halves = [p.data for p in model.parameters() if p.data.dtype == np.float16]
+    for half, master in zip(halves, masters, strict=True):
+        assert_identical(half.astype(np.float32), np.asarray(master))
+
+
+def test_accuracy():
+    p = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
+    assert accuracy(p, np.array([1, 0, 1])) == pytest.approx(2 / 3)
+    assert accuracy(p, np.eye(2)[[1, 0, 1]]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match=r"accuracy: target must have shape \(3,\) or \(3, 2\), got \(3, 1\)"):
+        accuracy(p, np.array([[1], [0], [1]]))
 
 
 def test_an_optimizer_of_another_model_is_refused():
@@ -472,6 +526,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     other = nn.Sequential(nn.Linear(6, 3), rng=0)
     with pytest.raises(ValueError, match="checkpoint must be of 0 generators, got 1"):
         fit(other, data, smelt.optim.SGD(other.parameters()), epochs=2, checkpoint=path, progress=False)
+    model, _, optimizer = setting(nonfinite="skip")
+    before = everything(model, optimizer)
+    with pytest.raises(ValueError, match="loss_scale must be a number or None, as in the checkpoint, got 'dynamic'"):
+        fit(model, data, optimizer, epochs=2, checkpoint=path, loss_scale="dynamic", progress=False)
+    save(tmp_path / "tree.safetensors", {"weights": np.ones(3)})
+    with pytest.raises(ValueError, match="checkpoint must be of a training run, got a state of weights"):
+        fit(model, data, optimizer, epochs=2, checkpoint=tmp_path / "tree.safetensors", progress=False)
+    assert_same_run(everything(model, optimizer), before)
     model, _, optimizer = setting()
     before = everything(model, optimizer)
     with pytest.raises(ValueError, match="Batches"):

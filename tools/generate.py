@@ -121,6 +121,7 @@ def core_stub() -> str:
         "    def __init__(\n        self, row: int, parameters: list[Any], group_sizes: list[int], values: list[Any], "
         "master_weights: bool, capturable: bool\n    ) -> None: ...\n"
         "    def exclusively(self, f: Callable[..., Any], *arguments: Any) -> Any: ...\n"
+        "    def refresh_master_weights(self) -> None: ...\n"
         "    def set_groups(self, groups: list[Any]) -> None: ...\n"
         "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, "
         "nonfinite: str, grad_scale: float\n    ) -> Any: ...\n\n"

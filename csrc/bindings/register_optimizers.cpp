@@ -369,6 +369,17 @@ public:
         return norm ? norm->object(false) : py::none();
     }
 
+    // Takes parameters that something else than a step has changed into their master copies.
+    void refresh_master_weights() {
+        std::vector<py::object> keep;
+        for (std::size_t i = 0; i < tensors_.size(); ++i) {
+            if (!tensors_[i].master) continue;
+            look_up_parameter(i, keep);
+            const py::object parameter = plain(parameters_[i]);
+            copy_master(view(parameter, name_), state_[i]["master"]);
+        }
+    }
+
     // The hyper-parameters that the next replay of a captured step reads.
     void set_groups(const py::list& groups) {
         const std::vector<GroupStep> steps = read_groups(groups, grad_scale_);
@@ -617,6 +628,7 @@ void register_optimizers(py::module_& m) {
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("max_grad_norm"), py::arg("nonfinite"),
              py::arg("grad_scale"))
         .def("set_groups", &Plan::set_groups, py::arg("groups"))
+        .def("refresh_master_weights", &Plan::refresh_master_weights)
         .def_property_readonly("t", &Plan::t)
         .def_property_readonly("state", &Plan::state)
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);

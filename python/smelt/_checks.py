@@ -52,6 +52,15 @@ def flag(where: str, value: Any) -> bool:
     return bool(value)
 
 
+def generator(where: str, rng: Any) -> np.random.Generator:
+    """The generator itself, that of a seed, or for None one of fresh entropy."""
+    if not (rng is None or is_integer(rng) or isinstance(rng, np.random.Generator)):
+        raise TypeError(f"{where}: rng must be a seed, a numpy.random.Generator or None, got {rng!r}")
+    if is_integer(rng) and rng < 0:
+        raise ValueError(f"{where}: rng must be a seed >= 0, got {rng}")
+    return np.random.default_rng(rng)
+
+
 def choice(where: str, value: Any, *choices: str) -> str:
     """ValueError for what is none of the choices."""
     if value not in choices:

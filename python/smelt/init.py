@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smelt import _core, _interop
-from smelt._checks import FINITE, is_integer, number
+from smelt._checks import FINITE, generator, is_integer, number
 
 Float64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -42,7 +42,7 @@ class Initialiser:
         if any(n < 0 for n in shape):
             raise ValueError(f"{where}: shape must be of integers >= 0, got {shape!r}")
         dtype = _dtype(where, dtype)
-        return np.array(self._draw(tuple(shape), _generator(where, rng), in_axis, out_axis), dtype, order="C")
+        return np.array(self._draw(tuple(shape), generator(where, rng), in_axis, out_axis), dtype, order="C")
 
     def _draw(self, shape: Shape, rng: np.random.Generator, in_axis: int, out_axis: int) -> Float64:
         raise NotImplementedError
@@ -255,14 +255,6 @@ def _axis(where: str, axis: Any, shape: Shape) -> int:
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{where} must be an axis of the shape {shape}, got {axis}")
     return int(axis) % len(shape)
-
-
-def _generator(where: str, rng: Any) -> np.random.Generator:
-    if not (rng is None or is_integer(rng) or isinstance(rng, np.random.Generator)):
-        raise TypeError(f"{where}: rng must be a seed, a numpy.random.Generator or None, got {rng!r}")
-    if is_integer(rng) and rng < 0:
-        raise ValueError(f"{where}: rng must be a seed >= 0, got {rng}")
-    return np.random.default_rng(rng)
 
 
 def _dtype(where: str, dtype: Any) -> np.dtype[Any]:

@@ -109,6 +109,14 @@ class Optimizer:
     def _refresh(self) -> None:
         self._plan.set_groups([self._step_of(group, 0) for group in self.groups])
 
+    def refresh_master_weights(self) -> None:
+        """Takes parameters that something else than step() has changed into their float32 copies.
+
+        Without it the next step would undo the change: for example a state that was loaded, pruned or restored weights.
+        Nothing happens where master_weights is False.
+        """
+        self._plan.exclusively(self._plan.refresh_master_weights)
+
     def _step_of(self, group: dict[str, Any], t: int) -> tuple[tuple[float, ...], bool, bool]:
         """A group's part of the step after t: its hyper-parameters in the order of the list, checked, and its flags."""
         values: list[float] = []
@@ -300,7 +308,7 @@ def _documentation(spec: dict[str, Any]) -> str:
         "maximize: climb instead of descend.",
         "max_grad_norm: the global norm of all gradients is brought down to it first.",
         "nonfinite: where that norm is not finite, 'propagate', 'skip' the step or 'raise' ValueError.",
-        "master_weights: keep a float32 copy of half-precision parameters and update that.",
+        "master_weights: keep a float32 copy of half-precision parameters and update that; see refresh_master_weights.",
         "capturable: a CUDA graph of a step can be replayed: t and the hyper-parameters in force are read on the GPU.",
         "Results below the smallest normal number are flushed to zero within a step.",
         "Raises TypeError for a wrong kind or dtype, ValueError for a value out of range or arrays that share memory.",

@@ -1,4 +1,11 @@
-"""CuPy's words over the host's memory, for the emulated CUDA kernels: as much of them as smelt and its tests use."""
+"""CuPy over the host's memory, for the emulated CUDA kernels.
+
+As strict as CuPy: arrays of NumPy do not mix with its own, results without axes are arrays, and nothing is copied from
+the device but by get(), item(), float(), int() and bool(). Its functions are NumPy's.
+"""
+
+import operator
+import types
 
 import numpy as np
 
@@ -12,11 +19,6 @@ class ndarray:
         self.host, self.device = host, Device(device)
 
     data = property(lambda self: Pointer(self.host.ctypes.data, self.device.id))
-    shape = property(lambda self: self.host.shape)
-    strides = property(lambda self: self.host.strides)
-    dtype = property(lambda self: self.host.dtype)
-    size = property(lambda self: self.host.size)
-    ndim = property(lambda self: self.host.ndim)
 
     @property
     def __cuda_array_interface__(self):
@@ -32,53 +34,90 @@ class ndarray:
     def __dlpack__(self, **_):
         raise AssertionError("CuPy's arrays are not read through DLPack")
 
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_function__(self, function, *_):
+        raise TypeError(f"numpy.{function.__name__} is not for arrays of CuPy")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return _called(getattr(ufunc, method), inputs, options)  # of a NumPy number and an array
+
     def __getitem__(self, key):
-        return ndarray(self.host[_host(key)], self.device.id)
+        return _called(operator.getitem, (self, key))
 
     def __setitem__(self, key, value):
-        self.host[_host(key)] = _host(value)
+        _called(operator.setitem, (self, key, value))
 
-    T = property(lambda self: ndarray(self.host.T, self.device.id))
+    def __len__(self):
+        return len(self.host)
 
-    def __matmul__(self, other):
-        return ndarray(self.host @ other.host, self.device.id)
-
-    def __add__(self, other):
-        return ndarray(self.host + other.host, self.device.id)
-
-    def __mul__(self, number):
-        return ndarray(self.host * number, self.device.id)
-
-    def __eq__(self, other):
-        return ndarray(self.host == other.host, self.device.id)
-
-    def sum(self, axis=None):
-        return ndarray(np.asarray(self.host.sum(axis)), self.device.id)
-
-    def mean(self):
-        return ndarray(np.asarray(self.host.mean()), self.device.id)
-
-    def argmax(self, axis=None):
-        return ndarray(np.asarray(self.host.argmax(axis)), self.device.id)
-
-    def astype(self, dtype):
-        return ndarray(self.host.astype(dtype), self.device.id)
-
-    def copy(self):
-        return ndarray(self.host.copy(), self.device.id)
-
-    def item(self):
-        return self.host.item()
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
     def get(self):
+        COPIED.append(self.shape)
         return self.host
 
-    def __float__(self):
-        return float(self.host)
+    item = property(lambda self: self.get().item)
+    __float__ = lambda self: float(self.get())  # noqa: E731
+    __int__ = lambda self: int(self.get())  # noqa: E731
+    __index__ = lambda self: operator.index(self.get())  # noqa: E731
+    __bool__ = lambda self: bool(self.get())  # noqa: E731
+    __hash__ = None
 
 
 def _host(value):
+    """What NumPy computes with in an array's place."""
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_host, value))
     return value.host if isinstance(value, ndarray) else value
+
+
+def _found(value):
+    if isinstance(value, (tuple, list)):
+        return [x.device.id for x in value if isinstance(x, ndarray)]
+    return [value.device.id] if isinstance(value, ndarray) else []
+
+
+def _called(function, inputs, options=None):
+    """A function's result for arrays of one device, there."""
+    options = options or {}
+    devices = {number for value in (*inputs, *options.values()) for number in _found(value)} or {Device.current}
+    if len(devices) > 1:
+        raise ValueError(f"Array device must be the same, got {devices}")
+    result = function(*map(_host, inputs), **{name: _host(value) for name, value in options.items()})
+    return _on(result, devices.pop(), [*inputs, *options.values()])
+
+
+def _on(result, device, inputs=()):
+    for x in inputs:
+        if isinstance(x, ndarray) and x.host is result:
+            return x  # of an operation in place, or into out=
+    if isinstance(result, tuple):
+        return tuple(_on(part, device) for part in result)
+    return ndarray(np.asarray(result), device) if isinstance(result, (np.ndarray, np.generic)) else result
+
+
+def _method(name):
+    return lambda self, *inputs, **options: _called(getattr(np.ndarray, name), (self, *inputs), options)
+
+
+PROPERTIES = "shape strides dtype size ndim flags nbytes itemsize"
+METHODS = "all any argmax argmin astype copy fill max mean min reshape std sum transpose"
+TWOFOLD = "add sub mul truediv floordiv mod pow matmul and or xor"
+ONEFOLD = "eq ne lt le gt ge neg pos abs invert"
+
+for name in PROPERTIES.split():
+    setattr(ndarray, name, property(lambda self, name=name: getattr(self.host, name)))
+for name in [*METHODS.split(), *(f"__{name}__" for name in ONEFOLD.split())]:
+    setattr(ndarray, name, _method(name))
+for name in TWOFOLD.split():
+    for kind in ("", "r", "i"):
+        setattr(ndarray, f"__{kind}{name}__", _method(f"__{kind}{name}__"))
+ndarray.T = property(lambda self: self.transpose())
 
 
 class Pointer:
@@ -122,6 +161,7 @@ class ExternalStream(Stream):
 
 
 WAITED = []  # events that the current stream was made to wait for
+COPIED = []  # shapes of what was copied from the device
 
 
 class cuda:
@@ -137,13 +177,30 @@ def empty(shape, dtype=float):
     return ndarray(host, Device.current)
 
 
-def zeros(shape, dtype=float):
-    return ndarray(np.zeros(shape, dtype), Device.current)
-
-
-def asarray(a):
-    return a if isinstance(a, ndarray) else ndarray(np.array(a), Device.current)
+def asarray(a, dtype=None):
+    if isinstance(a, ndarray):
+        return a if dtype in (None, a.dtype) else a.astype(dtype)
+    return ndarray(np.array(a, dtype), Device.current)
 
 
 def asnumpy(a):
-    return a.host
+    return a.get()
+
+
+class _Functions(types.ModuleType):
+    """NumPy's functions, of arrays of a device."""
+
+    def __init__(self, name, module):
+        super().__init__(name)
+        self.module = module
+
+    def __getattr__(self, name):
+        found = getattr(self.module, name)
+        if isinstance(found, types.ModuleType):
+            return _Functions(name, found)
+        if isinstance(found, type) or not callable(found):
+            return found
+        return lambda *inputs, **options: _called(found, inputs, options)
+
+
+__getattr__ = _Functions(__name__, np).__getattr__

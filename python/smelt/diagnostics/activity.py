@@ -72,7 +72,7 @@ class Watch(Report):
         with ExitStack() as undo:
             for name, layer in layers.items():
                 if isinstance(layer, Sequential):
-                    undo.callback(setattr, layer, "_stages", layer._stages)
+                    undo.callback(layer.fuse, layer.fused)
                     layer.fuse(False)
                 undo.callback(_release, layer)
                 probe = _Probe(self, name, layer)

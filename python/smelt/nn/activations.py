@@ -10,6 +10,7 @@ import numpy as np
 import smelt
 from smelt import _core
 from smelt._arrays import Array
+from smelt._checks import FINITE, integer, number
 from smelt._core import Generator
 from smelt._parameter import Parameter
 from smelt.nn.end import End, as_given, in_memory_order
@@ -84,6 +85,7 @@ class PReLU(Layer):
     """
 
     def __init__(self, channels: int = 1, init: float = 0.25, *, axis: int = 1, dtype: Any = "float32") -> None:
+        channels, init = integer("PReLU: channels", channels, least=1), number("PReLU: init", init, FINITE)
         self.weight = Parameter(np.full(channels, init, smelt._interop.numpy_dtype(dtype)))
         self.axis = axis
 
@@ -104,14 +106,16 @@ class PReLU(Layer):
 class RReLU(Layer):
     """y = x if x > 0 else a * x; a is drawn from U(lower, upper) per element in training, else (lower + upper) / 2.
 
-    rng: a smelt.Generator, or the seed of one. Raises ValueError for bounds that are no interval, in forward.
+    rng: a smelt.Generator, or the seed of one. Raises ValueError unless 0 <= lower <= upper.
     Source: Xu et al. 2015; torch.nn.RReLU.
     """
 
     def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, *, rng: Generator | int | None = None) -> None:
-        self.lower, self.upper = lower, upper
+        self.lower, self.upper = number("RReLU: lower", lower), number("RReLU: upper", upper)
+        if self.lower > self.upper:
+            raise ValueError(f"RReLU: upper must be at least lower, {lower!r}, got {upper!r}")
         self._seeded = rng is not None
-        self.rng = generator(rng)
+        self.rng = stream("RReLU", rng)
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
         if not self._seeded:
@@ -138,7 +142,7 @@ class Maxout(Layer):
     """
 
     def __init__(self, num_pieces: int, *, axis: int = 1) -> None:
-        self.num_pieces, self.axis = num_pieces, axis
+        self.num_pieces, self.axis = integer("Maxout: num_pieces", num_pieces, least=1), axis
 
     def forward(self, x: Array) -> Array:
         y, context = smelt.maxout_forward(x, self.num_pieces, axis=self.axis)
@@ -149,9 +153,11 @@ class Maxout(Layer):
         return smelt.maxout_backward(grad, *self._take())
 
 
-def generator(rng: Generator | int | None) -> Generator:
-    """A Generator itself, one of a seed, or one of fresh entropy."""
-    return rng if isinstance(rng, Generator) else Seeds(None).streams if rng is None else Generator(rng)
+def stream(where: str, rng: Generator | int | None) -> Generator:
+    """The Generator itself, that of a seed, or for None one of fresh entropy."""
+    if isinstance(rng, Generator):
+        return rng
+    return Generator(rng) if isinstance(rng, (int, np.integer)) else Seeds(where, rng).streams
 
 
 __all__ = ["Activation", "Maxout", "PReLU", "RReLU", *_classes]

@@ -114,6 +114,8 @@ class Conv2D(LinearMap):
         dtype: Any = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        for name, given in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            integer(f"Conv2D: {name}", given, least=1)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"Conv2D: groups must divide {in_channels} and {out_channels} channels, got {groups}")
         self.groups = groups
@@ -200,7 +202,9 @@ class MaxPool2D(Layer):
         padding: int | Pair = 0,
         dilation: int | Pair = 1,
     ) -> None:
-        self.windows = Windows(type(self).__name__, kernel_size, stride or kernel_size, padding, dilation)
+        self.windows = Windows(
+            type(self).__name__, kernel_size, kernel_size if stride is None else stride, padding, dilation
+        )
         if any(2 * p > k for p, k in zip(self.windows.padding, self.windows.kernel, strict=True)):
             raise ValueError(f"{type(self).__name__}: padding must be at most half the kernel, got {padding}")
 

@@ -8,7 +8,7 @@ import smelt
 from smelt._arrays import Array, namespace
 from smelt._checks import SHARE, integer, number
 from smelt._core import Generator
-from smelt.nn.activations import generator
+from smelt.nn.activations import stream
 from smelt.nn.end import End, as_given, in_memory_order
 from smelt.nn.layer import Layer, Seeds
 
@@ -25,7 +25,7 @@ class Dropout(Layer):
     def __init__(self, p: float = 0.5, *, rng: Generator | int | None = None) -> None:
         self.p = number(f"{type(self).__name__}: p", p, SHARE)
         self._seeded = rng is not None
-        self.rng = generator(rng)
+        self.rng = stream(type(self).__name__, rng)
         self._end = End(-1, dropout=self)
 
     @property

@@ -100,7 +100,7 @@ def in_memory_order(x: Array, axis: int) -> tuple[Array, int, tuple[int, ...] | 
 
     Transposed so, the results of convolutions are contiguous.
     """
-    if x.flags.c_contiguous:
+    if x.flags.c_contiguous or not -x.ndim <= axis < x.ndim:  # the kernels say that there is no such axis
         return x, axis, None
     order = tuple(sorted(range(x.ndim), key=lambda d: -x.strides[d]))
     return x.transpose(order), order.index(axis % x.ndim), order

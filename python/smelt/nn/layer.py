@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from smelt import _interop
-from smelt._arrays import Array
+from smelt._arrays import Array, namespace
+from smelt._checks import generator
 from smelt._core import Generator
 from smelt._parameter import Parameter
 
@@ -33,9 +34,9 @@ class Remembers:
 class Seeds:
     """Where the random numbers of a model come from: weights by NumPy, the streams of dropout by one Generator."""
 
-    def __init__(self, rng: np.random.Generator | int | None) -> None:
+    def __init__(self, where: str, rng: np.random.Generator | int | None) -> None:
         self.given = rng is not None
-        self.weights = np.random.default_rng(rng)
+        self.weights = generator(where, rng)
         self.streams = Generator(int(self.weights.integers(2**63)))
 
 
@@ -61,6 +62,8 @@ class Layer(Remembers):
         raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:
+        """The layer's result for x. TypeError where x is no array of NumPy or CuPy."""
+        namespace(x)
         return self.forward(x)
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
@@ -143,7 +146,8 @@ class Layer(Remembers):
     def load_state_dict(self, state: dict[str, Array], *, strict: bool = True) -> list[str]:
         """Writes a state's arrays into the layer's own; returns the names that were taken.
 
-        strict=False takes those that are in both, for transfer from another model.
+        strict=False takes those that are in both, for transfer from another model. An optimizer that keeps
+        master_weights of these parameters is to be told by its refresh_master_weights().
         Raises TypeError for what is no dict, ValueError for names that are missing or unknown (strict), for a wrong
         shape or dtype, and then changes nothing.
         """
@@ -156,6 +160,8 @@ class Layer(Remembers):
         taken = [name for name in mine if name in state]
         for name in taken:
             a, b = mine[name], state[name]
+            if not hasattr(b, "dtype"):
+                raise TypeError(f"{where}[{name!r}] must be an array, got {type(b).__name__}")
             if tuple(a.shape) != tuple(b.shape) or str(a.dtype) != str(b.dtype):
                 raise ValueError(f"{where}[{name!r}] must be {_form(a)}, got {_form(b)}")
         for name in taken:
@@ -164,12 +170,15 @@ class Layer(Remembers):
 
     def _convert(self: Self, f: Any) -> Self:
         for _, layer in self.layers():
-            for value in vars(layer).values():
-                if isinstance(value, Parameter):
-                    value.data, value.grad = f(layer, value.data), None
-            for name in layer.buffers:
-                setattr(layer, name, f(layer, getattr(layer, name)))
+            layer._convert_own(f)
         return self
+
+    def _convert_own(self, f: Any) -> None:
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                value.data, value.grad = f(self, value.data), None
+        for name in self.buffers:
+            setattr(self, name, f(self, getattr(self, name)))
 
     def dtype_within(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The dtype of the layer's own arrays in a model of dtype."""
@@ -188,7 +197,12 @@ class Layer(Remembers):
         )
 
     def to(self: Self, library: Any) -> Self:
-        """Turns all arrays into those of a library, `cupy` or `numpy`. To be called before an optimizer is made."""
+        """Turns all arrays into those of a library, the module `cupy` or `numpy`.
+
+        To be called before an optimizer is made. Raises TypeError for another library.
+        """
+        if getattr(library, "__name__", None) not in ("numpy", "cupy"):
+            raise TypeError(f"{type(self).__name__}.to: library must be the module numpy or cupy, got {library!r}")
         if library is np:
             return self._convert(lambda _, a: a if isinstance(a, np.ndarray) else a.get())
         return self._convert(lambda _, a: a if a.dtype.kind in "iu" else library.asarray(a))

@@ -8,6 +8,7 @@ import numpy as np
 
 from smelt import _interop, init
 from smelt._arrays import Array, product
+from smelt._checks import generator, integer
 from smelt._parameter import Parameter
 from smelt.nn.end import End
 from smelt.nn.layer import Layer, Seeds
@@ -24,11 +25,15 @@ class LinearMap(Layer):
     ) -> None:
         dtype = _interop.numpy_dtype(dtype)
         self.init, self.bias_init = initialiser, bias_init or init.zeros()
+        name = type(self).__name__
+        for argument, given in (("init", initialiser), ("bias_init", bias_init)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name}: {argument} must be an initialiser of smelt.init, got {given!r}")
         self._seeded = rng is not None
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[self.out_axis], dtype)) if bias else None
         self._end = End(self.axis, self)
-        self._draw(np.random.default_rng(rng), None)
+        self._draw(generator(name, rng), None)
 
     def _draw(self, rng: np.random.Generator, activation: Any) -> None:
         initialiser = self.init or init.for_activation(activation)
@@ -37,9 +42,21 @@ class LinearMap(Layer):
         )
         if self.bias is not None:
             self.bias.data[...] = self.bias_init(self.bias.shape, rng, dtype=self.bias.data.dtype)
+        self._drawn = self._sums()
+
+    def _sums(self) -> list[float]:
+        """By which weights that were drawn are told from those that have been trained or set since."""
+        parameters = (self.weight, self.bias)
+        return [float(abs(p.data).sum(dtype=np.float64)) for p in parameters if p is not None]
+
+    def _convert_own(self, f: Any) -> None:
+        drawn = self._sums() == self._drawn
+        super()._convert_own(f)
+        if drawn:
+            self._drawn = self._sums()
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
-        if not self._seeded:
+        if not self._seeded and self._sums() == self._drawn:
             self._draw(seeds.weights, activation)
             self._seeded = seeds.given
 
@@ -86,7 +103,8 @@ class Linear(LinearMap):
         dtype: Any = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        super().__init__((in_features, out_features), bias, init, bias_init, dtype, rng)
+        shape = integer("Linear: in_features", in_features), integer("Linear: out_features", out_features)
+        super().__init__(shape, bias, init, bias_init, dtype, rng)
 
     def map(self, x: Array) -> Array:
         if x.ndim == 0 or x.shape[-1] != self.weight.shape[0]:

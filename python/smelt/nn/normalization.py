@@ -8,6 +8,7 @@ import numpy as np
 
 from smelt import _interop
 from smelt._arrays import Array
+from smelt._checks import SHARE, integer, number
 from smelt._parameter import Parameter
 from smelt.nn.end import End
 from smelt.nn.layer import Layer
@@ -37,9 +38,10 @@ class BatchNorm(Layer):
         dtype: Any = "float32",
     ) -> None:
         dtype = _interop.numpy_dtype(dtype)
+        channels = integer("BatchNorm: channels", channels)
         self.axis = axis
-        self.momentum = momentum
-        self.eps = eps
+        self.momentum = None if momentum is None else number("BatchNorm: momentum", momentum, SHARE)
+        self.eps = number("BatchNorm: eps", eps)
         self.unbiased = unbiased
         self.weight = Parameter(np.ones(channels, dtype)) if affine else None
         self.bias = Parameter(np.zeros(channels, dtype)) if affine else None

@@ -42,12 +42,13 @@ class Fused(Layer):
 class Sequential(Layer):
     """layers[-1](... layers[0](x)).
 
-    Weights of layers that were given no seed are drawn to suit the activation that follows them. rng: the seed of those
-    weights and of the dropout's streams, for runs that can be repeated; an outer Sequential's reaches those within.
+    Weights of layers that were given no seed are drawn to suit the activation that follows them, but for those that
+    have been trained, loaded or set. rng: the seed of those weights and of the dropout's streams, for runs that can be
+    repeated; an outer Sequential's reaches those within.
     fuse: Linear or Conv2D, BatchNorm, an activation of the list and Dropout that follow each other in this order, or
     the activation before the BatchNorm, run as one call of smelt's each; results are equal but for the rounding of
-    half-precision intermediates. reset=False leaves the layers' weights as they are.
-    Raises TypeError for what is no layer.
+    half-precision intermediates. reset=False leaves the layers' weights and streams as they are.
+    Raises TypeError for what is no layer, ValueError for one that is there twice: each remembers a single forward.
     """
 
     def __init__(
@@ -57,22 +58,35 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: layers[{i}] must be a layer, got {type(layer).__name__}")
         self._layers = layers
+        self._joined = tuple(_joined(layers))
+        self._check_once()
         self._training = True
         self.fuse(fuse)
         if not reset:
             return
-        seeds, leaves = Seeds(rng), list(_leaves(self))
+        seeds, leaves = Seeds("Sequential", rng), list(_leaves(self))
         for i, leaf in enumerate(leaves):
             leaf.reset(seeds, _activation_after(leaves[i + 1 :]))
+
+    def _check_once(self) -> None:
+        names: dict[int, str] = {}
+        for name, layer in self.layers():
+            if (first := names.setdefault(id(layer), name)) != name:
+                raise ValueError(f"Sequential: layer {name} must be one of its own, got layer {first} once more")
 
     def children(self) -> dict[str, Layer]:
         return {str(i): layer for i, layer in enumerate(self._layers)}
 
     def fuse(self, fuse: bool = True) -> Sequential:
         """Joins layers into fused calls, or runs each by itself, for those who look at what lies between."""
-        self._stages: list[Layer] = list(_joined(self._layers)) if fuse else list(self._layers)
+        self._stages = self._joined if fuse else self._layers
         self.training = self._training
         return self
+
+    @property
+    def fused(self) -> bool:
+        """Whether layers are joined into fused calls."""
+        return self._stages is self._joined
 
     @property
     def training(self) -> bool:
@@ -104,6 +118,7 @@ class Sequential(Layer):
         """A copy for inference, each BatchNorm right after a Linear or Conv2D folded into that layer's weight and bias.
 
         W' = W weight / sqrt(running_var + eps), b' = (b - running_mean) weight / sqrt(running_var + eps) + bias.
+        What follows a Linear with axis 1 is taken to be of inputs (N, features).
         Source: smelt.fold_batch_norm.
         """
         return copy.deepcopy(self)._folded()
@@ -111,15 +126,16 @@ class Sequential(Layer):
     def _folded(self) -> Sequential:
         folded: list[Layer] = []
         for layer in self._layers:
-            if isinstance(layer, BatchNorm) and folded and isinstance(folded[-1], LinearMap):
-                folded[-1] = _with_norm(folded[-1], layer)
+            before = folded[-1] if folded else None
+            if isinstance(layer, BatchNorm) and isinstance(before, LinearMap) and layer.axis in (1, before.axis):
+                folded[-1] = _with_norm(before, layer)
             elif isinstance(layer, Sequential):
                 folded.append(layer._folded())
             else:
                 if isinstance(layer, Residual):
                     layer._fold()
                 folded.append(layer)
-        return Sequential(*folded, reset=False).eval()
+        return Sequential(*folded, fuse=self.fused, reset=False).eval()
 
     def _first_learning(self) -> int:
         for i, stage in enumerate(self._stages):
@@ -148,10 +164,19 @@ class Residual(Layer):
     """y = f(body(x) + shortcut(x)), the shortcut x itself and f nothing unless given.
 
     activation: a layer of the list's, for example ReLU(). The sum and f are one call.
-    Raises ValueError where the two have different shapes. Source: He et al. 2016.
+    Raises TypeError for what is no layer or activation of the list, ValueError where the two have different shapes.
+    Source: He et al. 2016.
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Activation | None = None) -> None:
+        for name, given, kind in (
+            ("body", body, Layer),
+            ("shortcut", shortcut, Layer),
+            ("activation", activation, Activation),
+        ):
+            if not isinstance(given, kind) and (given is not None or name == "body"):
+                wanted = "a layer of the list of activations" if kind is Activation else "a layer"
+                raise TypeError(f"Residual: {name} must be {wanted}, got {given!r}")
         self.body, self.shortcut, self.activation = body, shortcut, activation
 
     def forward(self, x: Array) -> Array:

@@ -26,7 +26,16 @@ Metric = Callable[[Array, Any], Any]
 
 
 def accuracy(prediction: Array, target: Any) -> Array:
-    """The share of rows of `prediction` (..., classes) whose largest element is at the index in `target` (...)."""
+    """The share of rows of `prediction` (..., classes) whose largest element is at the index in `target` (...).
+
+    A target of the prediction's shape, one-hot or probabilities, is taken at its own largest element.
+    Raises ValueError for another shape.
+    """
+    if target.shape == prediction.shape:
+        target = target.argmax(axis=-1)
+    elif target.shape != prediction.shape[:-1]:
+        wanted = f"{tuple(prediction.shape[:-1])} or {tuple(prediction.shape)}"
+        raise ValueError(f"accuracy: target must have shape {wanted}, got {tuple(target.shape)}")
     return (prediction.argmax(axis=-1) == target).mean()
 
 
@@ -42,7 +51,7 @@ def evaluate(
 
     data: a pair (x, target), or an iterable of batches of them. The model's modes, and the place of
     smelt.data.Batches, are left as they were.
-    Raises ValueError where there are no samples.
+    Raises TypeError for other data, ValueError where there are no samples.
     """
     modes = [(layer, layer.training) for _, layer in model.layers()]
     place = data.state_dict() if isinstance(data, Batches) else {}
@@ -67,12 +76,16 @@ def evaluate(
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
-    if isinstance(data, tuple):
+    if isinstance(data, tuple) and len(data) == 2:
         x, target = data
-        for start in range(0, len(x), batch_size):
-            yield x[start : start + batch_size], target[start : start + batch_size]
-    else:
-        yield from data
+        data = (
+            (x[start : start + batch_size], target[start : start + batch_size])
+            for start in range(0, len(x), batch_size)
+        )
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(f"evaluate: data must be a pair (x, target) or batches of them, got {type(data).__name__}")
+        yield batch[0], batch[1]
 
 
 class Run:
@@ -96,10 +109,12 @@ class Run:
         self.total, self.samples = 0.0, 0  # of this epoch: summed loss, and how many samples
 
     def train_epoch(self, before_step: Sequence[Any], after_step: Sequence[Any]) -> Iterator[None]:
-        """The rest of an epoch, pausing after every batch that ends with a step."""
+        """The rest of an epoch, pausing after every batch that ends with a step. ValueError where it has no batch."""
         self.model.train()
         batches = 0  # since the last step
         length = len(self.data)
+        if not length:
+            raise ValueError("fit: data must have at least one batch an epoch, got none")
         for x, target in self.data:
             loss = self._gradients(x, target)
             self.total = self.total + np.float64(len(x)) * loss
@@ -148,8 +163,9 @@ class Run:
             self.stop = self.stop or self.patience_left <= 0
 
     def _schedules(self) -> list[Any]:
-        found = [value for group in self.optimizer.groups for value in group.values() if hasattr(value, "state_dict")]
-        return list({id(s): s for s in found}.values())
+        """Those that go by more than the step: a Plateau, within a warm-up too."""
+        given = [getattr(value, "schedule", value) for group in self.optimizer.groups for value in group.values()]
+        return list({id(s): s for s in given if hasattr(s, "state_dict")}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
@@ -177,6 +193,10 @@ class Run:
         Raises TypeError or ValueError where it is of another model, optimizer or data, and then changes nothing.
         """
         before = self.state_dict()
+        if state.keys() != before.keys():
+            raise ValueError(
+                f"fit: checkpoint must be of a training run, got a state of {', '.join(state) or 'nothing'}"
+            )
         try:
             self._load(state)
         except Exception:
@@ -223,11 +243,11 @@ def fit(
     """Trains a model until `epochs` are over or it no longer improves, and returns the history of its figures.
 
     data: smelt.data.Batches of (x, target). optimizer: of model.parameters(); it clips (max_grad_norm) and holds the
-    schedules. loss: (prediction, target) -> (loss, gradient). validation: a pair (x, target) or batches of them, for
-    the figures named val_..., the metrics ({name: f(prediction, target)}; the accuracy where the loss is cross_entropy)
-    among them. patience: so many epochs without a lower validation loss end the run, and the best weights are restored.
-    regularisers (smelt.nn.L1, L2: f(model, scale of the loss)) run before each step, constraints (MaxNorm:
-    f(model)) after it. accumulate: batches to a step.
+    schedules. loss: (prediction, target) -> (loss, gradient). validation: a pair (x, target), Batches or a list of
+    pairs, for the figures named val_..., the metrics ({name: f(prediction, target)}; the accuracy where the loss is
+    cross_entropy) among them. patience: so many epochs without a lower validation loss end the run, and the best
+    weights are restored. regularisers (smelt.nn.L1, L2: f(model, scale of the loss)) run before each step, constraints
+    (MaxNorm: f(model)) after it. accumulate: batches to a step.
     loss_scale: a number, or "dynamic", for half-precision models; the optimizer must skip steps that are not finite.
     callbacks: called with the Run after every epoch. A Plateau schedule is given the validation loss (or the loss).
     checkpoint: a file that is written after every epoch, and every checkpoint_every steps; where it exists, the run it
@@ -236,7 +256,11 @@ def fit(
     """
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss is cross_entropy else {}
-    _check(model, optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
+    _check_parts(model, data, optimizer, loss, validation, metrics)
+    for name, functions in ("regularisers", regularisers), ("constraints", constraints), ("callbacks", callbacks):
+        if not isinstance(functions, (tuple, list)) or not all(map(callable, functions)):
+            raise TypeError(f"fit: {name} must be a list of functions, got {functions!r}")
+    _check(optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
     run = Run(model, data, optimizer, loss, accumulate, loss_scale)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load_state_dict(checkpoints.load(checkpoint))
@@ -266,11 +290,32 @@ def fit(
             save()
     if run.best is not None:
         model.load_state_dict(run.best["model"])
+        optimizer.refresh_master_weights()
     return run.history
 
 
+def _check_parts(model: Any, data: Any, optimizer: Any, loss: Any, validation: Any, metrics: Any) -> None:
+    for name, given, kind in ("model", model, Layer), ("data", data, Batches), ("optimizer", optimizer, Optimizer):
+        if not isinstance(given, kind):
+            wanted = f"smelt.{kind.__module__.split('.')[1]}.{kind.__name__}"
+            raise TypeError(f"fit: {name} must be a {wanted}, got {type(given).__name__}")
+    if data.transform is None and len(data.arrays) != 2:
+        raise ValueError(f"fit: data must be batches of (x, target), got of {len(data.arrays)} arrays")
+    if not callable(loss):
+        raise TypeError(f"fit: loss must be a function (prediction, target) -> (loss, gradient), got {loss!r}")
+    if validation is not None and not isinstance(validation, (tuple, list, Batches)):
+        raise TypeError(
+            "fit: validation must be a pair (x, target), smelt.data.Batches or a list of pairs, "
+            f"got {type(validation).__name__}"
+        )
+    if not isinstance(metrics, dict) or not all(map(callable, metrics.values())) or "loss" in metrics:
+        raise TypeError(f"fit: metrics must be functions by name, none of them named loss, got {metrics!r}")
+    learned = {id(p) for p in optimizer.params}
+    if not any(id(p) in learned for p in model.parameters()):
+        raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
+
+
 def _check(
-    model: Layer,
     optimizer: Optimizer,
     epochs: Any,
     validation: Any,
@@ -288,9 +333,6 @@ def _check(
             raise ValueError("fit: validation must be given where patience is, got none")
     if every is not None:
         integer("fit: checkpoint_every", every, least=1)
-    learned = {id(p) for p in optimizer.params}
-    if not any(id(p) in learned for p in model.parameters()):
-        raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
     if constraints and optimizer.master_weights:
         raise ValueError(
             "fit: constraints must be none where the optimizer keeps master_weights, for those stay as they are"

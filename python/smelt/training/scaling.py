@@ -43,9 +43,12 @@ class LossScale:
             self.value, self.steps = self.value * 2, 0
 
     def state_dict(self) -> dict[str, float]:
-        """The scale and its age."""
-        return {"value": self.value, "steps": self.steps}
+        """Whether it is dynamic, the scale and its age."""
+        return {"dynamic": self.dynamic, "value": self.value, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Takes on what state_dict() returned."""
+        """Takes on what state_dict() returned. ValueError where only one of the two is dynamic."""
+        if state["dynamic"] != self.dynamic:
+            kinds = [repr("dynamic") if dynamic else "a number or None" for dynamic in (state["dynamic"], self.dynamic)]
+            raise ValueError(f"fit: loss_scale must be {kinds[0]}, as in the checkpoint, got {kinds[1]}")
         self.value, self.steps = float(state["value"]), int(state["steps"])
