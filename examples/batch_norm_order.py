@@ -11,12 +11,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from smelt.data import Batches, split
+from smelt.data import Batches
 from smelt.nn import BatchNorm, Linear, ReLU, Sequential, Sigmoid
 from smelt.optim import SGD
 from smelt.training import fit
@@ -33,8 +32,7 @@ ORDERS = {
 
 def train(activation, order, seed):
     """The history of a net of six layers of 64 units, trained on four fifths of the digits."""
-    x, t = load_digits(return_X_y=True)
-    training, validation = split(np.float32(x / 16), t, fractions=(0.8, 0.2), stratify=t, seed=seed)
+    training, validation = digits(0.8, 0.2, seed=seed)
     layers = [layer for _ in range(6) for layer in ORDERS[order](ACTIVATIONS[activation])]
     net = Sequential(*layers, Linear(64, 10), rng=seed)
     optimizer = SGD(net.parameters(), lr=0.1)

@@ -10,11 +10,9 @@ compared once more on the 1500 that the search has never met.
 
 from pathlib import Path
 
-import numpy as np
-from common import figure_path
-from sklearn.datasets import load_digits
+from common import digits, figure_path
 
-from smelt.data import Batches, split
+from smelt.data import Batches
 from smelt.nn import L2, Linear, ReLU, Sequential
 from smelt.optim import Adam
 from smelt.search import coarse_to_fine, cross_validated, log_uniform
@@ -35,8 +33,7 @@ def validation_loss(parameters, training, validation):
 
 
 def main(figure: Path) -> dict[str, float]:
-    x, t = load_digits(return_X_y=True)
-    known, test = split(np.float32(x / 16), t, fractions=(1 / 6, 5 / 6), stratify=t, seed=SEED)
+    known, test = digits(1 / 6, 5 / 6, seed=SEED)
     objective = cross_validated(validation_loss, *known, k=5, stratify=known[1], seed=SEED)
     result = coarse_to_fine(objective, SPACE, rounds=2, trials=20, seed=SEED)
 

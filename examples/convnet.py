@@ -8,9 +8,8 @@ the filters of the first layer, and the digits that are read wrongly.
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 import smelt
 from smelt import data, nn, schedules
@@ -66,9 +65,7 @@ def draw(path, history, model, images, labels, read):
 
 
 def main(figure, seed=0):
-    digits = load_digits()
-    images = (digits.images[:, None] / 16).astype(np.float32)
-    (x, t), held_out = data.split(images, digits.target, fractions=(0.8, 0.2), stratify=digits.target, seed=seed)
+    (x, t), held_out = digits(0.8, 0.2, shape=(1, 8, 8), seed=seed)
     model, history = train(x, t, held_out, seed)
     read = model.eval()(held_out[0]).argmax(axis=1)
     accuracy = float(np.mean(read == held_out[1]))

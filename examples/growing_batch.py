@@ -11,12 +11,11 @@ Source: Smith, Kindermans, Ying and Le, Don't decay the learning rate, increase 
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from smelt.data import Batches, split
+from smelt.data import Batches
 from smelt.nn import Dropout, Linear, ReLU, Sequential
 from smelt.optim import SGD
 from smelt.schedules import growing_batch, piecewise
@@ -42,8 +41,7 @@ RUNS = {  # rate and batch size of an epoch
 
 def train(rate, batch_size, seed):
     """Training loss, validation accuracy and updates so far, of each epoch."""
-    x, t = load_digits(return_X_y=True)
-    training, validation = split(np.float32(x / 16), t, fractions=(0.8, 0.2), stratify=t, seed=seed)
+    training, validation = digits(0.8, 0.2, seed=seed)
     hidden1 = Linear(64, 100), ReLU(), Dropout(0.3)
     hidden2 = Linear(100, 100), ReLU(), Dropout(0.3)
     net = Sequential(*hidden1, *hidden2, Linear(100, 10), rng=seed)

@@ -11,9 +11,8 @@ Source: Gal and Ghahramani 2016.
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 import smelt
@@ -54,11 +53,11 @@ def regression(x, y, grid):
 # -- digits, and digits of kinds that were never seen
 
 
-def digits():
+def classification():
     """Of every digit that was held out: whether its kind was seen in training, whether it is read rightly, and the
     standard deviation of the probability of what was read."""
-    x, t = load_digits(return_X_y=True)
-    x, seen = np.float32(x / 16), t < 8
+    x, t = digits()
+    seen = t < 8
     training, test = split(x[seen], t[seen], fractions=(0.25, 0.75), stratify=t[seen], seed=SEED)
     net = new_net(64, 8, dropout=0.3)
     fit(net, Batches(*training, seed=SEED), Adam(net.parameters(), lr=3e-3), epochs=50, progress=False)
@@ -99,7 +98,7 @@ def main(figure: Path) -> dict[str, float]:
     (x, y), grid = samples(), np.linspace(-5, 5, 201)
     mean, std = regression(x, y, grid)
     among = std[(np.abs(grid) > 1) & (np.abs(grid) < 3)].mean()
-    seen, right, uncertainty = digits()
+    seen, right, uncertainty = classification()
     numbers = {
         "beyond": std[np.abs(grid) > 4].mean() / among,
         "gap": std[np.abs(grid) < 1].mean() / among,

@@ -9,12 +9,11 @@ the middle go far, small ones at the end settle. Source: Smith and Topin 2018.
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from smelt.data import Batches, split
+from smelt.data import Batches
 from smelt.nn import Linear, ReLU, Sequential
 from smelt.optim import SGD
 from smelt.schedules import one_cycle
@@ -34,8 +33,7 @@ def cycle(rate, steps):
 
 def train(schedule, rate, seed):
     """Training and validation loss of every epoch."""
-    x, t = load_digits(return_X_y=True)
-    training, validation = split(np.float32(x / 16), t, fractions=(0.8, 0.2), stratify=t, seed=seed)
+    training, validation = digits(0.8, 0.2, seed=seed)
     batches = Batches(*training, seed=seed)
     net = Sequential(Linear(64, 100), ReLU(), Linear(100, 100), ReLU(), Linear(100, 10), rng=seed)
     optimizer = SGD(net.parameters(), **schedule(rate, EPOCHS * len(batches)))

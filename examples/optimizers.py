@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from smelt import optim
@@ -66,9 +65,8 @@ def descend(surface, start, optimizer, rate):
 
 def learn(optimizer, rate):
     """The last training loss, infinite where it is none, and that of every epoch."""
-    x, t = load_digits(return_X_y=True)
     net = Sequential(Linear(64, 100), ReLU(), Linear(100, 100), ReLU(), Linear(100, 10), rng=0)
-    batches = Batches(np.float32(x / 16), t)
+    batches = Batches(*digits())
     with np.errstate(over="ignore", invalid="ignore"):
         losses = fit(net, batches, optimizer(net.parameters(), lr=rate), epochs=EPOCHS, progress=False)["loss"]
     return (losses[-1] if np.isfinite(losses[-1]) else np.inf), losses

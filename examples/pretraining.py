@@ -12,9 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 import smelt
@@ -58,8 +57,7 @@ def draw(path, shares, weights):
 
 
 def main(figure: Path) -> dict[str, float]:
-    pixels, digits = load_digits(return_X_y=True)
-    (x, t), held_out = data.split(np.float32(pixels / 16), digits, fractions=(0.7, 0.3), stratify=digits, seed=0)
+    (x, t), held_out = digits(0.7, 0.3)
     pretrained = net(0)
     pretrain_layers(pretrained, x, epochs=30, noise=0.3, make_optimizer=ADAM, progress=False)
 

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 import smelt
 from smelt import data, nn, schedules
@@ -27,9 +26,7 @@ EPOCHS, KILLS, EVERY = 40, 5, 20
 
 def train(checkpoint, log=None):
     """Trains, or goes on where the checkpoint stands; `log` gets a line for each epoch, with the time."""
-    digits = load_digits()
-    images = np.float32(digits.images[:, None] / 16)
-    (x, t), held_out = data.split(images, digits.target, fractions=(0.8, 0.2), seed=0)
+    (x, t), held_out = data.split(*digits(shape=(1, 8, 8)), fractions=(0.8, 0.2), seed=0)
     layers = [nn.Linear(64, 300, bias=False), nn.BatchNorm(300), nn.ELU(), nn.Dropout(0.3), nn.Linear(300, 10)]
     model = nn.Sequential(nn.Flatten(), *layers, rng=0)
     batches = data.Batches(x, t, seed=0, transform=data.augment(data.noise(0.1)))

@@ -11,9 +11,8 @@ the weights are learned.
 from pathlib import Path
 
 import numpy as np
-from common import figure_path
+from common import digits, figure_path
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 import smelt
@@ -76,13 +75,12 @@ def draw(path, curves):
 
 
 def main(figure: Path) -> dict[str, float]:
-    digits = load_digits()
-    images = (digits.images[:, None] / 16).astype(np.float32)
-    lower = digits.target < 5
+    images, labels = digits(shape=(1, 8, 8))
+    lower = labels < 5
     source = net(0)
-    train(source, images[lower], digits.target[lower], 0, epochs=15)
+    train(source, images[lower], labels[lower], 0, epochs=15)
 
-    x, t = images[~lower], digits.target[~lower] - 5
+    x, t = images[~lower], labels[~lower] - 5
     curves = {way: [] for way in WAYS}
     for seed in tqdm(SEEDS, desc="choices of examples"):
         for way in WAYS:

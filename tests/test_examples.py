@@ -135,3 +135,40 @@ def test_coarse_to_fine(run):
     assert loss["fine"] <= loss["coarse"] < 0.7 * loss["default"]
     assert loss["worst"] > 3 * loss["fine"]
     assert loss["fine, test"] < 0.75 * loss["default, test"]
+
+
+def test_self_normalizing(run):
+    numbers = run("self_normalizing")
+    own, default, plain = "self-normalizing", "default", "default, no batch norm"
+    assert numbers[f"{own}: mean"] < 0.1 < 0.5 < numbers[f"{plain}: mean"]
+    assert numbers[f"{own}: deviation"] < 0.15 < 0.6 < numbers[f"{plain}: deviation"]
+    trained = {name: numbers[f"{name}: trained deviation"] for name in (own, default, plain)}
+    assert trained[default] < 0.4 < 0.7 < trained[own] < trained[plain]
+    assert numbers[f"{own}: early"] < 0.7 * min(numbers[f"{default}: early"], numbers[f"{plain}: early"])
+    assert numbers[f"{default}: end"] < min(numbers[f"{own}: end"], numbers[f"{plain}: end"])
+
+
+def test_diagnosis(run):
+    numbers = run("diagnosis")
+    sound, large, sigmoid = "tanh", "tanh, large weights", "sigmoid"
+    assert max(numbers[f"{name}: start"] for name in (sound, sigmoid)) < 3 < 8 < numbers[f"{large}: start"]
+    assert numbers[f"{sound}: lowest"] < 0.7 < 0.9 < numbers[f"{sigmoid}: lowest"]
+    assert numbers[f"{sound}: saturated"] < 0.1 < 0.6 < numbers[f"{large}: saturated"]
+    assert numbers[f"{sigmoid}: gradient"] < 1e-2 < 0.1 < numbers[f"{sound}: gradient"] < 10
+    assert numbers[f"{sigmoid}: update"] < 1e-5 < 5e-4 < numbers[f"{sound}: update"] < 1e-2
+    assert numbers[f"{sound}: accuracy"] > 0.9
+    assert numbers[f"{large}: accuracy"] < 0.7
+    assert numbers[f"{sigmoid}: accuracy"] < 0.2
+
+
+def test_half_precision(run):
+    pytest.importorskip("ml_dtypes")
+    numbers = run("half_precision")
+    least = numbers["float32"]
+    for name in ("float16, dynamic scale", "bfloat16", *(f"float16, scale 2^{k}" for k in range(-8, 13, 4))):
+        assert 0.7 * least < numbers[name] < 1.3 * least
+    assert numbers["bfloat16, no master weights"] > 2 * least
+    assert numbers["float16, scale 2^16"] > 1.5 * least
+    for k in (-24, 20):  # as at the start
+        assert numbers[f"float16, scale 2^{k}"] > 2
+    assert numbers["least scale"] < 2**16 < numbers["last scale"]
