@@ -72,7 +72,7 @@ def test_activations_access_16_bytes_and_spill_nothing(build, direction):
         assert (registers <= 128, spilled) == (True, 0), name
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "rows", "random", "channels"])
+@pytest.mark.parametrize("name", ["batch_norm", "rows", "random", "channels", "windows"])
 def test_nothing_is_spilled(build, name):
     report, _ = build(name)
     assert report

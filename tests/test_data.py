@@ -1130,7 +1130,7 @@ ERRORS = [
     (lambda: rotate(1)(IMAGES * 1j, 0), TypeError, "rotate: images must hold real numbers, got complex64"),
     (lambda: flip()(IMAGES[0], 0), ValueError, "flip: images must have shape (N, C, H, W), got (3, 5, 5)"),
     (lambda: noise(1)([1], 0), TypeError, "noise: images must be an array of NumPy or CuPy, got list"),
-    (lambda: shift(1)(IMAGES, -1), ValueError, "shift: rng must be an integer >= 0, got -1"),
+    (lambda: shift(1)(IMAGES, -1), ValueError, "shift: rng must be a seed >= 0, got -1"),
     (lambda: compose(flip(), 3), TypeError, "compose: augmentations must be functions (images, rng), got 3"),
     (
         lambda: augment(flip),

@@ -164,6 +164,26 @@ def test_mixed_precision(scale):
     assert all(np.isfinite(p.data).all() for p in model.parameters())
 
 
+def test_gradients_are_scaled_before_they_are_rounded():
+    """What a loss scale is for: gradients that float16 could not hold."""
+    x, t = toy()
+    x = x.astype(np.float16)
+    ends = {}
+    for scale in (None, 2.0**20):
+        model = net().astype("float16")
+        before = model.state_dict()
+        optimizer = smelt.optim.SGD(model.parameters(), lr=2.0**24, nonfinite="skip", master_weights=True)
+
+        def tiny(prediction, target):
+            loss, grad = smelt.cross_entropy(prediction, target)
+            return loss, grad * grad.dtype.type(2.0**-20) * grad.dtype.type(2.0**-4)
+
+        fit(model, Batches(x, t), optimizer, epochs=3, loss=tiny, loss_scale=scale, progress=False)
+        ends[scale] = np.abs(model.state_dict()["0.weight"] - before["0.weight"]).max()
+    assert ends[None] == 0
+    assert ends[2.0**20] > 0.1
+
+
 def test_a_dynamic_scale_halves_where_gradients_overflow():
     model = net().astype("float16")
     x, t = toy()

@@ -43,6 +43,12 @@ ANNOTATIONS = {
     "max_norm": "float",
     "value": "float",
     "r": "float",
+    "images": "Array",
+    "windows": "Array",
+    "first": "tuple[int, int]",
+    "stride": "tuple[int, int]",
+    "padding": "tuple[int, int]",
+    "dilation": "tuple[int, int]",
 }
 RETURNS = {
     "activations": "list[str]",
@@ -50,6 +56,8 @@ RETURNS = {
     "saves": "str",
     "optimizer_list": "list[dict[str, Any]]",
     "optimizer_slots": "int",
+    "gather_windows": "None",
+    "add_windows": "None",
     "clip_grad_norm_": "Any",
     "clip_grad_value_": "None",
     "max_norm_": "None",

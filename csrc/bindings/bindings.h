@@ -140,6 +140,7 @@ Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& draw
 void register_elementwise(py::module_& m);
 void register_channels(py::module_& m);
 void register_rows(py::module_& m);
+void register_windows(py::module_& m);
 void register_optimizers(py::module_& m);
 
 }  // namespace smelt

@@ -47,6 +47,7 @@ PYBIND11_MODULE(_core, m) {
     register_elementwise(m);
     register_channels(m);
     register_rows(m);
+    register_windows(m);
     register_optimizers(m);
     define(m, "set_num_threads(n)",
            "The number of threads a call may use, this thread included. Results do not depend on it.\n\n"
@@ -76,7 +77,8 @@ PYBIND11_MODULE(_core, m) {
     for (const auto& [key, value] : m.attr("__dict__").cast<py::dict>()) {
         const auto name = key.cast<std::string>();
         const bool internal = name == "build_info" || name == "Plan" || name == "optimizer_list" ||
-                              name == "optimizer_slots" || name == "activation_info";
+                              name == "optimizer_slots" || name == "activation_info" || name == "gather_windows" ||
+                              name == "add_windows";
         if (name[0] != '_' && !internal && (name == "Generator" || !py::isinstance<py::type>(value))) names.append(key);
     }
     m.attr("__all__") = names;

@@ -12,6 +12,7 @@
 #include "core/array.h"
 #include "core/info.h"
 #include "core/philox.h"
+#include "core/windows.h"
 
 namespace smelt {
 
@@ -147,6 +148,9 @@ struct Backend {
     void (*maxout_forward)(const ChannelShape&, int pieces, const Array& x, const Array& y);
     void (*maxout_backward)(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
 
+    void (*gather_windows)(const WindowShape&, const Array& images, double fill, const Array& windows);
+    void (*add_windows)(const WindowShape&, const Array& windows, const Array& images);
+
     // The L2 norm of each tensor's gradient, or of them all together.
     void (*gradient_norms)(const ChunkTable&, bool per_tensor, double* norms);
     // Gradients are scaled so that their norms come down to the limit; those of other than finite norm only if `all`.
@@ -164,6 +168,7 @@ struct Backend {
     each(prelu_forward) each(prelu_backward) \
     each(batch_statistics) each(given_statistics) each(channel_forward) each(channel_backward) \
     each(softmax) each(softmax_backward) each(cross_entropy) each(mse_loss) each(maxout_forward) each(maxout_backward) \
+    each(gather_windows) each(add_windows) \
     each(gradient_norms) each(clip_to_norm) each(clamp) each(max_norm) each(optimizer_step) each(set_groups)
 // clang-format on
 #define SMELT_DECLARE(operation) std::remove_pointer_t<decltype(Backend::operation)> operation;

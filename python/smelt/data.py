@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smelt._arrays import Array, namespace
-from smelt._checks import FINITE, SHARE, flag, integer, number
+from smelt._checks import FINITE, SHARE, flag, generator, integer, number
 
 Item = TypeVar("Item")
 Rng = int | np.random.Generator | None
@@ -151,7 +151,7 @@ def split(
     Raises TypeError for a wrong kind, ValueError for a wrong value or arrays of different lengths.
     Source: sklearn.model_selection.train_test_split.
     """
-    n = _samples("split", arrays)
+    n = sample_count("split", arrays)
     if not isinstance(fractions, Sequence) or isinstance(fractions, str):
         raise TypeError(f"split: fractions must be a sequence of numbers, got {fractions!r}")
     sizes = [number("split: each of fractions", f, SHARE) for f in fractions]
@@ -167,7 +167,7 @@ def split(
     place = (rank + np.repeat(start, counts)) / np.repeat(counts, counts)
     part = np.empty(n, np.intp)
     part[order] = np.searchsorted(np.cumsum(sizes)[:-1], place, side="right")
-    return [_take(arrays, np.flatnonzero(part == k)) for k in range(len(sizes))]
+    return [take(arrays, np.flatnonzero(part == k)) for k in range(len(sizes))]
 
 
 def k_fold(n: int, k: int = 5, *, stratify: Array | None = None, seed: int = 0) -> Iterator[tuple[Indices, Indices]]:
@@ -233,7 +233,7 @@ class Batches:
         transform: Callable[..., Any] | None = None,
         prefetch: int = 0,
     ) -> None:
-        self.n = _samples("Batches", arrays, least=1)
+        self.n = sample_count("Batches", arrays, least=1)
         self.arrays = arrays
         self.batch_size = batch_size if callable(batch_size) else integer("Batches: batch_size", batch_size, least=1)
         self.shuffle = flag("Batches: shuffle", shuffle)
@@ -362,9 +362,7 @@ class Augmentation:
         xp = _library(f"{name}: images", images)
         if images.ndim != 4:
             raise ValueError(f"{name}: images must have shape (N, C, H, W), got {images.shape}")
-        if rng is not None and not isinstance(rng, np.random.Generator):
-            rng = integer(f"{name}: rng", rng)
-        return self._change(xp, images, np.random.default_rng(rng))
+        return self._change(xp, images, generator(name, rng))
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
         raise NotImplementedError
@@ -552,7 +550,7 @@ def _host(x: Array) -> Array:
     return np.asarray(x.get() if hasattr(x, "get") else x)
 
 
-def _take(arrays: tuple[Array, ...], indices: Indices) -> Any:
+def take(arrays: tuple[Array, ...], indices: Indices) -> Any:
     parts = tuple(x[namespace(x).asarray(indices)] for x in arrays)
     return parts if len(parts) > 1 else parts[0]
 
@@ -577,7 +575,7 @@ def _floating(where: str, x: Array) -> Any:
     raise TypeError(f"{where} must hold real numbers, got {x.dtype}")
 
 
-def _samples(name: str, arrays: tuple[Array, ...], least: int = 0) -> int:
+def sample_count(name: str, arrays: tuple[Array, ...], least: int = 0) -> int:
     """How many samples the arrays have, all the same number."""
     if not arrays:
         raise TypeError(f"{name}: arrays must be at least one, got none")

@@ -18,9 +18,9 @@ from smelt._parameter import Parameter
 from smelt.data import Batches
 from smelt.diagnostics.report import Report, few, learned, new_figure, optimizer_of, train_step, twin
 from smelt.nn.layer import Layer
+from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
 from smelt.schedules import exponential
-from smelt.training.loop import Loss
 
 # -- which rate
 

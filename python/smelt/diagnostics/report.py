@@ -13,8 +13,8 @@ from smelt._arrays import Array
 from smelt._parameter import Parameter
 from smelt.nn.dropout import Dropout
 from smelt.nn.layer import Layer
+from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
-from smelt.training.loop import Loss
 
 Model = TypeVar("Model", bound=Layer)
 

@@ -15,8 +15,8 @@ from smelt._checks import POSITIVE, integer, number
 from smelt._parameter import Parameter
 from smelt.diagnostics.report import Report, optimizer_of, train_step, twin
 from smelt.nn.layer import Layer
+from smelt.nn.losses import Loss
 from smelt.optim import Adam, Optimizer
-from smelt.training.loop import Loss
 
 
 @dataclass(frozen=True)

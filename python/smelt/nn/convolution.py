@@ -7,12 +7,15 @@ tell.
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 import smelt
+from smelt import _core
 from smelt._arrays import Array, factor_for, mean, namespace
 from smelt._checks import integer
 from smelt.nn.layer import Layer
@@ -45,42 +48,19 @@ class Windows:
             raise ValueError(f"{self.layer}: images must be at least as large as the kernel, got {size[0]} x {size[1]}")
         return out[0], out[1]
 
-    def padded(self, x: Array, fill: float = 0.0) -> Array:
-        """Images (N, C, H, W) with their margins, contiguous as (C, H, W, N)."""
-        xp = namespace(x)
+    def images(self, x: Array) -> Array:
+        """Images (N, C, H, W), contiguous as (C, H, W, N)."""
         if x.ndim != 4:
             raise ValueError(f"{self.layer}: x must have shape (N, channels, height, width), got {tuple(x.shape)}")
-        x = x.transpose(1, 2, 3, 0)
-        (p, q) = self.padding
-        if not (p or q):
-            return xp.ascontiguousarray(x)
-        c, h, w, n = x.shape
-        padded = xp.full((c, h + 2 * p, w + 2 * q, n), fill, x.dtype)
-        padded[:, p : p + h, q : q + w] = x
-        return padded
+        return namespace(x).ascontiguousarray(x.transpose(1, 2, 3, 0))
 
-    def of(self, padded: Array) -> Array:
-        """A view of shape (C, kernel height, kernel width, output height, output width, N)."""
-        c, h, w, n = padded.shape
-        (s0, s1), (d0, d1) = self.stride, self.dilation
-        out = self.output_size((h - 2 * self.padding[0], w - 2 * self.padding[1]))
-        sc, sh, sw, sn = padded.strides
-        strides = sc, d0 * sh, d1 * sw, s0 * sh, s1 * sw, sn
-        return namespace(padded).lib.stride_tricks.as_strided(padded, (c, *self.kernel, *out, n), strides)
+    def gather(self, images: Array, windows: Array, row: int = 0, fill: float = 0.0) -> None:
+        """Fills windows (C, kernel height, kernel width, rows, columns, N), those from `row` on; margins are `fill`."""
+        _core.gather_windows(images, windows, (row, 0), self.stride, self.padding, self.dilation, fill)
 
-    def add(self, windows: Array, padded: Array) -> None:
-        """The transpose of `of`: adds windows' elements to the places they came from."""
-        (s0, s1), (d0, d1) = self.stride, self.dilation
-        rows, columns = windows.shape[3:5]
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                places = padded[:, i * d0 :: s0, j * d1 :: s1][:, :rows, :columns]
-                places += windows[:, i, j]
-
-    def without_margins(self, padded: Array) -> Array:
-        """What padded() was made of, as (N, C, H, W)."""
-        (p, q) = self.padding
-        return padded[:, p : padded.shape[1] - p, q : padded.shape[2] - q].transpose(3, 0, 1, 2)
+    def add(self, windows: Array, images: Array, row: int = 0) -> None:
+        """The transpose of gather: adds windows' elements to the places they came from."""
+        _core.add_windows(images, windows, (row, 0), self.stride, self.padding, self.dilation)
 
 
 class Conv2D(LinearMap):
@@ -130,18 +110,30 @@ class Conv2D(LinearMap):
             raise ValueError("Conv2D: padding='same' needs a stride of 1 and an odd kernel")
         return reach[0] // 2, reach[1] // 2
 
-    def _tiles(self, windows: Array) -> list[slice]:
-        """Output rows whose windows fit TILE."""
-        c, kh, kw, rows, columns, n = windows.shape
-        step = max(1, TILE // max(1, c * kh * kw * columns * n * windows.dtype.itemsize))
-        return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+    def _tiles(self, images: Array) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Output rows [first, end) and the form of their windows, so many that they fit TILE."""
+        c, h, w, n = images.shape
+        rows, columns = self.windows.output_size((h, w))
+        kh, kw = self.windows.kernel
+        step = max(1, TILE // max(1, c * kh * kw * columns * n * images.dtype.itemsize))
+        for first in range(0, rows, step):
+            end = min(first + step, rows)
+            yield first, end, (c, kh, kw, end - first, columns, n)
 
-    def _matrices(self, windows: Array) -> Array:
-        """A tile of windows as matrices (im2col), in memory that the next tile takes over."""
-        if not windows.flags.c_contiguous:
-            windows, given = _scratch(windows), windows
-            windows[...] = given
-        return windows.reshape(self.groups, -1, windows.shape[3] * windows.shape[4] * windows.shape[5])
+    def _matrices(self, images: Array, first: int, form: tuple[int, ...]) -> Array:
+        """The windows of some output rows as matrices (im2col), in memory that the next tile takes over."""
+        if self._is_pointwise:
+            windows = images[:, first : first + form[3]]
+        else:
+            windows = _scratch(images, form)
+            self.windows.gather(images, windows, first)
+        return windows.reshape(self.groups, -1, form[3] * form[4] * form[5])
+
+    @property
+    def _is_pointwise(self) -> bool:
+        """Whether windows are the images themselves."""
+        w = self.windows
+        return w.kernel == w.stride == (1, 1) and w.padding == (0, 0)
 
     def map(self, x: Array) -> Array:
         o, c = self.weight.shape[0], self.weight.shape[1] * self.groups
@@ -149,36 +141,33 @@ class Conv2D(LinearMap):
             raise ValueError(f"Conv2D: x must have shape (N, {c}, height, width), got {tuple(x.shape)}")
         self._check(x)
         xp = namespace(x)
-        padded = self.windows.padded(x)
-        windows = self.windows.of(padded)
+        images = self.windows.images(x)
         weight = self.weight.data.reshape(self.groups, o // self.groups, -1)
-        y = xp.empty((o, *windows.shape[3:]), x.dtype)
-        for rows in self._tiles(windows):
-            tile = windows[:, :, :, rows]
-            xp.matmul(weight, self._matrices(tile), out=y[:, rows].reshape(self.groups, o // self.groups, -1))
-        self._saved = (padded,) if self.training else None
+        y = xp.empty((o, *self.windows.output_size(images.shape[1:3]), images.shape[3]), x.dtype)
+        for first, end, form in self._tiles(images):
+            tile = y[:, first:end].reshape(self.groups, o // self.groups, -1)
+            xp.matmul(weight, self._matrices(images, first, form), out=tile)
+        self._saved = (images,) if self.training else None
         return y.transpose(3, 0, 1, 2)
 
     def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
-        (padded,) = self._take()
-        xp = namespace(padded)
-        windows = self.windows.of(padded)
+        (images,) = self._take()
+        xp = namespace(images)
         grad = grad.transpose(1, 2, 3, 0)
         weight = self.weight.data.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
         dweight = xp.zeros_like(weight)
-        dpadded = xp.zeros_like(padded) if input_grad else None
-        for rows in self._tiles(windows):
-            tile = windows[:, :, :, rows]
-            g = grad[:, rows].reshape(self.groups, weight.shape[1], -1)
+        dimages = xp.zeros_like(images) if input_grad else None
+        for first, end, form in self._tiles(images):
+            g = grad[:, first:end].reshape(self.groups, weight.shape[1], -1)
             if not self.frozen:
-                dweight += g @ self._matrices(tile).transpose(0, 2, 1)
-            if dpadded is not None:
-                dtile = _scratch(tile)
-                xp.matmul(weight.transpose(0, 2, 1), g, out=dtile.reshape(self.groups, -1, g.shape[-1]))
-                self.windows.add(dtile, dpadded[:, rows.start * self.windows.stride[0] :])
+                dweight += g @ self._matrices(images, first, form).transpose(0, 2, 1)
+            if dimages is not None:
+                dwindows = _scratch(images, form)
+                xp.matmul(weight.transpose(0, 2, 1), g, out=dwindows.reshape(self.groups, -1, g.shape[-1]))
+                self.windows.add(dwindows, dimages, first)
         if not self.frozen:
             self.weight.add_grad(dweight.reshape(self.weight.shape))
-        return None if dpadded is None else self.windows.without_margins(dpadded)
+        return None if dimages is None else dimages.transpose(3, 0, 1, 2)
 
     def __repr__(self) -> str:
         o, c = self.weight.shape[:2]
@@ -209,28 +198,30 @@ class MaxPool2D(Layer):
             raise ValueError(f"{type(self).__name__}: padding must be at most half the kernel, got {padding}")
 
     def forward(self, x: Array) -> Array:
-        padded = self.windows.padded(x, self.fill)
-        windows = self.windows.of(padded)
-        y, context = self._reduce(windows)
-        self._saved = (padded.shape, context) if self.training else None
+        images = self.windows.images(x)
+        c, h, w, n = images.shape
+        pieces = namespace(x).empty((*self.windows.kernel, c, *self.windows.output_size((h, w)), n), x.dtype)
+        self.windows.gather(images, pieces.transpose(2, 0, 1, 3, 4, 5), fill=self.fill)
+        y, context = self._reduce(pieces)
+        self._saved = (images.shape, context) if self.training else None
         return y.transpose(3, 0, 1, 2)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         shape, context = self._take()
-        grad = grad.transpose(1, 2, 3, 0)
-        dpadded = namespace(grad).zeros(shape, grad.dtype)
-        self.windows.add(self._spread(grad, context), dpadded)
-        return self.windows.without_margins(dpadded)
+        grad = namespace(grad).ascontiguousarray(grad.transpose(1, 2, 3, 0))
+        dimages = namespace(grad).zeros(shape, grad.dtype)
+        self.windows.add(self._spread(grad, context).transpose(2, 0, 1, 3, 4, 5), dimages)
+        return dimages.transpose(3, 0, 1, 2)
 
-    def _reduce(self, windows: Array) -> tuple[Array, Any]:
-        c, kh, kw, *rest = windows.shape
-        pieces = windows.transpose(1, 2, 0, 3, 4, 5).reshape(kh * kw * c, *rest)
-        result: tuple[Array, Any] = smelt.maxout_forward(pieces, kh * kw, axis=0)
+    def _reduce(self, pieces: Array) -> tuple[Array, Any]:
+        """Of (kernel height, kernel width, ...) the result (...), and what its backward needs."""
+        kh, kw, c, *rest = pieces.shape
+        result: tuple[Array, Any] = smelt.maxout_forward(pieces.reshape(kh * kw * c, *rest), kh * kw, axis=0)
         return result
 
     def _spread(self, grad: Array, context: Any) -> Array:
-        pieces = smelt.maxout_backward(grad, context)
-        return pieces.reshape(*self.windows.kernel, *grad.shape).transpose(2, 0, 1, 3, 4, 5)
+        """The gradient with respect to pieces."""
+        return smelt.maxout_backward(grad, context).reshape(*self.windows.kernel, *grad.shape)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.windows.kernel})"
@@ -247,13 +238,13 @@ class AvgPool2D(MaxPool2D):
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
         super().__init__(kernel_size, stride, padding)
 
-    def _reduce(self, windows: Array) -> tuple[Array, Any]:
-        return mean(windows, (1, 2)), None
+    def _reduce(self, pieces: Array) -> tuple[Array, Any]:
+        return mean(pieces, (0, 1)), None
 
     def _spread(self, grad: Array, context: Any) -> Array:
         kh, kw = self.windows.kernel
         share = (grad / factor_for(grad, kh * kw)).astype(grad.dtype)
-        return namespace(grad).broadcast_to(share[:, None, None], (len(grad), kh, kw, *grad.shape[1:]))
+        return namespace(grad).broadcast_to(share, (kh, kw, *grad.shape))
 
 
 class GlobalAvgPool2D(Layer):
@@ -296,13 +287,14 @@ class _Memory(threading.local):
 _memory = _Memory()
 
 
-def _scratch(like: Array) -> Array:
-    """An array of this form, its contents of no meaning, until the thread asks for the next."""
+def _scratch(like: Array, shape: tuple[int, ...]) -> Array:
+    """An array of this shape, its contents of no meaning, until the thread asks for the next."""
     if not isinstance(like, np.ndarray):
-        return namespace(like).empty(like.shape, like.dtype)
-    if like.size > _memory.by_dtype.get(like.dtype, like[:0]).size:
-        _memory.by_dtype[like.dtype] = np.empty(like.size, like.dtype)
-    return _memory.by_dtype[like.dtype][: like.size].reshape(like.shape)
+        return namespace(like).empty(shape, like.dtype)
+    size = math.prod(shape)
+    if size > _memory.by_dtype.get(like.dtype, like[:0]).size:
+        _memory.by_dtype[like.dtype] = np.empty(size, like.dtype)
+    return _memory.by_dtype[like.dtype][:size].reshape(shape)
 
 
 def _pair(layer: str, name: str, value: Any, least: int) -> Pair:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from smelt._arrays import Array, factor_for, namespace
 from smelt._checks import POSITIVE, choice, number
 from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
+
+Loss = Callable[[Array, Any], tuple[Array, Array]]  # of prediction and target: the loss and its gradient
 
 
 def binary_cross_entropy_with_logits(logits: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Array]:

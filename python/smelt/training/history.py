@@ -69,7 +69,9 @@ class History:
                 )
             elif val[-1] - loss[-1] > 0.5 * abs(loss[-1]) and not said:
                 said.append("A gap: the validation loss is well above the training loss; regularisation may narrow it.")
-        return " ".join(said) or "Well fitted: the losses have levelled off, and validation keeps up with training."
+        level = "the training loss has levelled off"
+        level += ", and validation keeps up with it" if "val_loss" in self else ""
+        return " ".join(said) or f"Well fitted: {level}; if that is still too high, try a larger net."
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draws training and validation curves, a panel for each figure; returns the Figure, saved where a path is

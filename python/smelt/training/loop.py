@@ -16,12 +16,12 @@ from smelt._checks import integer
 from smelt._core import cross_entropy
 from smelt.data import Batches
 from smelt.nn.layer import Layer
+from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
 from smelt.training import checkpoint as checkpoints
 from smelt.training.history import History, Metrics
 from smelt.training.scaling import LossScale
 
-Loss = Callable[[Array, Any], tuple[Array, Array]]
 Metric = Callable[[Array, Any], Any]
 
 
@@ -137,10 +137,10 @@ class Run:
 
     def _gradients(self, x: Array, target: Any) -> Array:
         """The loss of a batch, its gradients added to those of the parameters."""
-        # Of a dynamic scale overflow is expected: it makes the scale fall.
-        with np.errstate(over="ignore", invalid="ignore") if self.scale.dynamic else nullcontext():
-            loss, grad = self.loss(self.model.forward(x), target)
-            self.model.backward(self.scale.apply(grad), input_grad=False)
+        # Of a scaled loss overflow is expected: the step is skipped, and a dynamic scale falls.
+        with np.errstate(over="ignore", invalid="ignore") if self.scale.given else nullcontext():
+            loss, grad = self.scale.gradient(self.loss, self.model.forward(x), target)
+            self.model.backward(grad, input_grad=False)
         return loss
 
     def end_epoch(self) -> float:

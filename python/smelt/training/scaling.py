@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from smelt._arrays import Array, factor_for
+from smelt._arrays import Array
 from smelt._checks import POSITIVE, number
+from smelt.nn.losses import Loss
 
 GROWTH_INTERVAL = 2000
 
@@ -21,16 +22,20 @@ class LossScale:
     """
 
     def __init__(self, scale: float | str | None) -> None:
-        self.dynamic = scale == "dynamic"
+        self.given, self.dynamic = scale is not None, scale == "dynamic"
         self.value = 65536.0 if self.dynamic else 1.0 if scale is None else number("fit: loss_scale", scale, POSITIVE)
         self.steps = 0  # since the scale has changed
 
-    def apply(self, grad: Array) -> Array:
-        """The gradient of the scaled loss."""
-        if self.value == 1:
-            return grad
-        with np.errstate(over="ignore"):
-            return (grad * factor_for(grad, self.value)).astype(grad.dtype)
+    def gradient(self, loss: Loss, prediction: Array, target: Any) -> tuple[Array, Array]:
+        """The loss, and the gradient of the scaled loss.
+
+        Where there is a scale, the loss of half types and its gradient are computed in float32 and rounded when they
+        have been scaled: before that they could be 0 already.
+        """
+        if not self.given:
+            return loss(prediction, target)
+        value, grad = loss(_in_float32(prediction), _in_float32(target))
+        return value, (grad * self.value).astype(prediction.dtype)
 
     def update(self, norm: Any) -> None:
         """After a step whose gradients had this norm."""
@@ -52,3 +57,7 @@ class LossScale:
             kinds = [repr("dynamic") if dynamic else "a number or None" for dynamic in (state["dynamic"], self.dynamic)]
             raise ValueError(f"fit: loss_scale must be {kinds[0]}, as in the checkpoint, got {kinds[1]}")
         self.value, self.steps = float(state["value"]), int(state["steps"])
+
+
+def _in_float32(x: Any) -> Any:
+    return x.astype(np.float32) if str(getattr(x, "dtype", "")) in ("float16", "bfloat16") else x

@@ -1,0 +1,120 @@
+// Windows of images: copied out of them, and added back. A thread takes an element of the result.
+#include "core/backend.h"
+#include "core/windows.h"
+#include "cuda/kernels.h"
+#include "cuda/strides.cuh"
+#include "cuda/view.cuh"
+
+namespace smelt::cuda {
+inline namespace SMELT_ISA {
+
+namespace {
+
+// Takes the last axis, of n, off an index.
+SMELT_DEVICE std::int64_t split(std::int64_t& index, const Divider& n) {
+    const std::int64_t rest = n.divide(index), last = index - rest * n.divisor;
+    index = rest;
+    return last;
+}
+
+template <class S>
+struct Gather : Kernel {
+    WindowShape shape;
+    const S* images;
+    char* windows;
+    S fill;
+    std::int64_t size;
+    Divider batch, columns, rows, width, height;
+
+    SMELT_DEVICE void operator()() const {
+        for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
+             at += std::int64_t(gridDim.x) * threads) {
+            std::int64_t c = at;
+            const std::int64_t n = split(c, batch), q = split(c, columns), r = split(c, rows);
+            const std::int64_t j = split(c, width), i = split(c, height);
+            const WindowAxis &v = shape.rows, &h = shape.columns;
+            const std::int64_t y = v.place(i, r), x = h.place(j, q);
+            const bool inside = v.holds(y) && h.holds(x);
+            S* const to = reinterpret_cast<S*>(windows + shape.offset(c, i, j));
+            to[(r * h.windows + q) * shape.batch + n] =
+                inside ? images[((c * v.size + y) * h.size + x) * shape.batch + n] : fill;
+        }
+    }
+};
+
+template <class S>
+struct Add : Kernel {
+    WindowShape shape;
+    const char* windows;
+    S* images;
+    std::int64_t size;
+    Divider batch, columns, rows;
+
+    SMELT_DEVICE void operator()() const {
+        using T = Compute<S>;
+        for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
+             at += std::int64_t(gridDim.x) * threads) {
+            std::int64_t c = at;
+            const std::int64_t n = split(c, batch), x = split(c, columns), y = split(c, rows);
+            const WindowAxis &v = shape.rows, &h = shape.columns;
+            T sum = Storage<S>::template load<T>(images[at]);
+            for (std::int64_t i = 0; i < v.kernel; ++i) {
+                const std::int64_t r = v.window_at(i, y);
+                for (std::int64_t j = 0; r >= 0 && j < h.kernel; ++j) {
+                    const std::int64_t q = h.window_at(j, x);
+                    if (q < 0) continue;
+                    const S* const plane = reinterpret_cast<const S*>(windows + shape.offset(c, i, j));
+                    sum += Storage<S>::template load<T>(plane[(r * h.windows + q) * shape.batch + n]);
+                }
+            }
+            images[at] = Storage<S>::store(sum);
+        }
+    }
+};
+
+template <class K>
+void launch_over(const K& kernel) {
+    const std::int64_t blocks = (kernel.size + kernel.threads - 1) / kernel.threads;
+    launch(kernel, blocks < most_blocks ? blocks : most_blocks);
+}
+
+}  // namespace
+
+}  // namespace SMELT_ISA
+
+void gather_windows(const WindowShape& w, const Array& images, double fill, const Array& windows) {
+    with_storage(images.dtype, [&](auto storage) {
+        using S = decltype(storage);
+        const std::int64_t size = windows.size;
+        const auto over = [&](std::int64_t n) { return Divider(n, size); };
+        launch_over(Gather<S>{{},
+                              w,
+                              static_cast<const S*>(images.data),
+                              static_cast<char*>(windows.data),
+                              Storage<S>::store(fill),
+                              size,
+                              over(w.batch),
+                              over(w.columns.windows),
+                              over(w.rows.windows),
+                              over(w.columns.kernel),
+                              over(w.rows.kernel)});
+    });
+}
+
+void add_windows(const WindowShape& w, const Array& windows, const Array& images) {
+    with_storage(images.dtype, [&](auto storage) {
+        using S = decltype(storage);
+        const std::int64_t size = images.size;
+        const auto over = [&](std::int64_t n) { return Divider(n, size); };
+        launch_over(Add<S>{{},
+                           w,
+                           static_cast<const char*>(windows.data),
+                           static_cast<S*>(images.data),
+                           size,
+                           over(w.batch),
+                           over(w.columns.size),
+                           over(w.rows.size)});
+    });
+}
+
+}  // namespace smelt::cuda
