@@ -18,7 +18,7 @@ def factor_for(x: Array, value: float) -> Any:
 def product(a: Array, b: Array) -> Array:
     """a @ b in their dtype: NumPy multiplies bfloat16 into float32."""
     c = a @ b
-    return c if c.dtype == a.dtype else c.astype(a.dtype)
+    return c if c.dtype is a.dtype else c.astype(a.dtype, copy=False)
 
 
 def mean(x: Array, axis: int | tuple[int, ...]) -> Array:

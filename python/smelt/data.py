@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any, TypeVar
 
 import numpy as np
@@ -273,7 +274,8 @@ class Batches:
         order = np.random.default_rng([self.seed, epoch]).permutation(self.n) if self.shuffle else np.arange(self.n)
         orders = [namespace(x).asarray(order) for x in self.arrays]
         for k in numbers:
-            batch = tuple(x[o[k * size : (k + 1) * size]] for x, o in zip(self.arrays, orders, strict=True))
+            part = slice(k * size, (k + 1) * size)
+            batch = tuple(map(getitem, self.arrays, [o[part] for o in orders]))
             if self.transform is not None:
                 # The 1 keeps its generator apart from the order's: NumPy takes [seed, epoch, 0, 0] for [seed, epoch].
                 yield self.transform(*batch, rng=np.random.default_rng([self.seed, epoch, k, 1]))

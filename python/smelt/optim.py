@@ -9,6 +9,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _NORM = {"name": "max_grad_norm", "interval": (0.0, math.inf, False, True), "tex
 _GRAD_SCALE = {"name": "grad_scale", "interval": (0.0, math.inf, True, True), "text": "a finite number > 0"}
 
 Schedule = Callable[[int], float]
+Step = tuple[tuple[float, ...], bool, bool]  # of a group: hyper-parameters in the order of the list, and two flags
 
 
 class Optimizer:
@@ -50,6 +52,7 @@ class Optimizer:
         values = [self._step_of(group, 0)[0] for group in self.groups]
         self._plan = _core.Plan(self._row, arrays, sizes, values, self.master_weights, self.capturable)
         self.state: list[dict[str, Any]] = self._plan.state
+        self._last: dict[int, tuple[dict[str, Any], Step | None]] = {}
         self.last_grad_norm: Any = None
 
     def _make_groups(self, params: Iterable[Any]) -> list[dict[str, Any]]:
@@ -117,7 +120,19 @@ class Optimizer:
         """
         self._plan.exclusively(self._plan.refresh_master_weights)
 
-    def _step_of(self, group: dict[str, Any], t: int) -> tuple[tuple[float, ...], bool, bool]:
+    def _checked_step(self, g: int) -> Step:
+        """A group's part of the next step: that of the last where the group still holds the same numbers."""
+        group = self.groups[g]
+        before, step = self._last.get(g, ({}, None))
+        if step is not None and before.keys() == group.keys() and all(map(is_, group.values(), before.values())):
+            return step
+        scheduled = any(map(callable, group.values()))
+        step = self._step_of(group, self.t if scheduled else 0)
+        may_change = scheduled or any(isinstance(value, list) for value in group.values())
+        self._last[g] = dict(group), None if may_change else step
+        return step
+
+    def _step_of(self, group: dict[str, Any], t: int) -> Step:
         """A group's part of the step after t: its hyper-parameters in the order of the list, checked, and its flags."""
         values: list[float] = []
         for hyper in self._spec["hypers"]:
@@ -191,8 +206,7 @@ class Optimizer:
         self._check_norm(self.max_grad_norm, self.nonfinite)
         if type(grad_scale) is not float or grad_scale != 1:
             grad_scale = self._number(_GRAD_SCALE, grad_scale)
-        t = self.t if any(any(map(callable, group.values())) for group in self.groups) else 0
-        steps = [self._step_of(group, t) for group in self.groups]
+        steps = [self._checked_step(g) for g in range(len(self.groups))]
         norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite, grad_scale)
         self.last_grad_norm = norm if norm is None or grad_scale == 1 else norm * grad_scale
 

@@ -24,7 +24,7 @@ from smelt.nn.linear import LinearMap
 Pair = tuple[int, int]
 
 # Bytes of windows that are laid out at a time.
-TILE = 1 << 20
+TILE = 4 << 20
 
 
 class Windows:
@@ -69,7 +69,7 @@ class Conv2D(LinearMap):
     x (N, in_channels, H, W), weight (out_channels, in_channels / groups, kernel height, kernel width), y (N,
     out_channels, H', W') with H' = floor((H + 2 padding - dilation (kernel - 1) - 1) / stride) + 1. kernel_size,
     stride, padding, dilation: a number, or one for height and one for width; padding="same" keeps the size at stride 1.
-    Windows are laid out in tiles of a megabyte (im2col) and multiplied by BLAS; no more is ever kept than x.
+    Windows are laid out in tiles of four megabytes (im2col) and multiplied by BLAS; no more is ever kept than x.
     init, bias_init and rng as in Linear. Raises ValueError for an x of other channels or smaller than the kernel,
     TypeError for one of another dtype.
     Source: torch.nn.Conv2d.
@@ -139,7 +139,7 @@ class Conv2D(LinearMap):
         o, c = self.weight.shape[0], self.weight.shape[1] * self.groups
         if x.ndim == 4 and x.shape[1] != c:
             raise ValueError(f"Conv2D: x must have shape (N, {c}, height, width), got {tuple(x.shape)}")
-        self._check(x)
+        self._check(x, self.weight.data)
         xp = namespace(x)
         images = self.windows.images(x)
         weight = self.weight.data.reshape(self.groups, o // self.groups, -1)

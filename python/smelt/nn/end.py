@@ -72,7 +72,7 @@ class End(Remembers):
             num_batches=int(norm.num_batches) if norm.momentum is None else None,
             **dropout,
         )
-        if norm.training and not norm.frozen and x.size:
+        if norm.momentum is None and norm.training and not norm.frozen and x.size:
             norm.num_batches += 1
         return result
 
@@ -90,8 +90,8 @@ class End(Remembers):
             if self.linear and self.linear.bias and not self.linear.frozen:
                 self.linear.bias.add_grad(dbias)
         else:
-            dx, *gradients = smelt.batch_norm_backward(grad, context)
-            self.norm.add_grads(gradients)
+            dx, dweight, dbias = smelt.batch_norm_backward(grad, context)
+            self.norm.add_grads(dweight, dbias)
         return dx if order is None else as_given(dx, order)
 
 

@@ -60,11 +60,11 @@ class LinearMap(Layer):
             self._draw(seeds.weights, activation)
             self._seeded = seeds.given
 
-    def _check(self, x: Array) -> None:
+    def _check(self, x: Array, weight: Array) -> None:
         """TypeError where x is not of the weight's dtype: NumPy would silently compute in the wider of the two."""
-        if x.dtype != self.weight.data.dtype:
+        if x.dtype is not weight.dtype and x.dtype != weight.dtype:
             name = type(self).__name__
-            raise TypeError(f"{name}: x must have dtype {self.weight.data.dtype}, as its weight has, got {x.dtype}")
+            raise TypeError(f"{name}: x must have dtype {weight.dtype}, as its weight has, got {x.dtype}")
 
     def map(self, x: Array) -> Array:
         """The result without the bias."""
@@ -107,11 +107,12 @@ class Linear(LinearMap):
         super().__init__(shape, bias, init, bias_init, dtype, rng)
 
     def map(self, x: Array) -> Array:
-        if x.ndim == 0 or x.shape[-1] != self.weight.shape[0]:
-            raise ValueError(f"Linear: x must have shape (..., {self.weight.shape[0]}), got {tuple(x.shape)}")
-        self._check(x)
+        weight = self.weight.data
+        if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
+            raise ValueError(f"Linear: x must have shape (..., {weight.shape[0]}), got {tuple(x.shape)}")
+        self._check(x, weight)
         self._saved = (x,) if self.training else None
-        return product(x, self.weight.data)
+        return product(x, weight)
 
     def map_backward(self, grad: Array, input_grad: bool) -> Array | None:
         (x,) = self._take()

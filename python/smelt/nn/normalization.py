@@ -19,8 +19,8 @@ class BatchNorm(Layer):
 
     x has shape (N, channels) or (N, channels, height, width), or any with its channels on `axis`. mean and var are
     those of the batch in training, and the running ones in inference and where the layer is frozen: running = (1 -
-    momentum) * running + momentum * batch, the cumulative mean where momentum is None. affine=False leaves weight and
-    bias out. unbiased=False: the running variance is the biased one (Keras).
+    momentum) * running + momentum * batch; where momentum is None the mean of all batches so far, which num_batches
+    counts. affine=False leaves weight and bias out. unbiased=False: the running variance is the biased one (Keras).
     Raises ValueError in training for one value per channel. Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm1d, 2d.
     """
 
@@ -59,11 +59,11 @@ class BatchNorm(Layer):
     def dtype_within(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
-    def add_grads(self, gradients: list[Array]) -> None:
+    def add_grads(self, dweight: Array, dbias: Array) -> None:
         """Adds to the gradients of weight and bias, where they are learned."""
-        for p, grad in zip((self.weight, self.bias), gradients, strict=True):
-            if p is not None and not self.frozen:
-                p.add_grad(grad)
+        if self.weight is not None and self.bias is not None and not self.frozen:
+            self.weight.add_grad(dweight)
+            self.bias.add_grad(dbias)
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.running_mean.size})"

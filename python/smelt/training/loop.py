@@ -107,6 +107,7 @@ class Run:
         self.patience_left: int | None = None
         self.best: dict[str, Any] | None = None  # {"value", "epoch", "model"}
         self.total, self.samples = 0.0, 0  # of this epoch: summed loss, and how many samples
+        self._losses: list[tuple[int, Array]] = []  # of batches that are not yet in them
 
     def train_epoch(self, before_step: Sequence[Any], after_step: Sequence[Any]) -> Iterator[None]:
         """The rest of an epoch, pausing after every batch that ends with a step. ValueError where it has no batch."""
@@ -117,8 +118,7 @@ class Run:
             raise ValueError("fit: data must have at least one batch an epoch, got none")
         for x, target in self.data:
             loss = self._gradients(x, target)
-            self.total = self.total + np.float64(len(x)) * loss
-            self.samples += len(x)
+            self._losses.append((len(x), loss))
             batches += 1
             if batches < self.accumulate and self.data.position < length:
                 continue
@@ -145,10 +145,17 @@ class Run:
 
     def end_epoch(self) -> float:
         """The mean training loss of the epoch, which is over."""
+        self._sum_losses()
         mean = float(self.total) / max(1, self.samples)
         self.total, self.samples = 0.0, 0
         self.epoch += 1
         return mean
+
+    def _sum_losses(self) -> None:
+        for count, loss in self._losses:
+            self.total = self.total + np.float64(count) * loss
+            self.samples += count
+        self._losses.clear()
 
     def watch(self, figures: Metrics, patience: int | None) -> None:
         """Remembers the best model so far, and stops where the validation loss has not fallen for `patience` epochs."""
@@ -169,6 +176,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
+        self._sum_losses()
         return {
             "model": self.model.state_dict(),
             "generators": [g.state_dict() for g in self.model.generators()],
@@ -217,6 +225,7 @@ class Run:
             one.load_state_dict(saved)
         for (_, layer), frozen in zip(self.model.layers(), state["frozen"], strict=True):
             layer.frozen = frozen
+        self._losses.clear()
         for name in ("epoch", "step", "total", "samples", "stop", "patience_left", "best"):
             setattr(self, name, state[name])
 
