@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
 tests=${TESTS:-"tests/test_activations.py tests/test_channels.py tests/test_rows.py tests/test_random.py tests/test_errors.py
-       tests/test_optim.py tests/test_clipping.py tests/test_layouts.py tests/test_cuda.py"}
+       tests/test_optim.py tests/test_clipping.py tests/test_layouts.py tests/test_windows.py tests/test_cuda.py"}
 
 build() {  # build NAME SANITIZERS [CMake arguments]
     PYTHON="$python" tools/variant.sh "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMELT_SANITIZE="$2" -DSMELT_ISAS=baseline "${@:3}"
@@ -20,7 +20,7 @@ run() {  # run NAME LIBRARY: the tests with that build, the sanitizer's runtime 
 }
 
 # Of the emulated kernels the smaller tests, which go through every one of them.
-skip="torch or jax or (cuda-emulated and not (layouts or test_cuda or ten_steps))"
+skip="torch or jax or (cuda-emulated and not (layouts or windows or test_cuda or ten_steps))"
 case "${1:-all}" in
     address | all)
         build asan address,undefined -DSMELT_CUDA=EMULATED
@@ -30,6 +30,6 @@ case "${1:-all}" in
     thread | all)
         build tsan thread -DSMELT_CUDA=OFF
         # A process with threads cannot fork under this sanitizer; other instruction sets are other processes.
-        tests=${TESTS:-"tests/test_robustness.py tests/test_optim.py"} skip="fork or child or instruction or torch or jax"
+        tests=${TESTS:-"tests/test_robustness.py tests/test_optim.py tests/test_windows.py"} skip="fork or child or instruction or torch or jax"
         TSAN_OPTIONS=halt_on_error=1 run tsan libtsan.so ;;
 esac
