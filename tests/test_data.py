@@ -921,7 +921,7 @@ def cupy(monkeypatch):
     module.__getattr__ = lambda name: foreign(getattr(np, name))
     module.ndarray, module.asarray = Foreign, lambda a: a if isinstance(a, Foreign) else Foreign(a.copy())
     module.lib = types.SimpleNamespace(
-        stride_tricks=types.SimpleNamespace(as_strided=foreign(np.lib.stride_tricks.as_strided))
+        stride_tricks=types.SimpleNamespace(sliding_window_view=foreign(np.lib.stride_tricks.sliding_window_view))
     )
     module.used = []
 
@@ -1149,7 +1149,7 @@ def test_errors(call, error, message):
 
 def test_rotate_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-    with pytest.raises(ImportError, match=r"^rotate needs scipy: pip install smelt\[training\]$"):
+    with pytest.raises(ImportError, match=r"^rotate: scipy is needed: pip install smelt\[training\]$"):
         rotate(3)(IMAGES, 0)
 
 

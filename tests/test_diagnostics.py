@@ -1158,7 +1158,13 @@ def test_what_gradcheck_takes(rng):
             TypeError,
             r"gradcheck: arrays\[0\] must hold real numbers, ",
         ),
-        (lambda x: x, lambda g, x: g, [[1.0]], TypeError, "an array of NumPy or CuPy is needed, got list"),
+        (
+            lambda x: x,
+            lambda g, x: g,
+            [[1.0]],
+            TypeError,
+            r"gradcheck: arrays\[0\] must be an array of NumPy or CuPy, got list",
+        ),
     ],
 )
 def test_errors_of_gradcheck(f, backward, arrays, error, message):

@@ -256,7 +256,7 @@ def test_losses(name, reduction):
         (lambda: nn.PReLU(0), ValueError, "PReLU: channels must be an integer >= 1, got 0"),
         (lambda: nn.RReLU(0.5, 0.25), ValueError, "RReLU: upper must be at least lower, 0.5, got 0.25"),
         (lambda: nn.Maxout(0), ValueError, "Maxout: num_pieces must be an integer >= 1, got 0"),
-        (lambda: nn.ReLU()([[1.0]]), TypeError, "an array of NumPy or CuPy is needed, got list"),
+        (lambda: nn.ReLU()([[1.0]]), TypeError, "ReLU: x must be an array of NumPy or CuPy, got list"),
         (lambda: nn.ReLU().to("cupy"), TypeError, "ReLU.to: library must be the module numpy or cupy, got 'cupy'"),
         (lambda: nn.Residual(3), TypeError, "Residual: body must be a layer, got 3"),
         (lambda: nn.Residual(nn.ReLU(), activation="relu"), TypeError, "Residual: activation must be a layer of the l"),
@@ -600,7 +600,9 @@ def test_bfloat16():
     assert y.dtype == BFLOAT16
     assert model.backward(y).dtype == BFLOAT16
     assert model[0].weight.grad.dtype == BFLOAT16
-    with pytest.raises(TypeError, match=r"Sequential.astype: dtype must be of floating numbers, got int8"):
+    with pytest.raises(
+        TypeError, match=r"Sequential.astype: dtype must be float16, bfloat16, float32 or float64, got 'int8'"
+    ):
         model.astype("int8")
 
 

@@ -41,7 +41,7 @@ def place(request):
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
 def test_windows(place, dtype, rng, name, order):
     shape, _, _, first, *steps = SHAPES[name]
-    options = ((first, 0), *steps)
+    options = (first, *steps)
     at = places(*SHAPES[name])
     images = cast(rng.normal(size=shape), dtype)
     with_margin = np.concatenate([cast([-2], dtype), images.ravel()])
@@ -69,9 +69,9 @@ def test_threads_change_nothing(threads, count):
     images, windows = rng.normal(size=(8, 20, 20, 32)), rng.normal(size=(8, 3, 3, 20, 20, 32))
     expected = images.copy()
     threads(1)
-    _core.add_windows(expected, windows, (0, 0), (1, 1), (1, 1), (1, 1))
+    _core.add_windows(expected, windows, 0, (1, 1), (1, 1), (1, 1))
     threads(count)
-    _core.add_windows(images, windows, (0, 0), (1, 1), (1, 1), (1, 1))
+    _core.add_windows(images, windows, 0, (1, 1), (1, 1), (1, 1))
     assert_identical(images, expected)
 
 
@@ -83,18 +83,18 @@ ONE, NONE = (1, 1), (0, 0)
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((IMAGES[0], WINDOWS, NONE, ONE, NONE, ONE), ValueError, r"images must be contiguous, of shape \(C, H, W, N\)"),
-        ((IMAGES.T, WINDOWS, NONE, ONE, NONE, ONE), ValueError, "images must be contiguous, .* got one that is not"),
-        ((IMAGES, WINDOWS[:1], NONE, ONE, NONE, ONE), ValueError, r"windows must have shape \(2, kernel height, ker"),
-        ((IMAGES, WINDOWS[0], NONE, ONE, NONE, ONE), ValueError, r"windows must have shape .* got \(2, 2, 3, 3, 3\)"),
-        ((IMAGES, WINDOWS.astype(float), NONE, ONE, NONE, ONE), TypeError, "windows must have .* float32, got float64"),
-        ((IMAGES, np.ones((3, 3, 3, 2, 2, 2), "f4").T, NONE, ONE, NONE, ONE), ValueError, "along its last three axes"),
-        ((IMAGES, WINDOWS, (-1, 0), ONE, NONE, ONE), ValueError, r"first must be two integers in \[0, .* got \(-1, 0"),
-        ((IMAGES, WINDOWS, NONE, (0, 1), NONE, ONE), ValueError, r"stride must be two integers in \[1, "),
-        ((IMAGES, WINDOWS, NONE, (1 << 40, 1), NONE, ONE), ValueError, "stride must be two integers"),
-        ((IMAGES, WINDOWS, NONE, 1, NONE, ONE), TypeError, "stride must be two integers, got"),
-        ((IMAGES, WINDOWS, NONE, ONE, (0, -1), ONE), ValueError, "padding must be two integers"),
-        ((IMAGES, WINDOWS, NONE, ONE, NONE, "ab"), TypeError, "dilation must be two integers"),
+        ((IMAGES[0], WINDOWS, 0, ONE, NONE, ONE), ValueError, r"images must be contiguous, of shape \(C, H, W, N\)"),
+        ((IMAGES.T, WINDOWS, 0, ONE, NONE, ONE), ValueError, "images must be contiguous, .* got one that is not"),
+        ((IMAGES, WINDOWS[:1], 0, ONE, NONE, ONE), ValueError, r"windows must have shape \(2, kernel height, ker"),
+        ((IMAGES, WINDOWS[0], 0, ONE, NONE, ONE), ValueError, r"windows must have shape .* got \(2, 2, 3, 3, 3\)"),
+        ((IMAGES, WINDOWS.astype(float), 0, ONE, NONE, ONE), TypeError, "windows must have .* float32, got float64"),
+        ((IMAGES, np.ones((3, 3, 3, 2, 2, 2), "f4").T, 0, ONE, NONE, ONE), ValueError, "along its last three axes"),
+        ((IMAGES, WINDOWS, -1, ONE, NONE, ONE), ValueError, r"first_row must be in \[0, .*\], got -1"),
+        ((IMAGES, WINDOWS, 0, (0, 1), NONE, ONE), ValueError, r"stride must be two integers in \[1, "),
+        ((IMAGES, WINDOWS, 0, (1 << 40, 1), NONE, ONE), ValueError, "stride must be two integers"),
+        ((IMAGES, WINDOWS, 0, 1, NONE, ONE), TypeError, "stride must be two integers, got"),
+        ((IMAGES, WINDOWS, 0, ONE, (0, -1), ONE), ValueError, "padding must be two integers"),
+        ((IMAGES, WINDOWS, 0, ONE, NONE, "ab"), TypeError, "dilation must be two integers"),
     ],
 )
 def test_bad_input(function, arguments, error, text):
@@ -110,4 +110,4 @@ def test_overlapping_memory_is_refused():
     images, windows = memory[:96].reshape(2, 4, 4, 3), memory[90:198].reshape(2, 1, 2, 3, 3, 3)
     for function in (_core.gather_windows, _core.add_windows):
         with pytest.raises(ValueError, match="overlap"):
-            function(images, windows, NONE, ONE, NONE, ONE)
+            function(images, windows, 0, ONE, NONE, ONE)

@@ -45,7 +45,7 @@ ANNOTATIONS = {
     "r": "float",
     "images": "Array",
     "windows": "Array",
-    "first": "tuple[int, int]",
+    "first_row": "int",
     "stride": "tuple[int, int]",
     "padding": "tuple[int, int]",
     "dilation": "tuple[int, int]",

@@ -10,8 +10,9 @@ namespace {
 
 enum { images_, windows_, first_row_, stride_, padding_, dilation_, fill_ };
 
+constexpr std::int64_t most = 1 << 30;  // whatever is made of such numbers fits 64 bits
+
 std::pair<std::int64_t, std::int64_t> pair_of(const Args& args, int i, std::int64_t least) {
-    constexpr std::int64_t most = 1 << 30;
     std::pair<std::int64_t, std::int64_t> p;
     try {
         p = args[i].cast<decltype(p)>();
@@ -48,13 +49,17 @@ WindowShape window_shape(const Args& args, const View& images, const View& windo
         fail<py::value_error>(args.where(windows_),
                               " must be contiguous along its last three axes, got one that is not");
     }
-    const auto first = pair_of(args, first_row_, 0), stride = pair_of(args, stride_, 1);
+    const std::int64_t first_row = args.integer(first_row_);
+    if (first_row < 0 || first_row > most) {
+        fail<py::value_error>(args.where(first_row_), " must be in [0, ", most, "], got ", first_row);
+    }
+    const auto stride = pair_of(args, stride_, 1);
     const auto padding = pair_of(args, padding_, 0), dilation = pair_of(args, dilation_, 1);
     const std::int64_t *x = images.shape, *w = windows.shape;
     return {x[0],
             x[3],
-            {x[1], w[1], w[3], first.first, stride.first, padding.first, dilation.first},
-            {x[2], w[2], w[4], first.second, stride.second, padding.second, dilation.second},
+            {x[1], w[1], w[3], first_row, stride.first, padding.first, dilation.first},
+            {x[2], w[2], w[4], 0, stride.second, padding.second, dilation.second},
             {windows.strides[0], windows.strides[1], windows.strides[2]}};
 }
 
@@ -80,11 +85,12 @@ py::object add_windows(const Args& args) {
 }  // namespace
 
 void register_windows(py::module_& m) {
-    define(m, "gather_windows(images, windows, first, stride, padding, dilation, fill=0.0)",
+    define(m, "gather_windows(images, windows, first_row, stride, padding, dilation, fill=0.0)",
            "windows[c, i, j, r, q, n] = images[c, y, x, n], `fill` where that is outside of the images.\n\n"
-           "y = (first[0] + r) * stride[0] + i * dilation[0] - padding[0]; x likewise of q and j.",
+           "y = (first_row + r) * stride[0] + i * dilation[0] - padding[0], x = q * stride[1] + j * dilation[1] - "
+           "padding[1].",
            gather_windows);
-    define(m, "add_windows(images, windows, first, stride, padding, dilation)",
+    define(m, "add_windows(images, windows, first_row, stride, padding, dilation)",
            "images[c, y, x, n] += windows[c, i, j, r, q, n], with y and x as in gather_windows.", add_windows);
 }
 

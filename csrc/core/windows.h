@@ -10,8 +10,8 @@ namespace smelt {
 // One of the two axes of an image. Element k of window i is at place(k, i), which may be in the margin.
 struct WindowAxis {
     std::int64_t size, kernel, windows;  // of the image, of a window, how many windows
-    std::int64_t first = 0;              // number of the first window
-    std::int64_t stride = 1, padding = 0, dilation = 1;
+    std::int64_t first;                  // number of the first window
+    std::int64_t stride, padding, dilation;
 
     SMELT_HD std::int64_t place(std::int64_t k, std::int64_t i) const {
         return (first + i) * stride + k * dilation - padding;

@@ -28,6 +28,20 @@ inline void for_blocks(std::int64_t n, const F& f) {
     });
 }
 
+// Calls f(first, last) for runs of rows that hold about a block of elements each, in parallel.
+template <class F>
+inline void for_row_blocks(std::int64_t rows, std::int64_t row_size, const F& f) {
+    if (rows * row_size <= 2 * block_size) {
+        if (rows > 0) f(std::int64_t(0), rows);
+        return;
+    }
+    const std::int64_t per_task = row_size < block_size ? block_size / row_size : 1;
+    parallel((rows + per_task - 1) / per_task, [&](std::int64_t k) {
+        const std::int64_t end = (k + 1) * per_task;
+        f(k * per_task, end < rows ? end : rows);
+    });
+}
+
 // Calls f(start, count) for the tiles of [start, start + n); for one run of it all where no tile needs converting.
 template <class F>
 inline void for_tiles(std::int64_t start, std::int64_t n, bool direct, const F& f) {

@@ -55,8 +55,7 @@ struct ChannelMap : Kernel {
 template <class T, int K, class F>
 void channel_map(const F& f, const ChannelShape& s, const T* table) {
     const ChannelMap<F, T, K> kernel{{}, f, table, Divider(s.channels, s.size()), Divider(s.inner, s.size()), s.size()};
-    const std::int64_t per_block = kernel.threads * kernel.V, blocks = (s.size() + per_block - 1) / per_block;
-    launch(kernel, blocks < most_blocks ? blocks : most_blocks);
+    launch(kernel, blocks_for(s.size(), kernel.threads * kernel.V));
 }
 
 // How a reduction is cut: every channel into slots of consecutive elements, by the array's shape alone.

@@ -51,8 +51,7 @@ void map(const F& f, const Array& out, const Arrays&... in) {
     constexpr int inputs = sizeof...(Arrays);
     const DenseOutput y(out);
     const Map<F, S, inputs, V> kernel{{}, f, {View<S>(Dense(in))...}, View<S>(y), out.size};
-    const std::int64_t tiles = (out.size + kernel.tile - 1) / kernel.tile;
-    launch(kernel, tiles < most_blocks ? tiles : most_blocks);
+    launch(kernel, blocks_for(out.size, kernel.tile));
     y.commit();
 }
 

@@ -49,6 +49,12 @@ SMELT_DEVICE T* shared_memory() {
 
 constexpr std::int64_t most_blocks = 0x7fffffff;
 
+// How many blocks take `per_block` of so many elements each; a kernel's loop goes on where they are not enough.
+inline std::int64_t blocks_for(std::int64_t elements, std::int64_t per_block, std::int64_t most = most_blocks) {
+    const std::int64_t blocks = (elements + per_block - 1) / per_block;
+    return blocks < most ? blocks : most;
+}
+
 // What kernels share that need no other bounds.
 struct Kernel {
     static constexpr int threads = 256, blocks_per_multiprocessor = 1;

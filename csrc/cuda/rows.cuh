@@ -103,8 +103,7 @@ void launch_rows(const F& f, std::int64_t rows, std::int64_t n, std::int64_t inn
     const std::int64_t per_block = Threads / kernel.width;
     const std::int64_t stage = per_block * n * F::arrays * std::int64_t(sizeof(T));
     kernel.staged = stage + kernel.scratch_bytes <= most_shared_bytes();
-    const std::int64_t blocks = (rows + per_block - 1) / per_block;
-    launch(kernel, blocks < most_blocks ? blocks : most_blocks, kernel.scratch_bytes + (kernel.staged ? stage : 0));
+    launch(kernel, blocks_for(rows, per_block), kernel.scratch_bytes + (kernel.staged ? stage : 0));
 }
 
 template <class T, class F>

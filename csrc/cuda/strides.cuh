@@ -18,6 +18,13 @@ struct Divider {
         return narrow ? std::int64_t(std::uint32_t(i) / std::uint32_t(divisor)) : i / divisor;
     }
 
+    // Takes an axis of this extent, the last one, off an index.
+    SMELT_HD std::int64_t split(std::int64_t& index) const {
+        const std::int64_t rest = divide(index), last = index - rest * divisor;
+        index = rest;
+        return last;
+    }
+
     std::int64_t divisor;
     bool narrow;
 };
@@ -40,11 +47,7 @@ struct Strides {
     // In bytes, of the element with index i in C order.
     SMELT_HD std::int64_t offset(std::int64_t i) const {
         std::int64_t at = 0;
-        for (int d = ndim - 1; d >= 0; --d) {
-            const std::int64_t rest = extent[d].divide(i);
-            at += (i - rest * extent[d].divisor) * strides[d];
-            i = rest;
-        }
+        for (int d = ndim - 1; d >= 0; --d) at += extent[d].split(i) * strides[d];
         return at;
     }
 

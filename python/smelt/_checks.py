@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+
+from smelt import _interop
 
 Bounds = tuple[str, Callable[[float], bool]]
 NUMBER: Bounds = "a number", lambda x: not math.isnan(x)
@@ -50,6 +52,25 @@ def flag(where: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where} must be True or False, got {value!r}")
     return bool(value)
+
+
+def state_of(where: str, state: Any, keys: Iterable[str]) -> None:
+    """TypeError for what is no dict with these keys."""
+    if not isinstance(state, dict) or state.keys() != set(keys):
+        given = list(state) if isinstance(state, dict) else type(state).__name__
+        raise TypeError(f"{where} must be what state_dict() returned, got {given}")
+
+
+def float_dtype(where: str, value: Any) -> np.dtype[Any]:
+    """TypeError for what is none of the four floating types that arrays have here."""
+    wanted = TypeError(f"{where} must be float16, bfloat16, float32 or float64, got {value!r}")
+    try:
+        dtype: np.dtype[Any] = np.dtype(_interop.numpy_dtype(value))
+    except TypeError:
+        raise wanted from None
+    if value is None or not dtype.isnative or dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise wanted  # NumPy takes None for float64
+    return dtype
 
 
 def generator(where: str, rng: Any) -> np.random.Generator:

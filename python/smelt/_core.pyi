@@ -112,7 +112,7 @@ def activations() -> list[str]: ...
 def add_windows(
     images: Array,
     windows: Array,
-    first: tuple[int, int],
+    first_row: int,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
@@ -191,7 +191,7 @@ def fold_batch_norm(
 def gather_windows(
     images: Array,
     windows: Array,
-    first: tuple[int, int],
+    first_row: int,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],

@@ -6,7 +6,6 @@ What is random is drawn by NumPy on the CPU, so that a seed gives the same data 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from smelt._arrays import Array, namespace
-from smelt._checks import FINITE, SHARE, flag, generator, integer, number
+from smelt._arrays import Array, namespace, to_numpy
+from smelt._checks import FINITE, SHARE, flag, generator, integer, number, state_of
+from smelt._optional import needed
 
 Item = TypeVar("Item")
 Rng = int | np.random.Generator | None
@@ -51,7 +51,7 @@ class Standardizer:
 
     def fit(self, x: Array) -> Standardizer:
         """Takes the statistics of x, an array of samples. Returns self."""
-        xp = _library("Standardizer.fit: x", x)
+        xp = namespace(x, "Standardizer.fit: x")
         _floating("Standardizer.fit: x", x)
         if x.ndim <= max(self.axis):
             raise ValueError(f"Standardizer.fit: x must have the axes {self.axis}, got shape {x.shape}")
@@ -60,8 +60,8 @@ class Standardizer:
         low, high = (f(axis=self.axis, keepdims=True) for f in (x.min, x.max))
         mean, std = (f(axis=self.axis, keepdims=True, dtype=np.float64) for f in (x.mean, x.std))
         even = low == high  # where rounding makes a std of 1e-17 out of no spread
-        self.mean = _host(xp.where(even, low, mean)[0])
-        self.std = _host(xp.where(even, 1, std)[0])
+        self.mean = to_numpy(xp.where(even, low, mean)[0])
+        self.std = to_numpy(xp.where(even, 1, std)[0])
         return self
 
     def transform(self, x: Array) -> Array:
@@ -75,7 +75,7 @@ class Standardizer:
     def _apply(self, method: str, x: Array, formula: Callable[[Array, Array, Array], Array]) -> Array:
         where = f"Standardizer.{method}"
         self._check_fitted(where)
-        xp = _library(f"{where}: x", x)
+        xp = namespace(x, f"{where}: x")
         dtype = _floating(f"{where}: x", x)
         if not _broadcasts(self.mean.shape, x.shape):
             raise ValueError(f"{where}: x must fit the statistics' shape {self.mean.shape}, got {x.shape}")
@@ -96,7 +96,7 @@ class Standardizer:
         Raises TypeError or ValueError where it is none, and then changes nothing.
         """
         where = "Standardizer.load_state_dict: state"
-        _check_keys(where, state, {"mean", "std"})
+        state_of(where, state, {"mean", "std"})
         mean, std = (np.array(state[key], dtype=np.float64) for key in ("mean", "std"))
         if mean.shape != std.shape:
             raise ValueError(f"{where} must hold two arrays of one shape, got {mean.shape} and {std.shape}")
@@ -122,7 +122,7 @@ def one_hot(labels: Array, classes: int | None = None, dtype: npt.DTypeLike = "f
     Raises TypeError for a wrong kind, ValueError for labels out of range and for no labels where classes is not given.
     Source: torch.nn.functional.one_hot.
     """
-    xp = _library("one_hot: labels", labels)
+    xp = namespace(labels, "one_hot: labels")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"one_hot: labels must be integers, got {labels.dtype}")
     if labels.size == 0 and classes is None:
@@ -193,10 +193,10 @@ def _by_class(name: str, n: int, stratify: Array | None, rng: np.random.Generato
     order = rng.permutation(n)
     if stratify is None:
         return order, np.array([n])
-    _library(f"{name}: stratify", stratify)
+    namespace(stratify, f"{name}: stratify")
     if stratify.shape != (n,):
         raise ValueError(f"{name}: stratify must have shape ({n},), got {stratify.shape}")
-    _, classes, counts = np.unique(_host(stratify), return_inverse=True, return_counts=True)
+    _, classes, counts = np.unique(to_numpy(stratify), return_inverse=True, return_counts=True)
     return order[np.argsort(classes[order], kind="stable")], counts
 
 
@@ -268,6 +268,10 @@ class Batches:
             yield batch
         self.epoch, self.position = epoch + 1, 0
 
+    def whole(self) -> Iterator[Any]:
+        """All batches of the epoch that comes next or is under way, whatever the place, which stays."""
+        return self._batches(self.epoch, range(len(self)))
+
     def _batches(self, epoch: int, numbers: range) -> Iterator[Any]:
         """The batches of an epoch that have these numbers. It may run in a thread: it looks at nothing that changes."""
         size = self._size(epoch)
@@ -287,9 +291,9 @@ class Batches:
 
         Taken while a batch is at work, it stands for that batch as done.
         """
-        return {**self._order(self.epoch), "epoch": self.epoch, "position": self.position}
+        return {**self._settings(self.epoch), "epoch": self.epoch, "position": self.position}
 
-    def _order(self, epoch: int) -> dict[str, Any]:
+    def _settings(self, epoch: int) -> dict[str, Any]:
         return {"n": self.n, "seed": self.seed, "shuffle": self.shuffle, "batch_size": self._size(epoch)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -299,10 +303,10 @@ class Batches:
         size, and then changes nothing.
         """
         where = "Batches.load_state_dict: state"
-        _check_keys(where, state, {"n", "seed", "shuffle", "batch_size", "epoch", "position"})
+        state_of(where, state, {"n", "seed", "shuffle", "batch_size", "epoch", "position"})
         epoch = integer(f"{where}['epoch']", state["epoch"])
         position = integer(f"{where}['position']", state["position"])
-        for key, mine in self._order(epoch).items():
+        for key, mine in self._settings(epoch).items():
             if state[key] != mine:
                 raise ValueError(f"{where}[{key!r}] must be {mine}, got {state[key]!r}")
         if position > self.length(epoch):
@@ -361,7 +365,7 @@ class Augmentation:
         Raises TypeError for a wrong kind, ValueError for another shape.
         """
         name = type(self).__name__
-        xp = _library(f"{name}: images", images)
+        xp = namespace(images, f"{name}: images")
         if images.ndim != 4:
             raise ValueError(f"{name}: images must have shape (N, C, H, W), got {images.shape}")
         return self._change(xp, images, generator(name, rng))
@@ -477,10 +481,7 @@ class rotate(Augmentation):
 
     def _change(self, xp: Any, images: Array, rng: np.random.Generator) -> Array:
         _floating("rotate: images", images)
-        try:
-            ndimage = importlib.import_module("scipy.ndimage" if xp is np else "cupyx.scipy.ndimage")
-        except ImportError as error:
-            raise ImportError("rotate needs scipy: pip install smelt[training]") from error
+        ndimage = needed("rotate", "scipy.ndimage" if xp is np else "cupyx.scipy.ndimage")
         turned = images.astype(np.float64)  # SciPy knows neither float16 nor bfloat16
         for image, angle in zip(turned, rng.uniform(-self.degrees, self.degrees, len(images)), strict=True):
             image[...] = ndimage.rotate(image, angle, axes=(1, 2), reshape=False, order=1, cval=self.fill)
@@ -530,10 +531,8 @@ def _padded(xp: Any, images: Array, pixels: int, fill: float) -> Array:
 
 def _random_windows(xp: Any, images: Array, size: tuple[int, int], rng: np.random.Generator) -> Array:
     """From each image a window of that size."""
-    n, channels, height, width = images.shape
-    tops, lefts = height - size[0] + 1, width - size[1] + 1
-    shape, strides = (n, channels, tops, lefts, *size), images.strides + images.strides[2:]
-    windows = xp.lib.stride_tricks.as_strided(images, shape, strides)  # all that there are, in the images' own memory
+    windows = xp.lib.stride_tricks.sliding_window_view(images, tuple(size), axis=(2, 3))  # all that there are
+    n, _, tops, lefts = windows.shape[:4]
     return windows[xp.arange(n), :, xp.asarray(rng.integers(0, tops, n)), xp.asarray(rng.integers(0, lefts, n))]
 
 
@@ -547,25 +546,14 @@ def _rounded(xp: Any, values: Array, dtype: Any) -> Array:
 # -- arrays and checks
 
 
-def _host(x: Array) -> Array:
-    """An array or a scalar of NumPy or CuPy as an array of NumPy."""
-    return np.asarray(x.get() if hasattr(x, "get") else x)
-
-
 def take(arrays: tuple[Array, ...], indices: Indices) -> Any:
+    """The samples at these indices of every array; of a single one by itself."""
     parts = tuple(x[namespace(x).asarray(indices)] for x in arrays)
     return parts if len(parts) > 1 else parts[0]
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape[::-1], to[::-1], strict=False))
-
-
-def _library(where: str, x: Any) -> Any:
-    try:
-        return namespace(x)
-    except TypeError:
-        raise TypeError(f"{where} must be an array of NumPy or CuPy, got {type(x).__name__}") from None
 
 
 def _floating(where: str, x: Array) -> Any:
@@ -582,17 +570,11 @@ def sample_count(name: str, arrays: tuple[Array, ...], least: int = 0) -> int:
     if not arrays:
         raise TypeError(f"{name}: arrays must be at least one, got none")
     for x in arrays:
-        _library(f"{name}: arrays", x)
+        namespace(x, f"{name}: arrays")
     lengths = {x.shape[0] if x.ndim else None for x in arrays}
     if len(lengths) > 1 or None in lengths:
         raise ValueError(f"{name}: arrays must have one number of samples, got shapes {[x.shape for x in arrays]}")
     return integer(f"{name}: the number of samples", lengths.pop(), least)
-
-
-def _check_keys(where: str, state: Any, keys: set[str]) -> None:
-    if not isinstance(state, dict) or state.keys() != keys:
-        given = list(state) if isinstance(state, dict) else type(state).__name__
-        raise TypeError(f"{where} must be what state_dict() returned, got {given}")
 
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from smelt import _core, _interop
-from smelt._checks import FINITE, generator, is_integer, number
+from smelt import _core
+from smelt._checks import FINITE, float_dtype, generator, is_integer, number
 
 Float64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -41,7 +41,7 @@ class Initialiser:
             raise TypeError(f"{where}: shape must be a tuple of integers, got {shape!r}")
         if any(n < 0 for n in shape):
             raise ValueError(f"{where}: shape must be of integers >= 0, got {shape!r}")
-        dtype = _dtype(where, dtype)
+        dtype = float_dtype(f"{where}: dtype", dtype)
         return np.array(self._draw(tuple(shape), generator(where, rng), in_axis, out_axis), dtype, order="C")
 
     def _draw(self, shape: Shape, rng: np.random.Generator, in_axis: int, out_axis: int) -> Float64:
@@ -255,17 +255,6 @@ def _axis(where: str, axis: Any, shape: Shape) -> int:
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{where} must be an axis of the shape {shape}, got {axis}")
     return int(axis) % len(shape)
-
-
-def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
-    wanted = TypeError(f"{where}: dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
-    try:
-        known: np.dtype[Any] = np.dtype(_interop.numpy_dtype(dtype))
-    except TypeError:
-        raise wanted from None
-    if dtype is None or not known.isnative or known.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise wanted  # NumPy takes None for float64
-    return known
 
 
 __all__ = [

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
 
-import numpy as np
-
 from smelt import _core, _interop
+from smelt._checks import POSITIVE, Bounds, number, state_of
 from smelt._parameter import Parameter
 
 _COMMON = {
@@ -25,8 +24,7 @@ _COMMON = {
     "master_weights": False,
     "capturable": False,
 }
-_NORM = {"name": "max_grad_norm", "interval": (0.0, math.inf, False, True), "text": "None or a finite number >= 0"}
-_GRAD_SCALE = {"name": "grad_scale", "interval": (0.0, math.inf, True, True), "text": "a finite number > 0"}
+_NORM: Bounds = "None or a finite number >= 0", lambda x: 0 <= x < math.inf
 
 Schedule = Callable[[int], float]
 Step = tuple[tuple[float, ...], bool, bool]  # of a group: hyper-parameters in the order of the list, and two flags
@@ -159,16 +157,11 @@ class Optimizer:
 
     def _number(self, hyper: dict[str, Any], given: Any) -> float:
         low, high, open_low, open_high = hyper["interval"]
-        error: type[Exception] = TypeError
-        if isinstance(given, (float, int, np.floating, np.integer)) and not isinstance(given, bool):
-            error = ValueError
-            try:
-                value = float(given)
-            except OverflowError:
-                value = math.inf
-            if (value > low if open_low else value >= low) and (value < high if open_high else value <= high):
-                return value
-        raise error(f"{self._where(hyper['name'])} must be {hyper['text']}, got {given!r}")
+
+        def holds(x: float) -> bool:
+            return (x > low if open_low else x >= low) and (x < high if open_high else x <= high)
+
+        return number(self._where(hyper["name"]), given, (hyper["text"], holds))
 
     def _flag(self, name: str, given: Any) -> bool:
         if not isinstance(given, bool):
@@ -177,7 +170,7 @@ class Optimizer:
 
     def _check_norm(self, max_grad_norm: Any, nonfinite: Any) -> None:
         if max_grad_norm is not None:
-            self._number(_NORM, max_grad_norm)
+            number(self._where("max_grad_norm"), max_grad_norm, _NORM)
         if self.capturable and nonfinite == "raise":
             raise ValueError(f"{self._where('nonfinite')} must be 'propagate' or 'skip' where capturable is True")
         if nonfinite not in ("propagate", "skip", "raise"):
@@ -205,7 +198,7 @@ class Optimizer:
             grads = [p.grad if type(p) is Parameter else self._grad_of(p) for p in self.params]
         self._check_norm(self.max_grad_norm, self.nonfinite)
         if type(grad_scale) is not float or grad_scale != 1:
-            grad_scale = self._number(_GRAD_SCALE, grad_scale)
+            grad_scale = number(self._where("grad_scale"), grad_scale, POSITIVE)
         steps = [self._checked_step(g) for g in range(len(self.groups))]
         norm = self._plan.step(grads, steps, self.max_grad_norm, self.nonfinite, grad_scale)
         self.last_grad_norm = norm if norm is None or grad_scale == 1 else norm * grad_scale
@@ -249,9 +242,7 @@ class Optimizer:
     def _load(self, state: dict[str, Any]) -> None:
         where = f"{self._spec['name']}.load_state_dict: state"
         counts = {"clocks": len(self.groups), "groups": len(self.groups), "state": len(self.params)}
-        if not isinstance(state, dict) or state.keys() != {"optimizer", "max_grad_norm", "nonfinite", *counts}:
-            given = list(state) if isinstance(state, dict) else type(state).__name__
-            raise TypeError(f"{where} must be what state_dict() returned, got {given}")
+        state_of(where, state, ("optimizer", "max_grad_norm", "nonfinite", *counts))
         if state["optimizer"] != self._spec["name"]:
             raise ValueError(f"{where} must be of {self._spec['name']}, got one of {state['optimizer']}")
         for key, count in counts.items():

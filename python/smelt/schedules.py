@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar
 
 import numpy as np
 
-from smelt._checks import AT_LEAST_ONE, BELOW_ONE, NUMBER, POSITIVE, SHARE, choice, integer, number
+from smelt._checks import AT_LEAST_ONE, BELOW_ONE, NUMBER, POSITIVE, SHARE, choice, integer, number, state_of
+from smelt._optional import needed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-_ANNEAL = {"linear": _linear, "cos": _cosine}
+_ANNEAL = {"cos": _cosine, "linear": _linear}
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def one_cycle(
         number("one_cycle: max_lr", max_lr),
         integer("one_cycle: total_steps", total_steps, least=1),
         number("one_cycle: pct_start", pct_start, SHARE),
-        choice("one_cycle: anneal", anneal, "cos", "linear"),
+        choice("one_cycle: anneal", anneal, *_ANNEAL),
         number("one_cycle: div_factor", div_factor, POSITIVE),
         number("one_cycle: final_div_factor", final_div_factor, POSITIVE),
         number("one_cycle: max_momentum", max_momentum, BELOW_ONE),
@@ -422,8 +423,7 @@ class Plateau(Schedule[float]):
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Takes on a state from state_dict(). Raises TypeError or ValueError for another, and then changes nothing."""
         where = "Plateau.load_state_dict: state"
-        if not isinstance(state, dict) or state.keys() != self.state_dict().keys():
-            raise TypeError(f"{where} must be what state_dict() returned, got {state!r}")
+        state_of(where, state, self.state_dict())
         lr, best = number(f"{where}['lr']", state["lr"]), number(f"{where}['best']", state["best"], NUMBER)
         failures, resting = (integer(f"{where}[{name!r}]", state[name]) for name in ("failures", "resting"))
         self.lr, self.best, self.failures, self.resting = lr, best, failures, resting
@@ -442,10 +442,7 @@ def plot(
     Raises TypeError for a wrong kind or no schedules, ValueError for steps < 1 or another number of labels, ImportError
     without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("plot: matplotlib is needed: pip install smelt[training]") from None
+    new_figure = needed("plot", "matplotlib.figure").Figure
     steps = integer("plot: steps", steps, least=1)
     if not schedules or not all(map(callable, schedules)):
         raise TypeError(f"plot: schedules must be functions of the step, at least one, got {schedules}")
@@ -453,7 +450,7 @@ def plot(
     if len(names) != len(schedules):
         raise ValueError(f"plot: labels must be one per schedule, {len(schedules)}, got {len(names)}")
 
-    figure = Figure()
+    figure: Figure = new_figure()
     axes = figure.add_subplot(xlabel="step")
     for schedule, name in zip(schedules, names, strict=True):
         axes.plot(range(steps), [schedule(step) for step in range(steps)], label=name)

@@ -11,20 +11,6 @@ inline namespace SMELT_ISA {
 
 namespace {
 
-// Calls f(first, last) for runs of rows that hold about a block of elements each, in parallel.
-template <class F>
-void for_row_blocks(std::int64_t rows, std::int64_t row_size, const F& f) {
-    if (rows * row_size <= 2 * block_size) {
-        if (rows > 0) f(std::int64_t(0), rows);
-        return;
-    }
-    const std::int64_t per_task = row_size < block_size ? block_size / row_size : 1;
-    parallel((rows + per_task - 1) / per_task, [&](std::int64_t k) {
-        const std::int64_t end = (k + 1) * per_task;
-        f(k * per_task, end < rows ? end : rows);
-    });
-}
-
 template <class T>
 T largest(const T* x, std::int64_t n) {
     return maximum(n, -math::inf<T>, [&](std::int64_t i) { return x[i]; });

@@ -36,8 +36,7 @@ void copy(const Array& from, const Array& to) {
     const Copy<Element> kernel{
         {},        static_cast<const char*>(from.data), static_cast<char*>(to.data), Strides(from), Strides(to),
         from.size, is_aligned(from) && is_aligned(to)};
-    const std::int64_t blocks = (from.size + kernel.threads - 1) / kernel.threads;
-    launch(kernel, blocks < most_blocks ? blocks : most_blocks);
+    launch(kernel, blocks_for(from.size, kernel.threads));
 }
 
 }  // namespace

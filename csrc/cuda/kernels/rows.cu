@@ -283,11 +283,6 @@ struct Maxout : Kernel {
     }
 };
 
-std::int64_t blocks_for(std::int64_t elements, std::int64_t per_block, std::int64_t most = most_blocks) {
-    const std::int64_t blocks = (elements + per_block - 1) / per_block;
-    return blocks < most ? blocks : most;
-}
-
 template <bool Backward>
 void maxout(const ChannelShape& s, int pieces, const Array& x_, const Array& y, const Array* dx) {
     const Dense x(x_);

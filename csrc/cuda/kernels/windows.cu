@@ -10,13 +10,6 @@ inline namespace SMELT_ISA {
 
 namespace {
 
-// Takes the last axis, of n, off an index.
-SMELT_DEVICE std::int64_t split(std::int64_t& index, const Divider& n) {
-    const std::int64_t rest = n.divide(index), last = index - rest * n.divisor;
-    index = rest;
-    return last;
-}
-
 template <class S>
 struct Gather : Kernel {
     WindowShape shape;
@@ -24,14 +17,14 @@ struct Gather : Kernel {
     char* windows;
     S fill;
     std::int64_t size;
-    Divider batch, columns, rows, width, height;
+    Divider batch, window_columns, window_rows, kernel_width, kernel_height;
 
     SMELT_DEVICE void operator()() const {
         for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
              at += std::int64_t(gridDim.x) * threads) {
             std::int64_t c = at;
-            const std::int64_t n = split(c, batch), q = split(c, columns), r = split(c, rows);
-            const std::int64_t j = split(c, width), i = split(c, height);
+            const std::int64_t n = batch.split(c), q = window_columns.split(c), r = window_rows.split(c);
+            const std::int64_t j = kernel_width.split(c), i = kernel_height.split(c);
             const WindowAxis &v = shape.rows, &h = shape.columns;
             const std::int64_t y = v.place(i, r), x = h.place(j, q);
             const bool inside = v.holds(y) && h.holds(x);
@@ -48,14 +41,14 @@ struct Add : Kernel {
     const char* windows;
     S* images;
     std::int64_t size;
-    Divider batch, columns, rows;
+    Divider batch, image_width, image_height;
 
     SMELT_DEVICE void operator()() const {
         using T = Compute<S>;
         for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
              at += std::int64_t(gridDim.x) * threads) {
             std::int64_t c = at;
-            const std::int64_t n = split(c, batch), x = split(c, columns), y = split(c, rows);
+            const std::int64_t n = batch.split(c), x = image_width.split(c), y = image_height.split(c);
             const WindowAxis &v = shape.rows, &h = shape.columns;
             T sum = Storage<S>::template load<T>(images[at]);
             for (std::int64_t i = 0; i < v.kernel; ++i) {
@@ -72,12 +65,6 @@ struct Add : Kernel {
     }
 };
 
-template <class K>
-void launch_over(const K& kernel) {
-    const std::int64_t blocks = (kernel.size + kernel.threads - 1) / kernel.threads;
-    launch(kernel, blocks < most_blocks ? blocks : most_blocks);
-}
-
 }  // namespace
 
 }  // namespace SMELT_ISA
@@ -87,17 +74,18 @@ void gather_windows(const WindowShape& w, const Array& images, double fill, cons
         using S = decltype(storage);
         const std::int64_t size = windows.size;
         const auto over = [&](std::int64_t n) { return Divider(n, size); };
-        launch_over(Gather<S>{{},
-                              w,
-                              static_cast<const S*>(images.data),
-                              static_cast<char*>(windows.data),
-                              Storage<S>::store(fill),
-                              size,
-                              over(w.batch),
-                              over(w.columns.windows),
-                              over(w.rows.windows),
-                              over(w.columns.kernel),
-                              over(w.rows.kernel)});
+        const Gather<S> kernel{{},
+                               w,
+                               static_cast<const S*>(images.data),
+                               static_cast<char*>(windows.data),
+                               Storage<S>::store(fill),
+                               size,
+                               over(w.batch),
+                               over(w.columns.windows),
+                               over(w.rows.windows),
+                               over(w.columns.kernel),
+                               over(w.rows.kernel)};
+        launch(kernel, blocks_for(size, kernel.threads));
     });
 }
 
@@ -106,14 +94,15 @@ void add_windows(const WindowShape& w, const Array& windows, const Array& images
         using S = decltype(storage);
         const std::int64_t size = images.size;
         const auto over = [&](std::int64_t n) { return Divider(n, size); };
-        launch_over(Add<S>{{},
-                           w,
-                           static_cast<const char*>(windows.data),
-                           static_cast<S*>(images.data),
-                           size,
-                           over(w.batch),
-                           over(w.columns.size),
-                           over(w.rows.size)});
+        const Add<S> kernel{{},
+                            w,
+                            static_cast<const char*>(windows.data),
+                            static_cast<S*>(images.data),
+                            size,
+                            over(w.batch),
+                            over(w.columns.size),
+                            over(w.rows.size)};
+        launch(kernel, blocks_for(size, kernel.threads));
     });
 }
 

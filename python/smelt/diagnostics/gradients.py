@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smelt._arrays import Array, namespace
-from smelt._checks import POSITIVE, number
+from smelt._checks import POSITIVE, generator, number
 from smelt.diagnostics.report import Report, learned, twin
 from smelt.nn.layer import Layer
 
@@ -103,8 +103,8 @@ def gradcheck_layer(
     def f(x: Array, *data: Array) -> Array:
         for p, a in zip(parameters.values(), data, strict=True):
             p.data[...] = a
-        for generator, state in generators:
-            generator.load_state_dict(state)
+        for g, state in generators:
+            g.load_state_dict(state)
         return checked.forward(x)
 
     def f_backward(grad_out: Array, x: Array, *data: Array) -> list[Array]:
@@ -136,7 +136,7 @@ def _compared(
         raise ValueError(f"{where}: f must give finite numbers, got {y}")
     if not (y == _result(where, f, arrays)).all():
         raise ValueError(f"{where}: f must give the same numbers at every call with the same arrays, got others")
-    grad_out = namespace(y).asarray(np.random.default_rng(rng).standard_normal(y.shape))
+    grad_out = namespace(y).asarray(generator(where, rng).standard_normal(y.shape))
     gradients = f_backward(grad_out, *(a.copy() for a in arrays))
     gradients = [gradients] if hasattr(gradients, "dtype") else list(gradients)
     if len(gradients) != len(arrays):
@@ -158,7 +158,7 @@ def _compared(
 
 def _float64(where: str, a: Array) -> Array:
     """A copy, C-contiguous."""
-    xp = namespace(a)
+    xp = namespace(a, where)
     if a.dtype.kind in "bcOSUM":
         raise TypeError(f"{where} must hold real numbers, got {a.dtype}")
     return xp.array(a, np.float64, order="C")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from smelt._arrays import Array
+from smelt._optional import needed
 from smelt._parameter import Parameter
 from smelt.nn.dropout import Dropout
 from smelt.nn.layer import Layer
@@ -50,7 +51,7 @@ def twin(model: Model, *, dropout: bool = True) -> Model:
 
 def learned(model: Layer) -> dict[str, Parameter]:
     """The parameters that are not frozen, by name."""
-    frozen = {id(value) for _, layer in model.layers() if layer.frozen for value in vars(layer).values()}
+    frozen = {id(p) for _, layer in model.layers() if layer.frozen for p in layer.own_parameters().values()}
     return {name: p for name, p in model.named_parameters().items() if id(p) not in frozen}
 
 
@@ -81,8 +82,4 @@ def few(parts: Sequence[str]) -> str:
 
 def new_figure(where: str, **options: Any) -> Any:
     """An empty matplotlib Figure. Raises ImportError where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(f"{where}: matplotlib is needed: pip install smelt[training]") from None
-    return Figure(layout="constrained", **options)
+    return needed(where, "matplotlib.figure").Figure(layout="constrained", **options)

@@ -11,8 +11,9 @@ import numpy as np
 
 from smelt import cross_entropy
 from smelt._arrays import Array, namespace
-from smelt._checks import POSITIVE, integer, number
+from smelt._checks import POSITIVE, generator, integer, number
 from smelt._parameter import Parameter
+from smelt.data import take
 from smelt.diagnostics.report import Report, optimizer_of, train_step, twin
 from smelt.nn.layer import Layer
 from smelt.nn.losses import Loss
@@ -128,8 +129,8 @@ def overfits(
     goal = number("overfits: goal", goal, POSITIVE)
     if not 0 < len(x) == len(target):
         raise ValueError(f"overfits: x and target must hold the same number of samples, got {len(x)} and {len(target)}")
-    rows = np.random.default_rng(rng).permutation(len(x))[:samples]
-    few, wanted = (a[namespace(a).asarray(rows)] for a in (x, target))
+    rows = generator("overfits", rng).permutation(len(x))[:samples]
+    few, wanted = take((x, target), rows)
     trial = twin(model, dropout=dropout)
     optimizer = optimizer_of(trial, "overfits", make_optimizer)
     losses: list[float] = []

@@ -10,11 +10,11 @@ import numpy as np
 import smelt
 from smelt import _core
 from smelt._arrays import Array
-from smelt._checks import FINITE, integer, number
+from smelt._checks import FINITE, float_dtype, integer, number
 from smelt._core import Generator
 from smelt._parameter import Parameter
-from smelt.nn.end import End, as_given, in_memory_order
-from smelt.nn.layer import Layer, Seeds
+from smelt.nn.end import End, as_given, in_memory_order, in_order
+from smelt.nn.layer import Layer, Random
 
 # Names as the papers spell them; those of other rows are capitalised word by word.
 _SPELLED = {
@@ -56,14 +56,20 @@ def _make_class(name: str) -> type[Activation]:
     info = _core.activation_info(name)
     parameters = info["parameters"]
 
-    def __init__(self: Activation, *args: float, **given: float) -> None:
-        if len(args) > len(parameters) or not given.keys() <= parameters.keys() - set(list(parameters)[: len(args)]):
-            raise TypeError(f"{type(self).__name__}: parameters are {', '.join(parameters) or 'none'}, got others")
-        Activation.__init__(self, name, **{**parameters, **dict(zip(parameters, args, strict=False)), **given})
-
     signature = inspect.Signature(
         [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=v) for k, v in parameters.items()]
     )
+
+    def __init__(self: Activation, *args: float, **given: float) -> None:
+        try:
+            bound = signature.bind(*args, **given)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__}: parameters are {', '.join(parameters) or 'none'}, got others"
+            ) from None
+        bound.apply_defaults()
+        Activation.__init__(self, name, **bound.arguments)
+
     defaults = "".join(f"{k} = {v:g}. " for k, v in parameters.items())
     doc = f"y = {info['formula']}, for arrays of any shape.\n\n{defaults}Raises TypeError or ValueError for parameters"
     doc += f" that smelt.{name} refuses.\nSource: {info['source']}."
@@ -86,7 +92,7 @@ class PReLU(Layer):
 
     def __init__(self, channels: int = 1, init: float = 0.25, *, axis: int = 1, dtype: Any = "float32") -> None:
         channels, init = integer("PReLU: channels", channels, least=1), number("PReLU: init", init, FINITE)
-        self.weight = Parameter(np.full(channels, init, smelt._interop.numpy_dtype(dtype)))
+        self.weight = Parameter(np.full(channels, init, float_dtype("PReLU: dtype", dtype)))
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
@@ -97,13 +103,16 @@ class PReLU(Layer):
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        dx, dweight = smelt.prelu_backward(grad if order is None else grad.transpose(order), context)
+        dx, dweight = smelt.prelu_backward(in_order(grad, order), context)
         if not self.frozen:
             self.weight.add_grad(dweight)
         return as_given(dx, order)
 
+    def __repr__(self) -> str:
+        return f"PReLU({self.weight.data.size})"
 
-class RReLU(Layer):
+
+class RReLU(Random):
     """y = x if x > 0 else a * x; a is drawn from U(lower, upper) per element in training, else (lower + upper) / 2.
 
     rng: a smelt.Generator, or the seed of one. Raises ValueError unless 0 <= lower <= upper.
@@ -114,24 +123,17 @@ class RReLU(Layer):
         self.lower, self.upper = number("RReLU: lower", lower), number("RReLU: upper", upper)
         if self.lower > self.upper:
             raise ValueError(f"RReLU: upper must be at least lower, {lower!r}, got {upper!r}")
-        self._seeded = rng is not None
-        self.rng = stream("RReLU", rng)
-
-    def reset(self, seeds: Seeds, activation: Any = None) -> None:
-        if not self._seeded:
-            self.rng, self._seeded = seeds.streams, seeds.given
+        super().__init__(rng)
 
     def forward(self, x: Array) -> Array:
-        if not self.training:
-            return smelt.leaky_relu(x, negative_slope=(self.lower + self.upper) / 2)
         x, _, order = in_memory_order(x, 0)
-        y, context = smelt.rrelu_forward(x, self.lower, self.upper, rng=self.rng)
-        self._saved = order, context
+        y, context = smelt.rrelu_forward(x, self.lower, self.upper, training=self.training, rng=self.rng)
+        self._saved = (order, context) if self.training else None
         return as_given(y, order)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        return as_given(smelt.rrelu_backward(grad if order is None else grad.transpose(order), context), order)
+        return as_given(smelt.rrelu_backward(in_order(grad, order), context), order)
 
 
 class Maxout(Layer):
@@ -152,12 +154,8 @@ class Maxout(Layer):
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         return smelt.maxout_backward(grad, *self._take())
 
-
-def stream(where: str, rng: Generator | int | None) -> Generator:
-    """The Generator itself, that of a seed, or for None one of fresh entropy."""
-    if isinstance(rng, Generator):
-        return rng
-    return Generator(rng) if isinstance(rng, (int, np.integer)) else Seeds(where, rng).streams
+    def __repr__(self) -> str:
+        return f"Maxout({self.num_pieces})"
 
 
 __all__ = ["Activation", "Maxout", "PReLU", "RReLU", *_classes]

@@ -16,7 +16,7 @@ import numpy as np
 
 import smelt
 from smelt import _core
-from smelt._arrays import Array, factor_for, mean, namespace
+from smelt._arrays import Array, divided, mean, namespace
 from smelt._checks import integer
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
@@ -56,19 +56,20 @@ class Windows:
 
     def gather(self, images: Array, windows: Array, row: int = 0, fill: float = 0.0) -> None:
         """Fills windows (C, kernel height, kernel width, rows, columns, N), those from `row` on; margins are `fill`."""
-        _core.gather_windows(images, windows, (row, 0), self.stride, self.padding, self.dilation, fill)
+        _core.gather_windows(images, windows, row, self.stride, self.padding, self.dilation, fill)
 
     def add(self, windows: Array, images: Array, row: int = 0) -> None:
         """The transpose of gather: adds windows' elements to the places they came from."""
-        _core.add_windows(images, windows, (row, 0), self.stride, self.padding, self.dilation)
+        _core.add_windows(images, windows, row, self.stride, self.padding, self.dilation)
 
 
 class Conv2D(LinearMap):
-    """y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] x[n, c, stride row + dilation i, ...] (correlation).
+    """y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] x[n, c, stride row + dilation i - padding, ...].
 
-    x (N, in_channels, H, W), weight (out_channels, in_channels / groups, kernel height, kernel width), y (N,
-    out_channels, H', W') with H' = floor((H + 2 padding - dilation (kernel - 1) - 1) / stride) + 1. kernel_size,
-    stride, padding, dilation: a number, or one for height and one for width; padding="same" keeps the size at stride 1.
+    c runs over the channels of o's group; it is a correlation. x (N, in_channels, H, W), weight (out_channels,
+    in_channels / groups, kernel height, kernel width), y (N, out_channels, H', W') with H' = floor((H + 2 padding -
+    dilation (kernel - 1) - 1) / stride) + 1. kernel_size, stride, padding, dilation: a number, or one for height and
+    one for width; padding="same" keeps the size at stride 1.
     Windows are laid out in tiles of four megabytes (im2col) and multiplied by BLAS; no more is ever kept than x.
     init, bias_init and rng as in Linear. Raises ValueError for an x of other channels or smaller than the kernel,
     TypeError for one of another dtype.
@@ -243,8 +244,7 @@ class AvgPool2D(MaxPool2D):
 
     def _spread(self, grad: Array, context: Any) -> Array:
         kh, kw = self.windows.kernel
-        share = (grad / factor_for(grad, kh * kw)).astype(grad.dtype)
-        return namespace(grad).broadcast_to(share, (kh, kw, *grad.shape))
+        return namespace(grad).broadcast_to(divided(grad, kh * kw), (kh, kw, *grad.shape))
 
 
 class GlobalAvgPool2D(Layer):
@@ -261,7 +261,7 @@ class GlobalAvgPool2D(Layer):
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self._take()
-        share = (grad / factor_for(grad, shape[2] * shape[3])).astype(grad.dtype)
+        share = divided(grad, shape[2] * shape[3])
         return namespace(grad).broadcast_to(share[:, :, None, None], shape)
 
 
@@ -277,24 +277,18 @@ class Flatten(Layer):
         return grad.reshape(shape)
 
 
-class _Memory(threading.local):
-    """What a thread's convolutions lay windows out in: fresh memory would cost a page fault for every 4 KiB."""
-
-    def __init__(self) -> None:
-        self.by_dtype: dict[Any, Array] = {}
-
-
-_memory = _Memory()
+# What a thread's convolutions lay windows out in, by dtype: fresh memory would cost a page fault for every 4 KiB.
+_memory = threading.local()
 
 
 def _scratch(like: Array, shape: tuple[int, ...]) -> Array:
     """An array of this shape, its contents of no meaning, until the thread asks for the next."""
     if not isinstance(like, np.ndarray):
         return namespace(like).empty(shape, like.dtype)
-    size = math.prod(shape)
-    if size > _memory.by_dtype.get(like.dtype, like[:0]).size:
-        _memory.by_dtype[like.dtype] = np.empty(size, like.dtype)
-    return _memory.by_dtype[like.dtype][:size].reshape(shape)
+    memory, name, size = vars(_memory), like.dtype.name, math.prod(shape)
+    if name not in memory or memory[name].size < size:
+        memory[name] = np.empty(size, like.dtype)
+    return memory[name][:size].reshape(shape)
 
 
 def _pair(layer: str, name: str, value: Any, least: int) -> Pair:

@@ -8,12 +8,11 @@ import smelt
 from smelt._arrays import Array, namespace
 from smelt._checks import SHARE, integer, number
 from smelt._core import Generator
-from smelt.nn.activations import stream
-from smelt.nn.end import End, as_given, in_memory_order
-from smelt.nn.layer import Layer, Seeds
+from smelt.nn.end import End, as_given, in_memory_order, in_order
+from smelt.nn.layer import Layer, Random, modes_kept
 
 
-class Dropout(Layer):
+class Dropout(Random):
     """y = x / (1 - p) where an element is kept, 0 where it is dropped, which happens with probability p in training.
 
     rng: a smelt.Generator, or the seed of one. Every forward draws a new mask; none is stored.
@@ -24,18 +23,13 @@ class Dropout(Layer):
 
     def __init__(self, p: float = 0.5, *, rng: Generator | int | None = None) -> None:
         self.p = number(f"{type(self).__name__}: p", p, SHARE)
-        self._seeded = rng is not None
-        self.rng = stream(type(self).__name__, rng)
+        super().__init__(rng)
         self._end = End(-1, dropout=self)
 
     @property
     def active(self) -> bool:
         """Whether a forward drops anything now."""
         return self.training or self.always
-
-    def reset(self, seeds: Seeds, activation: Any = None) -> None:
-        if not self._seeded:
-            self.rng, self._seeded = seeds.streams, seeds.given
 
     def forward(self, x: Array) -> Array:
         return self._end.forward(x, self.training)
@@ -65,6 +59,7 @@ class AlphaDropout(Dropout):
 
     def forward(self, x: Array) -> Array:
         if not self.active:
+            self._saved = None
             return x
         x, _, order = in_memory_order(x, 0)
         y, context = smelt.alpha_dropout_forward(x, self.p, rng=self.rng)
@@ -73,7 +68,7 @@ class AlphaDropout(Dropout):
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         order, context = self._take()
-        return as_given(smelt.alpha_dropout_backward(grad if order is None else grad.transpose(order), context), order)
+        return as_given(smelt.alpha_dropout_backward(in_order(grad, order), context), order)
 
 
 def monte_carlo(model: Layer, x: Array, samples: int = 100, *, transform: Any = None) -> tuple[Array, Array]:
@@ -84,15 +79,10 @@ def monte_carlo(model: Layer, x: Array, samples: int = 100, *, transform: Any = 
     Source: Gal and Ghahramani 2016.
     """
     integer("monte_carlo: samples", samples, least=2)
-    modes = [(layer, layer.training) for _, layer in model.layers()]
-    model.eval()
-    for layer, _ in modes:
-        layer.training = isinstance(layer, Dropout)
-    try:
+    with modes_kept(model):
+        for _, layer in model.layers():
+            layer.training = isinstance(layer, Dropout)
         predictions = [model.forward(x) for _ in range(samples)]
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
     if transform is not None:
         predictions = [transform(p) for p in predictions]
     xp = namespace(x)

@@ -40,6 +40,9 @@ class End(Remembers):
         self.dropout = dropout
         self.activation_first = activation_first
 
+    def _owner(self) -> str:
+        return type(self.linear or self.norm or self.activation or self.dropout).__name__
+
     def forward(self, x: Array, training: bool) -> Array:
         x, axis, order = in_memory_order(x, self.axis)
         activation = self.activation.spec if self.activation else None
@@ -54,7 +57,7 @@ class End(Remembers):
         else:
             y, context = self._inferred(self.norm, x, axis, activation, dropout), None
         self._saved = (order, context) if training else None
-        return y if order is None else as_given(y, order)
+        return as_given(y, order)
 
     def _normalised(
         self, norm: BatchNorm, x: Array, axis: int, activation: Any, dropout: dict[str, Any]
@@ -84,7 +87,7 @@ class End(Remembers):
 
     def backward(self, grad: Array) -> Array:
         order, context = self._take()
-        grad = grad if order is None else grad.transpose(order)
+        grad = in_order(grad, order)
         if self.norm is None:
             dx, dbias = smelt.bias_act_backward(grad, context)
             if self.linear and self.linear.bias and not self.linear.frozen:
@@ -92,7 +95,7 @@ class End(Remembers):
         else:
             dx, dweight, dbias = smelt.batch_norm_backward(grad, context)
             self.norm.add_grads(dweight, dbias)
-        return dx if order is None else as_given(dx, order)
+        return as_given(dx, order)
 
 
 def in_memory_order(x: Array, axis: int) -> tuple[Array, int, tuple[int, ...] | None]:
@@ -104,6 +107,11 @@ def in_memory_order(x: Array, axis: int) -> tuple[Array, int, tuple[int, ...] | 
         return x, axis, None
     order = tuple(sorted(range(x.ndim), key=lambda d: -x.strides[d]))
     return x.transpose(order), order.index(axis % x.ndim), order
+
+
+def in_order(grad: Array, order: tuple[int, ...] | None) -> Array:
+    """The gradient with its axes as in_memory_order left those of x."""
+    return grad if order is None else grad.transpose(order)
 
 
 def as_given(y: Array, order: tuple[int, ...] | None) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from smelt import _interop
-from smelt._arrays import Array, namespace
-from smelt._checks import generator
+from smelt._arrays import Array, namespace, to_numpy
+from smelt._checks import float_dtype, generator
 from smelt._core import Generator
 from smelt._parameter import Parameter
 
@@ -24,8 +25,11 @@ class Remembers:
     def _take(self) -> Any:
         saved, self._saved = self._saved, None
         if saved is None:
-            raise RuntimeError(f"{type(self).__name__}.backward: forward must be called before it, in training mode")
+            raise RuntimeError(f"{self._owner()}.backward: forward must be called before it, in training mode")
         return saved
+
+    def _owner(self) -> str:
+        return type(self).__name__
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_saved"}
@@ -38,6 +42,13 @@ class Seeds:
         self.given = rng is not None
         self.weights = generator(where, rng)
         self.streams = Generator(int(self.weights.integers(2**63)))
+
+
+def stream(where: str, rng: Generator | int | None) -> Generator:
+    """The Generator itself, that of a seed, or for None one of fresh entropy."""
+    if isinstance(rng, Generator):
+        return rng
+    return Generator(rng) if isinstance(rng, (int, np.integer)) else Seeds(where, rng).streams
 
 
 class Layer(Remembers):
@@ -63,13 +74,20 @@ class Layer(Remembers):
 
     def __call__(self, x: Array) -> Array:
         """The layer's result for x. TypeError where x is no array of NumPy or CuPy."""
-        namespace(x)
+        namespace(x, f"{type(self).__name__}: x")
         return self.forward(x)
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
         """Draws anew what is random in the layer and was given no seed; `activation` is what follows it."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     # -- what the layer is made of
+
+    def own_parameters(self) -> dict[str, Parameter]:
+        """The parameters that are attributes of this layer itself, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
     def children(self) -> dict[str, Layer]:
         """The layers directly within this one, by name."""
@@ -86,9 +104,8 @@ class Layer(Remembers):
         """The parameters of this layer and all within it, by name, each once."""
         found: dict[int, tuple[str, Parameter]] = {}
         for prefix, layer in self.layers():
-            for name, value in vars(layer).items():
-                if isinstance(value, Parameter):
-                    found.setdefault(id(value), (f"{prefix}.{name}".lstrip("."), value))
+            for name, p in layer.own_parameters().items():
+                found.setdefault(id(p), (f"{prefix}.{name}".lstrip("."), p))
         return dict(found.values())
 
     def parameters(self) -> list[Parameter]:
@@ -116,10 +133,8 @@ class Layer(Remembers):
         """Parameters within get no gradient, so that no optimizer moves them; batch norm uses running statistics."""
         for _, layer in self.layers():
             layer.frozen = frozen
-            if frozen:
-                for value in vars(layer).values():
-                    if isinstance(value, Parameter):
-                        value.grad = None
+        if frozen:
+            self.zero_grad()
         return self
 
     def unfreeze(self: Self) -> Self:
@@ -174,9 +189,8 @@ class Layer(Remembers):
         return self
 
     def _convert_own(self, f: Any) -> None:
-        for value in vars(self).values():
-            if isinstance(value, Parameter):
-                value.data, value.grad = f(self, value.data), None
+        for p in self.own_parameters().values():
+            p.data, p.grad = f(self, p.data), None
         for name in self.buffers:
             setattr(self, name, f(self, getattr(self, name)))
 
@@ -189,11 +203,9 @@ class Layer(Remembers):
 
         To be called before an optimizer is given the parameters. Raises TypeError for another kind of dtype.
         """
-        dtype = np.dtype(_interop.numpy_dtype(dtype))
-        if dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-            raise TypeError(f"{type(self).__name__}.astype: dtype must be of floating numbers, got {dtype}")
+        wanted = float_dtype(f"{type(self).__name__}.astype: dtype", dtype)
         return self._convert(
-            lambda layer, a: a if a.dtype.kind in "iu" else a.astype(layer.dtype_within(dtype), copy=False)
+            lambda layer, a: a if a.dtype.kind in "iu" else a.astype(layer.dtype_within(wanted), copy=False)
         )
 
     def to(self: Self, library: Any) -> Self:
@@ -204,8 +216,31 @@ class Layer(Remembers):
         if getattr(library, "__name__", None) not in ("numpy", "cupy"):
             raise TypeError(f"{type(self).__name__}.to: library must be the module numpy or cupy, got {library!r}")
         if library is np:
-            return self._convert(lambda _, a: a if isinstance(a, np.ndarray) else a.get())
+            return self._convert(lambda _, a: to_numpy(a))
         return self._convert(lambda _, a: a if a.dtype.kind in "iu" else library.asarray(a))
+
+
+class Random(Layer):
+    """A layer with a random stream: its own where it was given a Generator or a seed, else the Sequential's."""
+
+    def __init__(self, rng: Generator | int | None) -> None:
+        self._seeded = rng is not None
+        self.rng = stream(type(self).__name__, rng)
+
+    def reset(self, seeds: Seeds, activation: Any = None) -> None:
+        if not self._seeded:
+            self.rng, self._seeded = seeds.streams, seeds.given
+
+
+@contextmanager
+def modes_kept(model: Layer) -> Iterator[None]:
+    """Whatever happens within, every layer is afterwards in the mode that it was in."""
+    modes = [(layer, layer.training) for _, layer in model.layers()]
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def _form(a: Array) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from smelt import _interop, init
+from smelt import init
 from smelt._arrays import Array, product
-from smelt._checks import generator, integer
+from smelt._checks import float_dtype, generator, integer
 from smelt._parameter import Parameter
 from smelt.nn.end import End
 from smelt.nn.layer import Layer, Seeds
@@ -23,9 +23,9 @@ class LinearMap(Layer):
     def __init__(
         self, shape: tuple[int, ...], bias: bool, initialiser: Any, bias_init: Any, dtype: Any, rng: Any
     ) -> None:
-        dtype = _interop.numpy_dtype(dtype)
         self.init, self.bias_init = initialiser, bias_init or init.zeros()
         name = type(self).__name__
+        dtype = float_dtype(f"{name}: dtype", dtype)
         for argument, given in (("init", initialiser), ("bias_init", bias_init)):
             if given is not None and not callable(given):
                 raise TypeError(f"{name}: {argument} must be an initialiser of smelt.init, got {given!r}")

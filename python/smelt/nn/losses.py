@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from smelt._arrays import Array, factor_for, namespace
+from smelt._arrays import Array, divided, namespace
 from smelt._checks import POSITIVE, choice, number
 from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
 
@@ -56,7 +56,7 @@ def _reduced(xp: Any, loss: Array, grad: Array, reduction: str) -> tuple[Array, 
         return wide, grad
     if reduction == "sum":
         return xp.asarray(wide.sum()), grad
-    return xp.asarray(wide.mean()), (grad / factor_for(grad, loss.size)).astype(grad.dtype)
+    return xp.asarray(wide.mean()), divided(grad, loss.size)
 
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber", "mse_loss"]

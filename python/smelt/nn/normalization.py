@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from smelt import _interop
 from smelt._arrays import Array
-from smelt._checks import SHARE, integer, number
+from smelt._checks import SHARE, float_dtype, integer, number
 from smelt._parameter import Parameter
 from smelt.nn.end import End
 from smelt.nn.layer import Layer
@@ -37,7 +36,7 @@ class BatchNorm(Layer):
         unbiased: bool = True,
         dtype: Any = "float32",
     ) -> None:
-        dtype = _interop.numpy_dtype(dtype)
+        dtype = float_dtype("BatchNorm: dtype", dtype)
         channels = integer("BatchNorm: channels", channels)
         self.axis = axis
         self.momentum = None if momentum is None else number("BatchNorm: momentum", momentum, SHARE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,13 @@ from smelt.nn.linear import Linear
 from smelt.nn.normalization import BatchNorm
 from smelt.nn.regularizers import L1, L2
 from smelt.nn.sequential import Sequential
+
+# How each optimizer is made of parameters and a 1cycle, and the cycle's peak unless told.
+_OPTIMIZERS: dict[str, tuple[Callable[[Any, schedules.OneCycle], optim.Optimizer], float]] = {
+    "nadam": (lambda p, cycle: optim.NAdam(p, lr=cycle), 2e-3),
+    "rmsprop": (lambda p, cycle: optim.RMSprop(p, lr=cycle), 2e-3),
+    "nesterov": (lambda p, cycle: optim.SGD(p, lr=cycle, momentum=cycle.momentum, nesterov=True), 0.05),
+}
 
 DEEP = 3  # hidden layers from which on batch norm is worth its cost
 
@@ -33,27 +40,22 @@ class Preset:
     def make_optimizer(self, steps: int) -> optim.Optimizer:
         """The optimizer of the model's parameters, its rate 1cycle over so many steps.
 
-        "nadam", "rmsprop" or "nesterov" (momentum 0.9, which the cycle lowers while the rate is high).
+        "nadam", "rmsprop" or "nesterov", whose momentum the cycle lowers as the rate rises. ValueError for another.
         """
-        cycle = schedules.one_cycle(self.max_lr, steps)
-        parameters = self.model.parameters()
-        if self.optimizer == "nadam":
-            return optim.NAdam(parameters, lr=cycle)
-        if self.optimizer == "rmsprop":
-            return optim.RMSprop(parameters, lr=cycle)
-        return optim.SGD(parameters, lr=cycle, momentum=cycle.momentum, nesterov=True)
+        make, _ = _OPTIMIZERS[choice("Preset: optimizer", self.optimizer, *_OPTIMIZERS)]
+        return make(self.model.parameters(), schedules.one_cycle(self.max_lr, steps))
 
     def fit(self, data: Any, *, epochs: int, **options: Any) -> Any:
         """Trains the model on smelt.data.Batches and returns the History; options are those of smelt.training.fit.
 
         Where validation data is given, so many epochs without a lower validation loss as `patience` says end it.
         """
-        from smelt.training import fit
+        from smelt.training.loop import fit, steps_in  # which import nn
 
         if options.get("validation") is not None:
             options.setdefault("patience", self.patience)
         options.setdefault("regularisers", self.regularisers)
-        steps = max(1, sum(-(-data.length(epoch) // options.get("accumulate", 1)) for epoch in range(epochs)))
+        steps = max(1, steps_in(data, epochs, options.get("accumulate", 1)))
         return fit(self.model, data, self.make_optimizer(steps), epochs=epochs, **options)
 
 
@@ -147,6 +149,5 @@ def _sizes(function: str, inputs: int, hidden: Sequence[int], outputs: int) -> l
 
 
 def _preset(function: str, model: Sequential, optimizer: str, max_lr: float | None, regularisers: list[Any]) -> Preset:
-    peaks = {"nadam": 2e-3, "rmsprop": 2e-3, "nesterov": 0.05}
-    choice(f"{function}: optimizer", optimizer, *peaks)
-    return Preset(model, optimizer, peaks[optimizer] if max_lr is None else max_lr, regularisers=regularisers)
+    _, peak = _OPTIMIZERS[choice(f"{function}: optimizer", optimizer, *_OPTIMIZERS)]
+    return Preset(model, optimizer, peak if max_lr is None else max_lr, regularisers=regularisers)

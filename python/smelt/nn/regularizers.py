@@ -5,6 +5,8 @@ They act on weights alone: parameters of two or more dimensions, not biases or b
 
 from __future__ import annotations
 
+import numpy as np
+
 import smelt
 from smelt._arrays import Array, factor_for, namespace
 from smelt._checks import number
@@ -24,19 +26,19 @@ class L2:
 
     def __call__(self, model: Layer, scale: float = 1.0) -> None:
         """Adds to the gradients of the model's weights that have one; scale: that of the loss they are of."""
-        for p in model.parameters():
-            if len(p.shape) >= 2 and p.grad is not None:
+        for p in _weights(model):
+            if p.grad is not None:
                 p.grad += self._slope(p) * factor_for(p.data, scale * self.strength)
 
     def penalty(self, model: Layer) -> float:
         """What is added to the loss."""
-        return self.strength * sum(self._size(p) for p in model.parameters() if len(p.shape) >= 2)
+        return self.strength * sum(map(self._size, _weights(model)))
 
     def _slope(self, p: Parameter) -> Array:
         return p.data
 
     def _size(self, p: Parameter) -> float:
-        return 0.5 * float((p.data**2).sum())
+        return 0.5 * float((p.data.astype(np.float64) ** 2).sum())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.strength})"
@@ -49,7 +51,7 @@ class L1(L2):
         return namespace(p.data).sign(p.data)
 
     def _size(self, p: Parameter) -> float:
-        return float(abs(p.data).sum())
+        return float(abs(p.data).sum(dtype=np.float64))
 
 
 class MaxNorm:
@@ -75,14 +77,17 @@ def prune(model: Layer, threshold: float) -> float:
     After training with L1, which brings weights near 0 but not to it. Raises ValueError for a negative threshold.
     """
     number("prune: threshold", threshold)
-    for p in model.parameters():
-        if len(p.shape) >= 2:
-            p.data[abs(p.data) <= threshold] = 0
+    for p in _weights(model):
+        p.data[abs(p.data) <= threshold] = 0
     return sparsity(model)
 
 
 def sparsity(model: Layer) -> float:
     """The share of the model's weights that are 0."""
-    weights = [p.data for p in model.parameters() if len(p.shape) >= 2]
+    weights = [p.data for p in _weights(model)]
     zeros = sum(int((w == 0).sum()) for w in weights)
     return zeros / max(1, sum(int(w.size) for w in weights))
+
+
+def _weights(model: Layer) -> list[Parameter]:
+    return [p for p in model.parameters() if len(p.shape) >= 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,13 +23,13 @@ from smelt.nn.normalization import BatchNorm
 class Fused(Layer):
     """A linear map, or none, and the end that follows it. It owns nothing: parameters are those of its layers."""
 
-    def __init__(self, linear: LinearMap | None, end: End) -> None:
-        self.linear, self.end = linear, end
+    def __init__(self, first: Layer, linear: LinearMap | None, end: End) -> None:
+        self.first, self.linear, self.end = first, linear, end
 
     def forward(self, x: Array) -> Array:
         if self.linear is not None:
             x = self.linear.forward(x) if self.end.norm else self.linear.map(x)
-        return self.end.forward(x, self.training)
+        return self.end.forward(x, self.first.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         grad = self.end.backward(grad)
@@ -60,11 +61,10 @@ class Sequential(Layer):
         self._layers = layers
         self._joined = tuple(_joined(layers))
         self._check_once()
-        self._training = True
         self.fuse(fuse)
         if not reset:
             return
-        seeds, leaves = Seeds("Sequential", rng), list(_leaves(self))
+        seeds, leaves = Seeds("Sequential", rng), [layer for _, layer in self.layers() if not layer.children()]
         for i, leaf in enumerate(leaves):
             leaf.reset(seeds, _activation_after(leaves[i + 1 :]))
 
@@ -80,25 +80,12 @@ class Sequential(Layer):
     def fuse(self, fuse: bool = True) -> Sequential:
         """Joins layers into fused calls, or runs each by itself, for those who look at what lies between."""
         self._stages = self._joined if fuse else self._layers
-        self.training = self._training
         return self
 
     @property
     def fused(self) -> bool:
         """Whether layers are joined into fused calls."""
         return self._stages is self._joined
-
-    @property
-    def training(self) -> bool:
-        """Whether forward is in training mode. Fused calls follow it."""
-        return self._training
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        self._training = mode
-        for stage in self._stages:
-            if isinstance(stage, Fused):
-                stage.training = mode
 
     def forward(self, x: Array) -> Array:
         for stage in self._stages:
@@ -193,6 +180,9 @@ class Residual(Layer):
             dside = self.shortcut.backward(dside, input_grad=input_grad)
         return dx + dside if input_grad else None
 
+    def __repr__(self) -> str:
+        return f"Residual({self.body!r})"
+
     def _fold(self) -> None:
         """Folds the batch norms of body and shortcut, in place."""
         if isinstance(self.body, Sequential):
@@ -209,14 +199,6 @@ def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
     return linear
 
 
-def _leaves(layer: Layer) -> Iterator[Layer]:
-    children = layer.children().values()
-    if not children:
-        yield layer
-    for child in children:
-        yield from _leaves(child)
-
-
 def _activation_after(leaves: list[Layer]) -> Any:
     """What the first activation is before the next linear map, as smelt.init.for_activation takes it."""
     for leaf in leaves:
@@ -230,40 +212,27 @@ def _activation_after(leaves: list[Layer]) -> Any:
 
 
 def _learns(layer: Layer) -> bool:
-    return any(
-        isinstance(value, Parameter) and not inner.frozen
-        for _, inner in layer.layers()
-        for value in vars(inner).values()
-    )
+    return any(inner.own_parameters() and not inner.frozen for _, inner in layer.layers())
+
+
+# What a fused call is made of, by letters; a subclass with a forward or backward of its own is left by itself.
+_KINDS: dict[str, type[Layer]] = {"L": LinearMap, "N": BatchNorm, "A": Activation, "D": Dropout}
+
+
+def _letter(layer: Layer) -> str:
+    kind = type(layer)
+    letters = (k for k, known in _KINDS.items() if (kind.forward, kind.backward) == (known.forward, known.backward))
+    return next(letters, "-")
 
 
 def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
-    at = 0
-
-    def take(kind: Any) -> Any:
-        nonlocal at
-        if at < len(layers) and isinstance(layers[at], kind) and _is_fusible(type(layers[at])):
-            at += 1
-            return layers[at - 1]
-        return None
-
-    while at < len(layers):
-        first = at
-        linear = take(LinearMap)
-        norm, activation = take(BatchNorm), take(Activation)
-        activation_first = activation is not None and norm is None and (norm := take(BatchNorm)) is not None
-        dropout = take(Dropout)
-        if at <= first + 1:
-            at = first + 1
-            yield layers[first]
+    for match in re.finditer("-|L?(?:NA?|AN?)?D?", "".join(map(_letter, layers))):
+        found = layers[match.start() : match.end()]
+        if len(found) < 2:
+            yield from found
             continue
+        part: dict[str, Any] = dict(zip(match[0], found, strict=True))
+        linear, norm = part.get("L"), part.get("N")
         axis = norm.axis if norm else linear.axis if linear else -1
-        yield Fused(linear, End(axis, linear if norm is None else None, norm, activation, dropout, activation_first))
-
-
-# What a fused call stands for: a subclass with a forward or backward of its own is left by itself.
-_FUSIBLE = {(c.forward, c.backward) for c in (LinearMap, BatchNorm, Activation, Dropout)}
-
-
-def _is_fusible(kind: type[Layer]) -> bool:
-    return (kind.forward, kind.backward) in _FUSIBLE
+        end = End(axis, None if norm else linear, norm, part.get("A"), part.get("D"), "AN" in match[0])
+        yield Fused(found[0], linear, end)

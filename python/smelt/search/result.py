@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smelt._arrays import Array
+from smelt._optional import needed
 from smelt.search.objective import Parameters
 from smelt.search.space import Distribution, choice
 
@@ -71,14 +72,12 @@ class Result:
         path: where the picture is written too, its format by the ending.
         Raises ImportError without matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.ticker import LogFormatter
-        except ImportError:
-            raise ImportError("Result.plot: matplotlib is needed: pip install smelt[training]") from None
+        new_figure = needed("Result.plot", "matplotlib.figure").Figure
+        from matplotlib.ticker import LogFormatter
+
         columns = min(3, len(self.space))
         rows = math.ceil(len(self.space) / columns)
-        figure = Figure(figsize=(4 * columns, 3.5 * rows), layout="constrained")
+        figure: Figure = new_figure(figsize=(4 * columns, 3.5 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
         values = np.array([trial["value"] for trial in self.trials], float)  # NaN where a pruned one reported none
         finite = values[np.isfinite(values)]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from smelt._optional import needed
 from smelt.search.objective import Direction, Objective
 from smelt.search.result import Result
 from smelt.search.space import Distribution
@@ -78,10 +79,7 @@ def coarse_to_fine(
 
 
 def _found(where: str, *arguments: Any) -> Result:
-    try:
-        import optuna  # noqa: F401 (which has tqdm with it)
-    except ImportError:
-        raise ImportError(f"{where}: optuna is needed: pip install smelt[search]") from None
+    needed(where, "optuna", "search")
     from smelt.search.study import Search, run
 
     return run(Search(where, *arguments))

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from smelt import _interop
+from smelt._arrays import to_numpy
+from smelt._optional import needed
 
 FORMAT = 1
 
@@ -27,13 +29,14 @@ def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     old one or the new. Arrays of a GPU are copied from it; tuples come back as lists.
     Raises TypeError for anything else in the tree, OSError where the file cannot be written.
     """
+    safetensors = needed("save", "safetensors.numpy")
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     text = json.dumps(_without_arrays(state, "", arrays))
     metadata = {"format": str(FORMAT), "state": text, "checksum": _checksum(text, arrays)}
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
-        file.write(_safetensors().save(arrays, {"smelt": json.dumps(metadata)}))
+        file.write(safetensors.save(arrays, {"smelt": json.dumps(metadata)}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -50,10 +53,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises FileNotFoundError where there is no file, ValueError where it is damaged, cut short or no checkpoint.
     """
+    safetensors = needed("load", "safetensors.numpy")
     data = Path(path).read_bytes()
     try:
         header = int.from_bytes(data[:8], "little")
-        arrays = _safetensors().load(data)
+        arrays = safetensors.load(data)
         metadata = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["smelt"])
         text, checksum = metadata["state"], metadata["checksum"]
         version = metadata["format"]
@@ -90,7 +94,7 @@ def _without_arrays(node: Any, name: str, arrays: dict[str, Any]) -> Any:
         return node
     if not hasattr(node, "dtype"):
         raise TypeError(f"save: state{name} must be an array or a plain value, got {type(node).__name__}")
-    array = np.ascontiguousarray(node.get() if hasattr(node, "get") else node).reshape(node.shape)
+    array = np.ascontiguousarray(to_numpy(node)).reshape(node.shape)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"save: state{name} must be an array of numbers, got one of {array.dtype}")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -109,11 +113,3 @@ def _with_arrays(node: Any, arrays: dict[str, Any]) -> Any:
         array = arrays[node["__array__"]]
         return array.view(_interop.numpy_dtype("bfloat16")) if node["__bfloat16__"] else array
     return {key: _with_arrays(value, arrays) for key, value in node.items()}
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise ImportError("checkpoints need safetensors: pip install smelt[training]") from None
-    return safetensors.numpy

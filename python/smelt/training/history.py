@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
+
+from smelt._optional import needed
 
 Metrics = dict[str, float]
 
@@ -41,14 +44,15 @@ class History:
     def verdict(self) -> str:
         """What the curves look like, in a sentence or two: under- or overfitting, unstable, unfinished, or well fitted.
 
-        Rules of thumb: the validation loss a tenth above its minimum since then is overfitting; a training loss that in
-        its last fifth of epochs fell by a twentieth or more of all it has fallen is unfinished; one that has fallen by
-        less than a tenth in all is underfitting.
+        Rules of thumb: a training loss that ends above its start is unstable; one that has fallen by less than a tenth
+        is underfitting; one that in its last fifth of epochs fell by a twentieth or more of all it has fallen is
+        unfinished; a validation loss that has risen by a tenth above its minimum is overfitting; one that is half as
+        high again as the training loss is a gap.
         """
         if len(self) < 2:
             return "Too few epochs to tell: at least two are needed."
         loss = self["loss"]
-        if any(v != v or v in (float("inf"), float("-inf")) for v in loss):
+        if not all(map(math.isfinite, loss)):
             return "The loss is not finite: lower the learning rate, or clip the gradients."
         if loss[-1] > loss[0]:
             return "The training loss rises: lower the learning rate."
@@ -74,15 +78,11 @@ class History:
         return " ".join(said) or f"Well fitted: {level}; if that is still too high, try a larger net."
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draws training and validation curves, a panel for each figure; returns the Figure, saved where a path is
-        given.
+        """Draws training and validation curves, a panel for each figure; path: where the picture is written too.
 
         Raises ImportError where matplotlib is missing.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("plots need matplotlib: pip install smelt[training]") from None
+        Figure = needed("History.plot", "matplotlib.figure").Figure
         names = [name for name in self.epochs if not name.startswith("val_")]
         figure = Figure(figsize=(4.5 * max(1, len(names)), 3.6), layout="constrained")
         epochs = range(1, len(self) + 1)

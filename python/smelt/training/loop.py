@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from smelt._arrays import Array
 from smelt._checks import integer
 from smelt._core import cross_entropy
+from smelt._optional import needed
 from smelt.data import Batches
-from smelt.nn.layer import Layer
+from smelt.nn.layer import Layer, modes_kept
 from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
 from smelt.training import checkpoint as checkpoints
@@ -53,23 +55,17 @@ def evaluate(
     smelt.data.Batches, are left as they were.
     Raises TypeError for other data, ValueError where there are no samples.
     """
-    modes = [(layer, layer.training) for _, layer in model.layers()]
-    place = data.state_dict() if isinstance(data, Batches) else {}
-    model.eval()
+    integer("evaluate: batch_size", batch_size, least=1)
     sums: dict[str, Any] = {}
     count = 0
-    try:
+    with modes_kept(model):
+        model.eval()
         for x, target in _batches(data, batch_size):
             prediction = model.forward(x)
             figures = {"loss": loss(prediction, target)[0]}
             figures |= {name: metric(prediction, target) for name, metric in (metrics or {}).items()}
             sums = {name: sums.get(name, 0.0) + np.float64(len(x)) * value for name, value in figures.items()}
             count += len(x)
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
-        if isinstance(data, Batches):
-            data.load_state_dict(place)
     if not count:
         raise ValueError("evaluate: data must hold at least one sample, got none")
     return {name: float(value) / count for name, value in sums.items()}
@@ -82,7 +78,7 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
             (x[start : start + batch_size], target[start : start + batch_size])
             for start in range(0, len(x), batch_size)
         )
-    for batch in data:
+    for batch in data.whole() if isinstance(data, Batches) else data:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"evaluate: data must be a pair (x, target) or batches of them, got {type(data).__name__}")
         yield batch[0], batch[1]
@@ -91,8 +87,7 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
 class Run:
     """A training run between two steps: all that a checkpoint holds, and what callbacks may look at and change.
 
-    `stop = True` ends it after the epoch. `step` counts the optimizer's steps, those that it skipped
-    included.
+    `stop = True` ends it after the epoch. `step` counts the optimizer's steps, those that it skipped included.
     """
 
     def __init__(self, model: Layer, data: Any, optimizer: Optimizer, loss: Loss, accumulate: int, scale: Any) -> None:
@@ -109,7 +104,7 @@ class Run:
         self.total, self.samples = 0.0, 0  # of this epoch: summed loss, and how many samples
         self._losses: list[tuple[int, Array]] = []  # of batches that are not yet in them
 
-    def train_epoch(self, before_step: Sequence[Any], after_step: Sequence[Any]) -> Iterator[None]:
+    def train_epoch(self, regularisers: Sequence[Any], constraints: Sequence[Any]) -> Iterator[None]:
         """The rest of an epoch, pausing after every batch that ends with a step. ValueError where it has no batch."""
         self.model.train()
         batches = 0  # since the last step
@@ -123,13 +118,13 @@ class Run:
             if batches < self.accumulate and self.data.position < length:
                 continue
             factor = 1 / (batches * self.scale.value)
-            for regularise in before_step:
+            for regularise in regularisers:
                 regularise(self.model, 1 / factor)
             self.optimizer.step(grad_scale=factor)
             for p in self._parameters:
                 p.grad = None
             self.scale.update(self.optimizer.last_grad_norm)
-            for constrain in after_step:
+            for constrain in constraints:
                 constrain(self.model)
             self.step += 1
             batches = 0
@@ -169,7 +164,7 @@ class Run:
             self.patience_left = (self.patience_left or 0) - 1
             self.stop = self.stop or self.patience_left <= 0
 
-    def _schedules(self) -> list[Any]:
+    def plateaus(self) -> list[Any]:
         """Those that go by more than the step: a Plateau, within a warm-up too."""
         given = [getattr(value, "schedule", value) for group in self.optimizer.groups for value in group.values()]
         return list({id(s): s for s in given if hasattr(s, "state_dict")}.values())
@@ -181,7 +176,7 @@ class Run:
             "model": self.model.state_dict(),
             "generators": [g.state_dict() for g in self.model.generators()],
             "optimizer": self.optimizer.state_dict(),
-            "schedules": [s.state_dict() for s in self._schedules()],
+            "schedules": [s.state_dict() for s in self.plateaus()],
             "data": self.data.state_dict(),
             "scale": self.scale.state_dict(),
             "history": self.history.state_dict(),
@@ -212,7 +207,7 @@ class Run:
             raise
 
     def _load(self, state: dict[str, Any]) -> None:
-        generators, schedules = self.model.generators(), self._schedules()
+        generators, schedules = self.model.generators(), self.plateaus()
         for name, mine in (("generators", generators), ("schedules", schedules)):
             if len(state[name]) != len(mine):
                 raise ValueError(f"fit: the checkpoint must be of {len(mine)} {name}, got {len(state[name])}")
@@ -269,7 +264,7 @@ def fit(
     for name, functions in ("regularisers", regularisers), ("constraints", constraints), ("callbacks", callbacks):
         if not isinstance(functions, (tuple, list)) or not all(map(callable, functions)):
             raise TypeError(f"fit: {name} must be a list of functions, got {functions!r}")
-    _check(optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
+    _check_options(optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
     run = Run(model, data, optimizer, loss, accumulate, loss_scale)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load_state_dict(checkpoints.load(checkpoint))
@@ -292,7 +287,7 @@ def fit(
             run.history.add(figures)
             bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
             run.watch(figures, patience)
-            for schedule in run._schedules():
+            for schedule in run.plateaus():
                 schedule.update(figures.get("val_loss", figures["loss"]))
             for callback in callbacks:
                 callback(run)
@@ -324,7 +319,7 @@ def _check_parts(model: Any, data: Any, optimizer: Any, loss: Any, validation: A
         raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
 
 
-def _check(
+def _check_options(
     optimizer: Optimizer,
     epochs: Any,
     validation: Any,
@@ -350,28 +345,13 @@ def _check(
         raise ValueError(f"fit: loss_scale needs an optimizer made with nonfinite='skip', got {optimizer.nonfinite!r}")
 
 
-class _NoBar:
-    """Where no bar is wanted."""
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-    def update(self) -> None:
-        pass
-
-    def set_postfix(self, figures: dict[str, str]) -> None:
-        pass
+def steps_in(data: Batches, epochs: int, accumulate: int) -> int:
+    """How many steps an optimizer takes."""
+    return sum(-(-data.length(epoch) // accumulate) for epoch in range(epochs))
 
 
 def _bar(run: Run, epochs: int, progress: bool) -> Any:
     if not progress:
-        return _NoBar()
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("the progress bar needs tqdm: pip install smelt[training], or progress=False") from None
-    steps = sum(-(-run.data.length(epoch) // run.accumulate) for epoch in range(epochs))
-    return tqdm(total=steps, initial=run.step, desc="training", unit="step")
+        return nullcontext(SimpleNamespace(update=lambda: None, set_postfix=lambda figures: None))
+    tqdm = needed("fit: progress", "tqdm").tqdm
+    return tqdm(total=steps_in(run.data, epochs, run.accumulate), initial=run.step, desc="training", unit="step")

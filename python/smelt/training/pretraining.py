@@ -12,8 +12,7 @@ from smelt import optim
 from smelt._arrays import Array, namespace
 from smelt._checks import BELOW_ONE, number
 from smelt.data import Batches
-from smelt.nn.dropout import Dropout
-from smelt.nn.layer import Layer
+from smelt.nn.layer import Layer, modes_kept
 from smelt.nn.linear import Linear
 from smelt.nn.losses import mse_loss
 from smelt.nn.sequential import Sequential
@@ -83,38 +82,25 @@ def pretrain_layers(
     if len(starts) < 2:
         raise ValueError(f"pretrain_layers: model must have at least two Linear layers, got {len(starts)}")
     number("pretrain_layers: noise", noise, BELOW_ONE)
+
+    def corrupted(x: Array, target: Array, *, rng: np.random.Generator) -> tuple[Array, Array]:
+        return x * namespace(x).asarray(rng.random(x.shape) >= noise), target
+
     histories = []
-    modes = [(layer, layer.training) for _, layer in model.layers()]
-    x = _outputs(list(model)[: starts[0]], x)
-    for k, (first, end) in enumerate(pairwise(starts)):
-        block = list(model)[first:end]
-        encoder = block[0]
-        assert isinstance(encoder, Linear)
-        n, m = encoder.weight.shape
-        decoder = Linear(m, n, dtype=encoder.weight.data.dtype, rng=np.random.default_rng([seed, k]))
-        corrupt = Dropout(noise, rng=seed + k)
-        corrupt_scale = 1 - noise  # without the rescaling of dropout: what is left is as it was
-        autoencoder = Sequential(_Scaled(corrupt, corrupt_scale), *block, decoder.to(namespace(x)), reset=False)
-        data = Batches(x, x, batch_size=batch_size, seed=seed)
-        optimizer = make_optimizer(autoencoder.parameters())
-        histories.append(fit(autoencoder, data, optimizer, epochs=epochs, loss=mse_loss, metrics={}, progress=progress))
-        x = _outputs(block, x)
-    for layer, mode in modes:
-        layer.training = mode
+    with modes_kept(model):
+        x = _outputs(list(model)[: starts[0]], x)
+        for k, (first, end) in enumerate(pairwise(starts)):
+            block = list(model)[first:end]
+            n, m = model[first].own_parameters()["weight"].shape
+            decoder = Linear(m, n, dtype=x.dtype, rng=np.random.default_rng([seed, k])).to(namespace(x))
+            autoencoder = Sequential(*block, decoder, reset=False)
+            data = Batches(x, x, batch_size=batch_size, seed=seed, transform=corrupted if noise else None)
+            optimizer = make_optimizer(autoencoder.parameters())
+            histories.append(
+                fit(autoencoder, data, optimizer, epochs=epochs, loss=mse_loss, metrics={}, progress=progress)
+            )
+            x = _outputs(block, x)
     return histories
-
-
-class _Scaled(Layer):
-    """A layer, times a number."""
-
-    def __init__(self, layer: Layer, scale: float) -> None:
-        self.layer, self.scale = layer, scale
-
-    def forward(self, x: Array) -> Array:
-        return self.layer.forward(x) * x.dtype.type(self.scale) if self.training else x
-
-    def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        return self.layer.backward(grad * grad.dtype.type(self.scale)) if input_grad else None
 
 
 def _outputs(block: Sequence[Layer], x: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smelt._arrays import Array
+from smelt._arrays import Array, is_half
 from smelt._checks import POSITIVE, number
 from smelt.nn.losses import Loss
 
@@ -60,4 +60,4 @@ class LossScale:
 
 
 def _in_float32(x: Any) -> Any:
-    return x.astype(np.float32) if str(getattr(x, "dtype", "")) in ("float16", "bfloat16") else x
+    return x.astype(np.float32) if is_half(x) else x
