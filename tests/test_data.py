@@ -418,7 +418,7 @@ def test_a_state_of_the_last_batch_leaves_an_epoch_with_nothing():
 
 def test_a_state_of_something_else_is_refused():
     x = np.arange(20)
-    state = {"n": 20, "seed": 0, "shuffle": True, "batch_size": 4, "epoch": 1, "position": 5}
+    state = {"n": 20, "seed": 0, "shuffle": True, "batch_size": 4, "drop_last": False, "epoch": 1, "position": 5}
     batches = Batches(x, batch_size=4)
     batches.load_state_dict(state)
     batches.epoch = batches.position = 0
@@ -429,6 +429,7 @@ def test_a_state_of_something_else_is_refused():
         ({"seed": 1}, ValueError, r"\['seed'\] must be 0, got 1$"),
         ({"shuffle": False}, ValueError, r"\['shuffle'\] must be True, got False$"),
         ({"batch_size": 5}, ValueError, r"\['batch_size'\] must be 4, got 5$"),
+        ({"drop_last": True}, ValueError, r"\['drop_last'\] must be False, got True$"),
         ({"position": 6}, ValueError, r"\['position'\] must be at most 5, got 6$"),
         ({"position": -1}, ValueError, r"\['position'\] must be an integer >= 0, got -1$"),
         ({"epoch": 1.0}, TypeError, r"\['epoch'\] must be an integer >= 0, got 1.0$"),

@@ -1207,7 +1207,7 @@ def test_gradients_of_layers_are_right(name, rng):
     before = state_of(layer)
     report = gradcheck_layer(layer, rng.standard_normal(shape).astype(np.float32))
     assert report, report
-    names = {} if name == "frozen" else layer.named_parameters()
+    names = {} if name == "frozen" else dict(layer.named_parameters())
     assert {e.array for e in report.worst} == {"x", *names}
     assert state_of(layer) == before
 

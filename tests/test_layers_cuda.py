@@ -40,7 +40,7 @@ def test_layers(device, name):
         assert_close(y, expected)
         grad = np.random.default_rng(3).normal(size=y.shape).astype(np.float32)
         assert_close(ours.backward(device.asarray(grad)), host.backward(grad))
-    for (of, p), q in zip(ours.named_parameters().items(), host.parameters(), strict=True):
+    for (of, p), q in zip(ours.named_parameters(), host.parameters(), strict=True):
         assert type(p.grad).__module__ == "cupy", of
         assert_close(p.grad, q.grad, 1e-4)
     assert_close(ours.eval()(device.asarray(x)), host.eval()(x))

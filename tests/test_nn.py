@@ -32,7 +32,7 @@ def loss_and_gradients(layer, x, weights):
     layer.zero_grad()
     y = layer(x)
     dx = layer.backward(weights.copy())
-    return (y * weights).sum(), dx, {name: p.grad for name, p in layer.named_parameters().items()}
+    return (y * weights).sum(), dx, {name: p.grad for name, p in layer.named_parameters()}
 
 
 def assert_gradients(layer, x, tolerance=1e-6, tries=6):
@@ -41,7 +41,7 @@ def assert_gradients(layer, x, tolerance=1e-6, tries=6):
     buffers = [(inner, name, getattr(inner, name).copy()) for _, inner in layer.layers() for name in inner.buffers]
     weights = rng.normal(size=layer(x).shape)
     _, dx, grads = loss_and_gradients(layer, x, weights)
-    arrays = {"x": (x, dx)} | {name: (p.data, grads[name]) for name, p in layer.named_parameters().items()}
+    arrays = {"x": (x, dx)} | {name: (p.data, grads[name]) for name, p in layer.named_parameters()}
     for name, (array, grad) in arrays.items():
         assert grad.shape == array.shape, name
         for _ in range(tries):
@@ -255,6 +255,33 @@ def test_losses(name, reduction):
         (lambda: nn.PReLU(3, axis=2)(np.ones((3, 4), "f4").T), ValueError, "axis must be an axis of an array of 2"),
         (lambda: nn.PReLU(0), ValueError, "PReLU: channels must be an integer >= 1, got 0"),
         (lambda: nn.RReLU(0.5, 0.25), ValueError, "RReLU: upper must be at least lower, 0.5, got 0.25"),
+        (
+            lambda: nn.PReLU(2, dtype="int8"),
+            TypeError,
+            "PReLU: dtype must be float16, bfloat16, float32 or float64, got",
+        ),
+        (lambda: nn.BatchNorm(2, dtype=None), TypeError, "BatchNorm: dtype must be float16, bfloat16, float32 or floa"),
+        (lambda: nn.Flatten()(np.float32(np.zeros(()))), TypeError, "Flatten: x must be an array of NumPy or CuPy"),
+        (
+            lambda: nn.GlobalAvgPool2D()(np.ones((1, 1, 2, 2), int)),
+            TypeError,
+            "GlobalAvgPool2D: x must hold floating n",
+        ),
+        (
+            lambda: [f := nn.AvgPool2D(2), f(np.ones((4, 3, 4, 4), "f4")), f.backward(np.ones((4, 3, 1, 1), "f4"))],
+            ValueError,
+            r"AvgPool2D.backward: grad must have shape \(4, 3, 2, 2\), got \(4, 3, 1, 1\)",
+        ),
+        (
+            lambda: [f := nn.GlobalAvgPool2D(), f(np.ones((4, 3, 4, 4), "f4")), f.backward(np.ones((1, 1), "f4"))],
+            ValueError,
+            r"GlobalAvgPool2D.backward: grad must have shape \(4, 3\), got \(1, 1\)",
+        ),
+        (
+            lambda: nn.BatchNorm(3).backward(np.ones((2, 3), "f4")),
+            RuntimeError,
+            "BatchNorm.backward: forward must be ca",
+        ),
         (lambda: nn.Maxout(0), ValueError, "Maxout: num_pieces must be an integer >= 1, got 0"),
         (lambda: nn.ReLU()([[1.0]]), TypeError, "ReLU: x must be an array of NumPy or CuPy, got list"),
         (lambda: nn.ReLU().to("cupy"), TypeError, "ReLU.to: library must be the module numpy or cupy, got 'cupy'"),
@@ -385,7 +412,7 @@ def test_a_layer_is_there_once():
         nn.Sequential(relu, nn.Residual(relu))
     tied = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), rng=0)
     tied[2].weight = tied[0].weight
-    assert list(tied.named_parameters()) == ["0.weight", "0.bias", "2.bias"]
+    assert list(dict(tied.named_parameters())) == ["0.weight", "0.bias", "2.bias"]
     assert_gradients(double(tied), np.random.default_rng(1).normal(size=(4, 3)))
 
 
@@ -409,6 +436,94 @@ def test_weights_that_were_learned_stay(set_by):
     assert_identical(*heads)
     converted = [nn.Sequential(nn.Linear(5, 8).astype("float16"), rng=0)[0].weight.data for _ in range(2)]
     assert_identical(*converted)
+
+
+def test_frozen_weights_and_models_that_have_learned_stay():
+    """A model is new or it is not: what was frozen in it, or did not move, is not drawn anew either."""
+    projection = nn.Linear(5, 4).freeze()
+    trained = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4))
+    trained[2].weight.data *= -1
+    for layer in (projection, trained):
+        before = layer.state_dict()
+        nn.Sequential(layer, nn.Linear(4, 2), rng=0)
+        for name, array in layer.state_dict().items():
+            assert_identical(array, before[name])
+
+
+def test_what_a_subclass_does_is_its_own():
+    class Doubled(nn.BatchNorm):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(5, 4), nn.BatchNorm(4), rng=0)
+            self.head = nn.Linear(4, 3, rng=1)
+
+        def forward(self, x):
+            return self.head(super().forward(x))
+
+    class Steep(nn.ReLU):
+        def forward(self, x):
+            return super().forward(10 * x)
+
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    for model in (nn.Sequential(nn.Linear(5, 4), Doubled(4), rng=0), Net()):
+        model(x)
+        np.testing.assert_allclose(model.fold()(x), model.eval()(x), rtol=1e-5, atol=1e-6)
+    assert dict(Net().named_parameters()).keys() >= {"head.weight", "head.bias"}
+    with pytest.raises(TypeError, match="Residual: activation must be a layer of the list"):
+        nn.Residual(nn.Linear(5, 5), activation=Steep())
+
+
+def test_slices_are_models_of_the_same_layers():
+    model = mlp()
+    part = model[:2]
+    assert part[0] is model[0]
+    assert len(part) == 2
+    x = np.ones((4, 5), np.float32)
+    assert_identical(part.eval()(x), nn.Sequential(model[0], model[1], reset=False).eval()(x))
+
+
+def test_empty_batches():
+    for layer, shape, expected in [
+        (nn.Conv2D(1, 2, 3), (0, 1, 5, 5), (0, 2, 3, 3)),
+        (nn.MaxPool2D(2), (0, 1, 4, 4), (0, 1, 2, 2)),
+        (nn.Flatten(), (0, 3, 2), (0, 6)),
+        (nn.Linear(4, 0), (2, 3, 4), (2, 3, 0)),
+    ]:
+        x = np.zeros(shape, np.float32)
+        y = layer(x)
+        assert y.shape == expected
+        assert layer.backward(np.zeros(expected, np.float32)).shape == shape
+
+
+def test_losses_of_large_logits_and_half_types():
+    """No cancellation, and no overflow before the loss is float32."""
+    for dtype, logit in (("f4", 10), ("f4", 17), ("f4", 3e38), ("f2", 5), ("f2", 8), ("f2", 40000), ("f2", -9)):
+        x = np.array([[logit]], dtype)
+        for target in (0, 1):
+            loss, _ = nn.binary_cross_entropy_with_logits(x, np.full_like(x, target))
+            wide = float(x[0, 0]) * (1 if target else -1)
+            exact = np.log1p(np.exp(-wide)) if wide > 0 else -wide + np.log1p(np.exp(wide))
+            assert loss.dtype == np.float32
+            assert float(loss) == pytest.approx(exact, rel=1e-5)
+    loss, grad = nn.huber(np.float16([[500]]), np.float16([[0]]), 1000.0)
+    assert (float(loss), float(grad[0, 0])) == (125000, 500)
+
+
+def test_weight_gradients_of_many_tiles(monkeypatch):
+    """Of half types they are added up in float32."""
+    monkeypatch.setattr(nn.convolution, "TILE", 1)
+    rng = np.random.default_rng(0)
+    x, g = np.abs(rng.normal(size=(4, 2, 66, 5))), np.abs(rng.normal(size=(4, 1, 64, 3))) / 64
+    grads = []
+    for dtype in ("float16", "float32"):
+        layer = nn.Conv2D(2, 1, 3, rng=0).astype(dtype)
+        layer(x.astype(dtype))
+        layer.backward(g.astype(dtype))
+        grads.append(layer.weight.grad.astype(np.float32))
+    np.testing.assert_allclose(*grads, rtol=1e-3)
 
 
 def test_folding_needs_the_same_channels():
@@ -435,6 +550,23 @@ def test_weights_suit_the_activation_that_follows():
     assert variance() == pytest.approx(2 / 1000, rel=0.02)
     assert variance(nn.Linear(600, 3), nn.ReLU()) == pytest.approx(2 / 1000, rel=0.02)
     assert variance(nn.LeakyReLU(1.0)) == pytest.approx(1 / 400, rel=0.02)
+
+
+def test_weights_suit_what_follows_branches_and_maxout():
+    def deviation(layer):
+        return layer.weight.data.std() * 20
+
+    body, shortcut = nn.Sequential(nn.Linear(400, 400), nn.Tanh(), nn.Linear(400, 400)), nn.Linear(400, 400)
+    nn.Sequential(nn.Residual(body, shortcut, nn.ReLU()), nn.Linear(400, 3), rng=0)
+    assert deviation(body[2]) == pytest.approx(np.sqrt(2), rel=0.03)
+    assert deviation(shortcut) == pytest.approx(np.sqrt(2), rel=0.03)
+    before = nn.Linear(400, 400)
+    nn.Sequential(before, nn.Residual(nn.Sequential(nn.BatchNorm(400), nn.ReLU(), nn.Linear(400, 400))), rng=0)
+    assert deviation(before) == pytest.approx(np.sqrt(2), rel=0.03)
+    pieces = nn.Linear(400, 400)
+    nn.Sequential(pieces, nn.Maxout(2), nn.Linear(200, 1), rng=0)
+    expected = smelt.init.for_activation("maxout")((400, 400), 0).std() * 20
+    assert deviation(pieces) == pytest.approx(expected, rel=0.03)
 
 
 def test_biases_are_drawn_where_told():

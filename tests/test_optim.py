@@ -1,5 +1,6 @@
 """Every optimizer of the list against the reference, state included; and what surrounds an update."""
 
+import copy
 import itertools
 import os
 import pickle
@@ -755,3 +756,40 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_copies(rng):
+    """Of an optimizer alone, and of a model and its optimizer together: each goes on by itself, in the same bits."""
+    layer = smelt.nn.Linear(4, 3, rng=0)
+    opt = smelt.optim.NAdam(layer.parameters(), lr=lambda step: 0.1 / (step + 1), max_grad_norm=1.0)
+    for p in opt.params:
+        p.grad = rng.normal(size=p.shape).astype(np.float32)
+    opt.step()
+    other, copied = copy.deepcopy((layer, opt))
+    assert [p is q for p, q in zip(other.parameters(), copied.params, strict=True)] == [True, True]
+    for each in (opt, copied):
+        each.step()
+    assert (copied.t, copied.max_grad_norm) == (2, 1.0)
+    for p, q in zip(layer.parameters(), other.parameters(), strict=True):
+        assert p is not q
+        assert_identical(p.data, q.data)
+    shared = copy.copy(opt)
+    shared.lr = 3.0
+    assert opt.lr != 3.0
+    plain = pickle.loads(pickle.dumps(smelt.optim.SGD([np.ones(3)], lr=0.5, momentum=0.9)))
+    plain.step([np.ones(3)])
+    assert_identical(plain.params[0], np.full(3, 0.5))
+    opt.zero_grad()
+    assert all(p.grad is None for p in opt.params)
+
+
+def test_a_parameter_that_got_another_array():
+    layer = smelt.nn.Linear(4, 3, rng=0)
+    opt = smelt.optim.SGD(layer.parameters())
+    layer.astype("float64").astype("float32")
+    layer.weight.grad, layer.bias.grad = np.ones((4, 3), np.float32), np.ones(3, np.float32)
+    with pytest.raises(
+        ValueError, match=r"SGD: params must keep the arrays .* got another in Parameter\(float32, shape"
+    ):
+        opt.step()
+    assert opt.t == 0

@@ -224,6 +224,20 @@ def test_evaluate():
         ({"loss": "mse"}, TypeError, "fit: loss must be a function .* got 'mse'"),
         ({"metrics": [accuracy]}, TypeError, "fit: metrics must be functions by name"),
         ({"metrics": {"loss": accuracy}}, TypeError, "fit: metrics must be .* none of them named loss"),
+        ({"metrics": {"accuracy": accuracy}}, ValueError, "fit: validation must be given where metrics are, got none"),
+        ({"validation": list(toy())}, TypeError, "fit: validation must be a list of pairs .*, got one of ndarray"),
+        ({"checkpoint": 5}, TypeError, "fit: checkpoint must be a path, got 5"),
+        (
+            {"checkpoint": "/no/such/folder/x"},
+            ValueError,
+            "fit: checkpoint must be a file in a folder that exists, got",
+        ),
+        ({"checkpoint_every": 2}, ValueError, "fit: checkpoint must be given where checkpoint_every is, got none"),
+        (
+            {"loss_scale": "auto"},
+            TypeError,
+            "fit: loss_scale must be 'dynamic', None or a finite number > 0, got 'auto'",
+        ),
         ({"validation": iter([toy()])}, TypeError, "fit: validation must be a pair .* got list_iterator"),
         ({"validation": toy()[0]}, TypeError, "fit: validation must be a pair .* got ndarray"),
         ({"loss_scale": 8.0}, ValueError, "needs an optimizer made with nonfinite='skip', got 'propagate'"),
@@ -269,6 +283,58 @@ def test_master_weights_follow_what_changes_the_weights(inner):
     halves = [p.data for p in model.parameters() if p.data.dtype == np.float16]
     for half, master in zip(halves, masters, strict=True):
         assert_identical(half.astype(np.float32), np.asarray(master))
+
+
+def test_evaluating_leaves_the_place(tmp_path):
+    """Of batches under way, abandoned or loaded all samples are evaluated, and what comes next stays."""
+    x, t = toy(40)
+    model = net()
+    whole = evaluate(model, (x, t), metrics={"accuracy": accuracy})
+    batches = Batches(x, t, batch_size=8, seed=1)
+    sizes = []
+    for i, _ in enumerate(batches):
+        if i == 2:
+            assert evaluate(model, batches, metrics={"accuracy": accuracy}) == pytest.approx(whole)
+    for _ in range(2):
+        sizes.append(sum(1 for _ in batches))
+    assert sizes == [5, 5]
+    batches.load_state_dict({**batches.state_dict(), "position": 4})
+    assert evaluate(model, batches)["loss"] == pytest.approx(whole["loss"])
+    assert [sum(1 for _ in batches) for _ in range(2)] == [1, 5]
+    with pytest.raises(ValueError, match="evaluate: x and target must have one number of samples, got 40 and 20"):
+        evaluate(model, (x, t[:20]), batch_size=20)
+    with pytest.raises(ValueError, match="evaluate: batch_size must be an integer >= 1, got 0"):
+        evaluate(model, (x, t), batch_size=0)
+
+
+def test_a_plateau_for_what_is_to_grow_is_refused():
+    model, data, _ = setting()
+    rising = schedules.warmup(schedules.warmup(schedules.Plateau(0.1, mode="max"), 2), 2)
+    with pytest.raises(ValueError, match="fit: a Plateau must have mode='min', for it is told a loss, got 'max'"):
+        fit(model, data, smelt.optim.SGD(model.parameters(), lr=rising), epochs=1, progress=False)
+
+
+def test_what_a_resumed_run_may_not_change(tmp_path):
+    path = tmp_path / "run.safetensors"
+
+    def run(**options):
+        model, data, optimizer = setting(nonfinite="skip")
+        return model, fit(model, data, optimizer, checkpoint=path, progress=False, **options)
+
+    held_out = toy(40, seed=5)
+    run(epochs=2, loss_scale=128.0, accumulate=2, validation=held_out, patience=9)
+    for change, text in [
+        ({"loss_scale": None}, "fit: loss_scale must be 128.0, as in the checkpoint, got None"),
+        ({"loss_scale": 64.0}, "fit: loss_scale must be 128.0, as in the checkpoint, got 64.0"),
+        ({"accumulate": 1}, "fit: accumulate must be 2, as in the checkpoint, got 1"),
+        ({"validation": None, "patience": None}, "fit: validation and metrics must be those of the checkpoint, loss"),
+    ]:
+        same = {"loss_scale": 128.0, "accumulate": 2, "validation": held_out, "patience": 9}
+        with pytest.raises(ValueError, match=text):
+            run(epochs=4, **{**same, **change})
+    # Without patience there is no best to go back to.
+    model, history = run(epochs=4, loss_scale=128.0, accumulate=2, validation=held_out)
+    assert evaluate(model, held_out)["loss"] == pytest.approx(history["val_loss"][-1])
 
 
 def test_accuracy():
@@ -318,6 +384,10 @@ def history_of(**figures):
 )
 def test_verdicts(figures, word):
     assert word in history_of(**figures).verdict()
+
+
+def test_a_validation_loss_that_is_not_finite():
+    assert "not finite" in history_of(loss=[3.0, 2.0, 1.9], val_loss=[3.0, float("nan"), float("nan")]).verdict()
 
 
 def test_history_plots(tmp_path):
@@ -548,7 +618,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         fit(other, data, smelt.optim.SGD(other.parameters()), epochs=2, checkpoint=path, progress=False)
     model, _, optimizer = setting(nonfinite="skip")
     before = everything(model, optimizer)
-    with pytest.raises(ValueError, match="loss_scale must be a number or None, as in the checkpoint, got 'dynamic'"):
+    with pytest.raises(ValueError, match="loss_scale must be None, as in the checkpoint, got 'dynamic'"):
         fit(model, data, optimizer, epochs=2, checkpoint=path, loss_scale="dynamic", progress=False)
     save(tmp_path / "tree.safetensors", {"weights": np.ones(3)})
     with pytest.raises(ValueError, match="checkpoint must be of a training run, got a state of weights"):

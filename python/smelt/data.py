@@ -266,7 +266,7 @@ class Batches:
         for position, batch in enumerate(prefetch(batches, self.prefetch) if self.prefetch else batches, start + 1):
             self.position = position
             yield batch
-        self.epoch, self.position = epoch + 1, 0
+        self.epoch, self.position, self._start = epoch + 1, 0, 0
 
     def whole(self) -> Iterator[Any]:
         """All batches of the epoch that comes next or is under way, whatever the place, which stays."""
@@ -294,16 +294,23 @@ class Batches:
         return {**self._settings(self.epoch), "epoch": self.epoch, "position": self.position}
 
     def _settings(self, epoch: int) -> dict[str, Any]:
-        return {"n": self.n, "seed": self.seed, "shuffle": self.shuffle, "batch_size": self._size(epoch)}
+        size = self._size(epoch)
+        return {
+            "n": self.n,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "batch_size": size,
+            "drop_last": self.drop_last,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes on the place of a state from state_dict(): the next iteration goes on there, with what was left then.
 
-        Raises TypeError or ValueError where the state is none, or is of other data or another seed, shuffle or batch
-        size, and then changes nothing.
+        Raises TypeError or ValueError where the state is none, or is of other data or another seed, shuffle, batch
+        size or drop_last, and then changes nothing.
         """
         where = "Batches.load_state_dict: state"
-        state_of(where, state, {"n", "seed", "shuffle", "batch_size", "epoch", "position"})
+        state_of(where, state, {*self._settings(0), "epoch", "position"})
         epoch = integer(f"{where}['epoch']", state["epoch"])
         position = integer(f"{where}['position']", state["position"])
         for key, mine in self._settings(epoch).items():

@@ -46,6 +46,7 @@ class Optimizer:
         self.groups = self._make_groups(params)
         self.params = tuple(p for group in self.groups for p in group["params"])
         arrays = [p.data if isinstance(p, Parameter) else p for p in self.params]
+        self._held = [(p, array) for p, array in zip(self.params, arrays, strict=True) if p is not array]
         sizes = [len(group["params"]) for group in self.groups]
         values = [self._step_of(group, 0)[0] for group in self.groups]
         self._plan = _core.Plan(self._row, arrays, sizes, values, self.master_weights, self.capturable)
@@ -196,6 +197,10 @@ class Optimizer:
     def _step(self, grads: Sequence[Any] | None, grad_scale: float) -> None:
         if grads is None:
             grads = [p.grad if type(p) is Parameter else self._grad_of(p) for p in self.params]
+        for p, array in self._held:
+            if p.data is not array:
+                where = f"{self._where('params')} must keep the arrays"
+                raise ValueError(f"{where} that it was made with, got another in {p!r}: make a new optimizer")
         self._check_norm(self.max_grad_norm, self.nonfinite)
         if type(grad_scale) is not float or grad_scale != 1:
             grad_scale = number(self._where("grad_scale"), grad_scale, POSITIVE)
@@ -210,7 +215,17 @@ class Optimizer:
             where, kind = f"{self._spec['name']}.step", type(p).__name__
             raise TypeError(f"{where}: grads must be given, for a parameter of type {kind} has no .grad") from None
 
+    def zero_grad(self) -> None:
+        """Forgets the gradients of all parameters that have a `.grad`."""
+        for p in self.params:
+            if hasattr(p, "grad"):
+                p.grad = None
+
     # -- saving
+
+    def __reduce__(self) -> Any:
+        options = {name: getattr(self, name) for name in _COMMON if name not in self.defaults}
+        return _remade, (type(self), self.groups, {**self.defaults, **options}, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on besides the parameters: copies, safe to keep.
@@ -278,6 +293,13 @@ class Optimizer:
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.groups[0].items() if k != "params")
         return f"{self._spec['name']}({len(self.params)} parameters, {shown})"
+
+
+def _remade(kind: type[Optimizer], groups: list[Any], options: dict[str, Any], state: dict[str, Any]) -> Optimizer:
+    """A copy of an optimizer, of the parameters in `groups`."""
+    made: Optimizer = kind(groups, **options)  # type: ignore[call-arg]
+    made.load_state_dict(state)
+    return made
 
 
 def _layout(arrays: Any) -> Any:

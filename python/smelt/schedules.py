@@ -78,7 +78,10 @@ class Exponential(Schedule[float]):
     rate: float
 
     def _at(self, step: int) -> float:
-        return self.lr * math.pow(self.rate, step / self.s)
+        try:
+            return self.lr * math.pow(self.rate, step / self.s)
+        except OverflowError:
+            return math.inf
 
 
 def exponential(lr: float, s: float, rate: float = 0.1) -> Schedule[float]:
@@ -312,11 +315,12 @@ def warmup(schedule: Callable[[int], float], steps: int, start: float = 0.0) -> 
     The schedule begins, at its own step 0, after the warm-up, so that nothing of it is lost and nothing leaps. With
     start = 0 the very first step moves no parameter: it fills the optimizer's state.
     schedule: any function of the step, a Plateau too. linear(0.0, lr, steps) is the warm-up of a constant.
-    Raises TypeError for a wrong kind, ValueError unless steps >= 0 and 0 <= start <= 1.
+    Raises TypeError for a wrong kind, pairs among them, ValueError unless steps >= 0 and 0 <= start <= 1.
     Source: Goyal et al. 2017; torch.optim.lr_scheduler.SequentialLR of a LinearLR and the schedule.
     """
     if not callable(schedule):
         raise TypeError(f"warmup: schedule must be a function of the step, got {schedule!r}")
+    number("warmup: schedule(0)", schedule(0))
     return Warmup(schedule, integer("warmup: steps", steps), number("warmup: start", start, SHARE))
 
 

@@ -52,7 +52,7 @@ def twin(model: Model, *, dropout: bool = True) -> Model:
 def learned(model: Layer) -> dict[str, Parameter]:
     """The parameters that are not frozen, by name."""
     frozen = {id(p) for _, layer in model.layers() if layer.frozen for p in layer.own_parameters().values()}
-    return {name: p for name, p in model.named_parameters().items() if id(p) not in frozen}
+    return {name: p for name, p in model.named_parameters() if id(p) not in frozen}
 
 
 def optimizer_of(model: Layer, where: str, make_optimizer: Any) -> Optimizer:

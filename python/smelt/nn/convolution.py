@@ -16,7 +16,7 @@ import numpy as np
 
 import smelt
 from smelt import _core
-from smelt._arrays import Array, divided, mean, namespace
+from smelt._arrays import Array, divided, is_half, mean, namespace
 from smelt._checks import integer
 from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
@@ -128,7 +128,7 @@ class Conv2D(LinearMap):
         else:
             windows = _scratch(images, form)
             self.windows.gather(images, windows, first)
-        return windows.reshape(self.groups, -1, form[3] * form[4] * form[5])
+        return windows.reshape(self.groups, math.prod(form[:3]) // self.groups, math.prod(form[3:]))
 
     @property
     def _is_pointwise(self) -> bool:
@@ -146,7 +146,7 @@ class Conv2D(LinearMap):
         weight = self.weight.data.reshape(self.groups, o // self.groups, -1)
         y = xp.empty((o, *self.windows.output_size(images.shape[1:3]), images.shape[3]), x.dtype)
         for first, end, form in self._tiles(images):
-            tile = y[:, first:end].reshape(self.groups, o // self.groups, -1)
+            tile = y[:, first:end].reshape(self.groups, o // self.groups, math.prod(form[3:]))
             xp.matmul(weight, self._matrices(images, first, form), out=tile)
         self._saved = (images,) if self.training else None
         return y.transpose(3, 0, 1, 2)
@@ -156,18 +156,18 @@ class Conv2D(LinearMap):
         xp = namespace(images)
         grad = grad.transpose(1, 2, 3, 0)
         weight = self.weight.data.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
-        dweight = xp.zeros_like(weight)
+        dweight = xp.zeros(weight.shape, np.float32 if is_half(weight) else weight.dtype)
         dimages = xp.zeros_like(images) if input_grad else None
         for first, end, form in self._tiles(images):
-            g = grad[:, first:end].reshape(self.groups, weight.shape[1], -1)
+            g = grad[:, first:end].reshape(self.groups, weight.shape[1], math.prod(form[3:]))
             if not self.frozen:
                 dweight += g @ self._matrices(images, first, form).transpose(0, 2, 1)
             if dimages is not None:
                 dwindows = _scratch(images, form)
-                xp.matmul(weight.transpose(0, 2, 1), g, out=dwindows.reshape(self.groups, -1, g.shape[-1]))
+                xp.matmul(weight.transpose(0, 2, 1), g, out=dwindows.reshape(self.groups, weight.shape[2], g.shape[-1]))
                 self.windows.add(dwindows, dimages, first)
         if not self.frozen:
-            self.weight.add_grad(dweight.reshape(self.weight.shape))
+            self.weight.add_grad(dweight.astype(weight.dtype, copy=False).reshape(self.weight.shape))
         return None if dimages is None else dimages.transpose(3, 0, 1, 2)
 
     def __repr__(self) -> str:
@@ -204,11 +204,12 @@ class MaxPool2D(Layer):
         pieces = namespace(x).empty((*self.windows.kernel, c, *self.windows.output_size((h, w)), n), x.dtype)
         self.windows.gather(images, pieces.transpose(2, 0, 1, 3, 4, 5), fill=self.fill)
         y, context = self._reduce(pieces)
-        self._saved = (images.shape, context) if self.training else None
+        self._saved = (images.shape, y.shape, context) if self.training else None
         return y.transpose(3, 0, 1, 2)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        shape, context = self._take()
+        shape, out, context = self._take()
+        _check_grad(type(self).__name__, grad, (out[3], *out[:3]))
         grad = namespace(grad).ascontiguousarray(grad.transpose(1, 2, 3, 0))
         dimages = namespace(grad).zeros(shape, grad.dtype)
         self.windows.add(self._spread(grad, context).transpose(2, 0, 1, 3, 4, 5), dimages)
@@ -250,27 +251,32 @@ class AvgPool2D(MaxPool2D):
 class GlobalAvgPool2D(Layer):
     """The mean of each channel: (N, C, H, W) becomes (N, C).
 
-    Raises ValueError for an x of another form. Source: Lin, Chen and Yan 2014.
+    Raises ValueError for an x of another form, TypeError for integers. Source: Lin, Chen and Yan 2014.
     """
 
     def forward(self, x: Array) -> Array:
         if x.ndim != 4:
             raise ValueError(f"GlobalAvgPool2D: x must have shape (N, channels, height, width), got {tuple(x.shape)}")
+        if x.dtype.kind in "biu":
+            raise TypeError(f"GlobalAvgPool2D: x must hold floating numbers, got {x.dtype}")
         self._saved = (x.shape,) if self.training else None
         return mean(x, (2, 3))
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self._take()
+        _check_grad("GlobalAvgPool2D", grad, shape[:2])
         share = divided(grad, shape[2] * shape[3])
         return namespace(grad).broadcast_to(share[:, :, None, None], shape)
 
 
 class Flatten(Layer):
-    """(N, ...) becomes (N, the product of the rest), in C order."""
+    """(N, ...) becomes (N, the product of the rest), in C order. ValueError for an x without axes."""
 
     def forward(self, x: Array) -> Array:
+        if x.ndim == 0:
+            raise ValueError("Flatten: x must have shape (N, ...), got ()")
         self._saved = (x.shape,) if self.training else None
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self._take()
@@ -289,6 +295,11 @@ def _scratch(like: Array, shape: tuple[int, ...]) -> Array:
     if name not in memory or memory[name].size < size:
         memory[name] = np.empty(size, like.dtype)
     return memory[name][:size].reshape(shape)
+
+
+def _check_grad(layer: str, grad: Array, shape: tuple[int, ...]) -> None:
+    if tuple(grad.shape) != tuple(shape):
+        raise ValueError(f"{layer}.backward: grad must have shape {tuple(shape)}, got {tuple(grad.shape)}")
 
 
 def _pair(layer: str, name: str, value: Any, least: int) -> Pair:

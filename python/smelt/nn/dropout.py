@@ -15,7 +15,8 @@ from smelt.nn.layer import Layer, Random, modes_kept
 class Dropout(Random):
     """y = x / (1 - p) where an element is kept, 0 where it is dropped, which happens with probability p in training.
 
-    rng: a smelt.Generator, or the seed of one. Every forward draws a new mask; none is stored.
+    rng: a smelt.Generator, or the seed of one. Every forward draws a new mask; none is stored. Which elements of a
+    mask go with which of x is decided by their order in memory.
     Raises ValueError for p outside [0, 1]. Source: Srivastava et al. 2014; torch.nn.Dropout.
     """
 

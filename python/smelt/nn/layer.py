@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -80,6 +80,10 @@ class Layer(Remembers):
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
         """Draws anew what is random in the layer and was given no seed; `activation` is what follows it."""
 
+    def is_new(self) -> bool:
+        """Whether nothing within has been frozen, trained, loaded or set."""
+        return not self.frozen and all(child.is_new() for child in self.children().values())
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
@@ -100,17 +104,17 @@ class Layer(Remembers):
             for within, layer in child.layers():
                 yield f"{name}.{within}".rstrip("."), layer
 
-    def named_parameters(self) -> dict[str, Parameter]:
-        """The parameters of this layer and all within it, by name, each once."""
+    def named_parameters(self) -> ItemsView[str, Parameter]:
+        """Pairs of a name and a parameter, for this layer and all within it, each once."""
         found: dict[int, tuple[str, Parameter]] = {}
         for prefix, layer in self.layers():
             for name, p in layer.own_parameters().items():
                 found.setdefault(id(p), (f"{prefix}.{name}".lstrip("."), p))
-        return dict(found.values())
+        return dict(found.values()).items()
 
     def parameters(self) -> list[Parameter]:
         """The parameters of this layer and all within it, each once: what an optimizer takes."""
-        return list(self.named_parameters().values())
+        return [p for _, p in self.named_parameters()]
 
     def generators(self) -> list[Generator]:
         """The sources of random streams of this layer and all within it, each once."""
@@ -149,7 +153,7 @@ class Layer(Remembers):
     # -- arrays
 
     def _arrays(self) -> dict[str, Array]:
-        arrays = {name: p.data for name, p in self.named_parameters().items()}
+        arrays = {name: p.data for name, p in self.named_parameters()}
         for prefix, layer in self.layers():
             arrays |= {f"{prefix}.{name}".lstrip("."): getattr(layer, name) for name in layer.buffers}
         return arrays

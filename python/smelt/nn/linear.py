@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from typing import Any
 
 import numpy as np
 
 from smelt import init
-from smelt._arrays import Array, product
+from smelt._arrays import Array, product, to_numpy
 from smelt._checks import float_dtype, generator, integer
 from smelt._parameter import Parameter
 from smelt.nn.end import End
@@ -42,21 +44,23 @@ class LinearMap(Layer):
         )
         if self.bias is not None:
             self.bias.data[...] = self.bias_init(self.bias.shape, rng, dtype=self.bias.data.dtype)
-        self._drawn = self._sums()
+        self._drawn = self._fingerprint()
 
-    def _sums(self) -> list[float]:
+    def _fingerprint(self) -> list[int]:
         """By which weights that were drawn are told from those that have been trained or set since."""
-        parameters = (self.weight, self.bias)
-        return [float(abs(p.data).sum(dtype=np.float64)) for p in parameters if p is not None]
+        return [zlib.crc32(to_numpy(p.data).tobytes()) for p in self.own_parameters().values()]
 
     def _convert_own(self, f: Any) -> None:
-        drawn = self._sums() == self._drawn
+        new = self.is_new()
         super()._convert_own(f)
-        if drawn:
-            self._drawn = self._sums()
+        if new:
+            self._drawn = self._fingerprint()
+
+    def is_new(self) -> bool:
+        return super().is_new() and self._fingerprint() == self._drawn
 
     def reset(self, seeds: Seeds, activation: Any = None) -> None:
-        if not self._seeded and self._sums() == self._drawn:
+        if not self._seeded:
             self._draw(seeds.weights, activation)
             self._seeded = seeds.given
 
@@ -120,7 +124,8 @@ class Linear(LinearMap):
             if x.ndim == 2:
                 self.weight.add_grad(product(x.T, grad))
             else:
-                self.weight.add_grad(product(x.reshape(-1, x.shape[-1]).T, grad.reshape(-1, grad.shape[-1])))
+                rows = math.prod(x.shape[:-1])
+                self.weight.add_grad(product(x.reshape(rows, x.shape[-1]).T, grad.reshape(rows, grad.shape[-1])))
         return product(grad, self.weight.data.T) if input_grad else None
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from smelt._arrays import Array, divided, namespace
+from smelt._arrays import Array, divided, is_half, namespace
 from smelt._checks import POSITIVE, choice, number
 from smelt._core import cross_entropy, mse_loss, sigmoid, softplus
 
@@ -21,8 +21,8 @@ def binary_cross_entropy_with_logits(logits: Array, target: Array, *, reduction:
     Source: torch.nn.functional.binary_cross_entropy_with_logits.
     """
     xp = _checked("binary_cross_entropy_with_logits", logits, target, reduction)
-    size = xp.abs(logits)
-    loss = softplus(-size) + 0.5 * (size + logits) - target * logits
+    x, t = _wide(logits), _wide(target)
+    loss = softplus(-xp.abs(x)) + (1 - t) * xp.maximum(x, 0) + t * xp.maximum(-x, 0)
     return _reduced(xp, loss, sigmoid(logits) - target, reduction)
 
 
@@ -36,9 +36,9 @@ def huber(pred: Array, target: Array, delta: float = 1.0, *, reduction: str = "m
     """
     number("huber: delta", delta, POSITIVE)
     xp = _checked("huber", pred, target, reduction)
-    d = pred - target
-    clipped = xp.clip(d, -delta, delta).astype(d.dtype)
-    return _reduced(xp, clipped * (d - 0.5 * clipped), clipped, reduction)
+    d = _wide(pred) - _wide(target)
+    clipped = xp.clip(d, -delta, delta).astype(d.dtype, copy=False)
+    return _reduced(xp, clipped * (d - 0.5 * clipped), clipped.astype(pred.dtype, copy=False), reduction)
 
 
 def _checked(function: str, pred: Array, target: Array, reduction: str) -> Any:
@@ -51,12 +51,16 @@ def _checked(function: str, pred: Array, target: Array, reduction: str) -> Any:
 
 
 def _reduced(xp: Any, loss: Array, grad: Array, reduction: str) -> tuple[Array, Array]:
-    wide = loss.astype(xp.promote_types(loss.dtype, xp.float32))
     if reduction == "none":
-        return wide, grad
+        return loss, grad
     if reduction == "sum":
-        return xp.asarray(wide.sum()), grad
-    return xp.asarray(wide.mean()), divided(grad, loss.size)
+        return xp.asarray(loss.sum()), grad
+    return xp.asarray(loss.mean()), divided(grad, loss.size)
+
+
+def _wide(x: Array) -> Array:
+    """Half types in float32, in which losses are computed."""
+    return x.astype("float32") if is_half(x) else x
 
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber", "mse_loss"]

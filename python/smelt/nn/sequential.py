@@ -12,7 +12,7 @@ import numpy as np
 import smelt
 from smelt._arrays import Array
 from smelt._parameter import Parameter
-from smelt.nn.activations import Activation, PReLU, RReLU
+from smelt.nn.activations import Activation, Maxout, PReLU, RReLU
 from smelt.nn.dropout import Dropout
 from smelt.nn.end import End
 from smelt.nn.layer import Layer, Seeds
@@ -64,9 +64,12 @@ class Sequential(Layer):
         self.fuse(fuse)
         if not reset:
             return
-        seeds, leaves = Seeds("Sequential", rng), [layer for _, layer in self.layers() if not layer.children()]
-        for i, leaf in enumerate(leaves):
-            leaf.reset(seeds, _activation_after(leaves[i + 1 :]))
+        seeds, followed, after = Seeds("Sequential", rng), [], None
+        for layer in reversed(layers):
+            pairs, after = _followed(layer, after)
+            followed += reversed(pairs if layer.is_new() else [])
+        for leaf, activation in reversed(followed):
+            leaf.reset(seeds, activation)
 
     def _check_once(self) -> None:
         names: dict[int, str] = {}
@@ -75,7 +78,7 @@ class Sequential(Layer):
                 raise ValueError(f"Sequential: layer {name} must be one of its own, got layer {first} once more")
 
     def children(self) -> dict[str, Layer]:
-        return {str(i): layer for i, layer in enumerate(self._layers)}
+        return {str(i): layer for i, layer in enumerate(self._layers)} | super().children()
 
     def fuse(self, fuse: bool = True) -> Sequential:
         """Joins layers into fused calls, or runs each by itself, for those who look at what lies between."""
@@ -111,10 +114,12 @@ class Sequential(Layer):
         return copy.deepcopy(self)._folded()
 
     def _folded(self) -> Sequential:
+        if type(self).forward is not Sequential.forward:
+            return self.eval()  # what a subclass makes of its layers is its own
         folded: list[Layer] = []
         for layer in self._layers:
             before = folded[-1] if folded else None
-            if isinstance(layer, BatchNorm) and isinstance(before, LinearMap) and layer.axis in (1, before.axis):
+            if isinstance(layer, BatchNorm) and isinstance(before, LinearMap) and _folds(before, layer):
                 folded[-1] = _with_norm(before, layer)
             elif isinstance(layer, Sequential):
                 folded.append(layer._folded())
@@ -137,8 +142,9 @@ class Sequential(Layer):
     def __len__(self) -> int:
         return len(self._layers)
 
-    def __getitem__(self, i: int) -> Layer:
-        return self._layers[i]
+    def __getitem__(self, i: int | slice) -> Any:
+        """A layer; of a slice a Sequential of the very same layers."""
+        return Sequential(*self._layers[i], fuse=self.fused, reset=False) if isinstance(i, slice) else self._layers[i]
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self._layers)
@@ -156,14 +162,11 @@ class Residual(Layer):
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Activation | None = None) -> None:
-        for name, given, kind in (
-            ("body", body, Layer),
-            ("shortcut", shortcut, Layer),
-            ("activation", activation, Activation),
-        ):
-            if not isinstance(given, kind) and (given is not None or name == "body"):
-                wanted = "a layer of the list of activations" if kind is Activation else "a layer"
-                raise TypeError(f"Residual: {name} must be {wanted}, got {given!r}")
+        for name, given in ("body", body), ("shortcut", shortcut):
+            if not isinstance(given, Layer) and (given is not None or name == "body"):
+                raise TypeError(f"Residual: {name} must be a layer, got {given!r}")
+        if activation is not None and (not isinstance(activation, Layer) or _letter(activation) != "A"):
+            raise TypeError(f"Residual: activation must be a layer of the list of activations, got {activation!r}")
         self.body, self.shortcut, self.activation = body, shortcut, activation
 
     def forward(self, x: Array) -> Array:
@@ -191,6 +194,10 @@ class Residual(Layer):
             self.shortcut = self.shortcut._folded()
 
 
+def _folds(before: LinearMap, norm: BatchNorm) -> bool:
+    return _letter(before) + _letter(norm) == "LN" and norm.axis in (1, before.axis)
+
+
 def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
     mean, var, weight, bias = norm.arrays
     b = linear.bias.data if linear.bias else None
@@ -199,16 +206,26 @@ def _with_norm(linear: LinearMap, norm: BatchNorm) -> LinearMap:
     return linear
 
 
-def _activation_after(leaves: list[Layer]) -> Any:
-    """What the first activation is before the next linear map, as smelt.init.for_activation takes it."""
-    for leaf in leaves:
-        if isinstance(leaf, LinearMap):
-            return None
-        if isinstance(leaf, Activation):
-            return leaf.spec
-        if isinstance(leaf, (PReLU, RReLU)):
-            return type(leaf).__name__.lower()
-    return None
+def _followed(layer: Layer, after: Any) -> tuple[list[tuple[Layer, Any]], Any]:
+    """The layers within a layer, each with the activation that follows it, and the first activation of them all.
+
+    As smelt.init.for_activation takes them; None where a linear map comes first. after: what follows the layer itself.
+    """
+    if isinstance(layer, LinearMap):
+        return [(layer, after)], None
+    if isinstance(layer, Activation):
+        return [(layer, after)], layer.spec
+    if isinstance(layer, (Maxout, PReLU, RReLU)):
+        return [(layer, after)], type(layer).__name__.lower()
+    if isinstance(layer, Residual):
+        after = layer.activation.spec if layer.activation else after
+        body, first = _followed(layer.body, after)
+        return body + (_followed(layer.shortcut, after)[0] if layer.shortcut else []), first
+    found: list[tuple[Layer, Any]] = []
+    for child in reversed(layer.children().values()):
+        pairs, after = _followed(child, after)
+        found = pairs + found
+    return found or [(layer, after)], after
 
 
 def _learns(layer: Layer) -> bool:

@@ -52,8 +52,8 @@ class History:
         if len(self) < 2:
             return "Too few epochs to tell: at least two are needed."
         loss = self["loss"]
-        if not all(map(math.isfinite, loss)):
-            return "The loss is not finite: lower the learning rate, or clip the gradients."
+        if not all(map(math.isfinite, loss + self.epochs.get("val_loss", []))):
+            return "A loss is not finite: lower the learning rate, or clip the gradients."
         if loss[-1] > loss[0]:
             return "The training loss rises: lower the learning rate."
         said = []

@@ -20,6 +20,7 @@ from smelt.data import Batches
 from smelt.nn.layer import Layer, modes_kept
 from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
+from smelt.schedules import Plateau, Warmup
 from smelt.training import checkpoint as checkpoints
 from smelt.training.history import History, Metrics
 from smelt.training.scaling import LossScale
@@ -74,6 +75,8 @@ def evaluate(
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Array, Any]]:
     if isinstance(data, tuple) and len(data) == 2:
         x, target = data
+        if len(x) != len(target):
+            raise ValueError(f"evaluate: x and target must have one number of samples, got {len(x)} and {len(target)}")
         data = (
             (x[start : start + batch_size], target[start : start + batch_size])
             for start in range(0, len(x), batch_size)
@@ -133,7 +136,7 @@ class Run:
     def _gradients(self, x: Array, target: Any) -> Array:
         """The loss of a batch, its gradients added to those of the parameters."""
         # Of a scaled loss overflow is expected: the step is skipped, and a dynamic scale falls.
-        with np.errstate(over="ignore", invalid="ignore") if self.scale.given else nullcontext():
+        with np.errstate(over="ignore", invalid="ignore") if self.scale.given is not None else nullcontext():
             loss, grad = self.scale.gradient(self.loss, self.model.forward(x), target)
             self.model.backward(grad, input_grad=False)
         return loss
@@ -164,10 +167,15 @@ class Run:
             self.patience_left = (self.patience_left or 0) - 1
             self.stop = self.stop or self.patience_left <= 0
 
-    def plateaus(self) -> list[Any]:
-        """Those that go by more than the step: a Plateau, within a warm-up too."""
-        given = [getattr(value, "schedule", value) for group in self.optimizer.groups for value in group.values()]
-        return list({id(s): s for s in given if hasattr(s, "state_dict")}.values())
+    def plateaus(self) -> list[Plateau]:
+        """The schedules that go by more than the step, within warm-ups too."""
+        found = {}
+        for value in [value for group in self.optimizer.groups for value in group.values()]:
+            while isinstance(value, Warmup):
+                value = value.schedule
+            if isinstance(value, Plateau):
+                found[id(value)] = value
+        return list(found.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
@@ -180,7 +188,8 @@ class Run:
             "data": self.data.state_dict(),
             "scale": self.scale.state_dict(),
             "history": self.history.state_dict(),
-            "frozen": [layer.frozen for _, layer in self.model.layers()],
+            "frozen": {name: layer.frozen for name, layer in self.model.layers()},
+            "accumulate": self.accumulate,
             "epoch": self.epoch,
             "step": self.step,
             "total": float(self.total),
@@ -196,10 +205,9 @@ class Run:
         Raises TypeError or ValueError where it is of another model, optimizer or data, and then changes nothing.
         """
         before = self.state_dict()
-        if state.keys() != before.keys():
-            raise ValueError(
-                f"fit: checkpoint must be of a training run, got a state of {', '.join(state) or 'nothing'}"
-            )
+        if not isinstance(state, dict) or state.keys() != before.keys():
+            given = f"a state of {', '.join(state)}" if isinstance(state, dict) else f"a {type(state).__name__}"
+            raise ValueError(f"fit: checkpoint must be of a training run, got {given}")
         try:
             self._load(state)
         except Exception:
@@ -211,15 +219,23 @@ class Run:
         for name, mine in (("generators", generators), ("schedules", schedules)):
             if len(state[name]) != len(mine):
                 raise ValueError(f"fit: the checkpoint must be of {len(mine)} {name}, got {len(state[name])}")
+        if state["accumulate"] != self.accumulate:
+            given = f"as in the checkpoint, got {self.accumulate}"
+            raise ValueError(f"fit: accumulate must be {state['accumulate']}, {given}")
+        layers = dict(self.model.layers())
+        if state["frozen"].keys() != layers.keys():
+            raise ValueError(f"fit: the checkpoint must be of a model of {len(layers)} layers, got one of others")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.data.load_state_dict(state["data"])
         self.scale.load_state_dict(state["scale"])
         self.history.load_state_dict(state["history"])
-        for one, saved in zip([*generators, *schedules], state["generators"] + state["schedules"], strict=True):
-            one.load_state_dict(saved)
-        for (_, layer), frozen in zip(self.model.layers(), state["frozen"], strict=True):
-            layer.frozen = frozen
+        for generator, saved in zip(generators, state["generators"], strict=True):
+            generator.load_state_dict(saved)
+        for schedule, saved in zip(schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        for name, layer in layers.items():
+            layer.frozen = state["frozen"][name]
         self._losses.clear()
         for name in ("epoch", "step", "total", "samples", "stop", "patience_left", "best"):
             setattr(self, name, state[name])
@@ -255,19 +271,32 @@ def fit(
     loss_scale: a number, or "dynamic", for half-precision models; the optimizer must skip steps that are not finite.
     callbacks: called with the Run after every epoch. A Plateau schedule is given the validation loss (or the loss).
     checkpoint: a file that is written after every epoch, and every checkpoint_every steps; where it exists, the run it
-    is of goes on, and ends bit for bit where the uninterrupted one does. progress: a bar with the figures.
+    is of goes on, and ends bit for bit where the uninterrupted one does; one that has stopped stays so. progress: a bar
+    with the figures.
     Raises TypeError or ValueError for arguments that do not fit together, and for a checkpoint of another run.
     """
+    _check_parts(model, data, optimizer, loss, validation, metrics)
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss is cross_entropy else {}
-    _check_parts(model, data, optimizer, loss, validation, metrics)
     for name, functions in ("regularisers", regularisers), ("constraints", constraints), ("callbacks", callbacks):
         if not isinstance(functions, (tuple, list)) or not all(map(callable, functions)):
             raise TypeError(f"fit: {name} must be a list of functions, got {functions!r}")
     _check_options(optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
+    _check_checkpoint(checkpoint, checkpoint_every)
     run = Run(model, data, optimizer, loss, accumulate, loss_scale)
+    for plateau in run.plateaus():
+        if plateau.mode != "min":
+            raise ValueError(f"fit: a Plateau must have mode='min', for it is told a loss, got {plateau.mode!r}")
     if checkpoint is not None and Path(checkpoint).exists():
-        run.load_state_dict(checkpoints.load(checkpoint))
+        state = checkpoints.load(checkpoint)
+        wanted = {"loss", "lr"} | (
+            {"val_loss", *(f"val_{name}" for name in metrics)} if validation is not None else set()
+        )
+        if isinstance(state, dict) and state.get("history") and state["history"].keys() != wanted:
+            raise ValueError(
+                f"fit: validation and metrics must be those of the checkpoint, {', '.join(state['history'])}"
+            )
+        run.load_state_dict(state)
 
     def save() -> None:
         if checkpoint is not None:
@@ -292,7 +321,7 @@ def fit(
             for callback in callbacks:
                 callback(run)
             save()
-    if run.best is not None:
+    if patience is not None and run.best is not None:
         model.load_state_dict(run.best["model"])
         optimizer.refresh_master_weights()
     return run.history
@@ -312,11 +341,27 @@ def _check_parts(model: Any, data: Any, optimizer: Any, loss: Any, validation: A
             "fit: validation must be a pair (x, target), smelt.data.Batches or a list of pairs, "
             f"got {type(validation).__name__}"
         )
-    if not isinstance(metrics, dict) or not all(map(callable, metrics.values())) or "loss" in metrics:
-        raise TypeError(f"fit: metrics must be functions by name, none of them named loss, got {metrics!r}")
+    for pair in validation if isinstance(validation, list) else ():
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"fit: validation must be a list of pairs (x, target), got one of {type(pair).__name__}")
+    if metrics is not None:
+        if not isinstance(metrics, dict) or not all(map(callable, metrics.values())) or "loss" in metrics:
+            raise TypeError(f"fit: metrics must be functions by name, none of them named loss, got {metrics!r}")
+        if metrics and validation is None:
+            raise ValueError("fit: validation must be given where metrics are, got none")
     learned = {id(p) for p in optimizer.params}
     if not any(id(p) in learned for p in model.parameters()):
         raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
+
+
+def _check_checkpoint(checkpoint: Any, every: int | None) -> None:
+    if checkpoint is None:
+        if every is not None:
+            raise ValueError("fit: checkpoint must be given where checkpoint_every is, got none")
+    elif not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(f"fit: checkpoint must be a path, got {checkpoint!r}")
+    elif Path(checkpoint).is_dir() or not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(f"fit: checkpoint must be a file in a folder that exists, got {os.fspath(checkpoint)!r}")
 
 
 def _check_options(
@@ -341,12 +386,17 @@ def _check_options(
         raise ValueError(
             "fit: constraints must be none where the optimizer keeps master_weights, for those stay as they are"
         )
+    LossScale(loss_scale)  # which checks it
     if loss_scale is not None and optimizer.nonfinite != "skip":
         raise ValueError(f"fit: loss_scale needs an optimizer made with nonfinite='skip', got {optimizer.nonfinite!r}")
 
 
 def steps_in(data: Batches, epochs: int, accumulate: int) -> int:
-    """How many steps an optimizer takes."""
+    """How many steps an optimizer takes. Raises as fit."""
+    if not isinstance(data, Batches):
+        raise TypeError(f"fit: data must be a smelt.data.Batches, got {type(data).__name__}")
+    integer("fit: epochs", epochs)
+    integer("fit: accumulate", accumulate, least=1)
     return sum(-(-data.length(epoch) // accumulate) for epoch in range(epochs))
 
 
