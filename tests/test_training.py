@@ -224,7 +224,7 @@ def test_evaluate():
         ({"loss": "mse"}, TypeError, "fit: loss must be a function .* got 'mse'"),
         ({"metrics": [accuracy]}, TypeError, "fit: metrics must be functions by name"),
         ({"metrics": {"loss": accuracy}}, TypeError, "fit: metrics must be .* none of them named loss"),
-        ({"metrics": {"accuracy": accuracy}}, ValueError, "fit: validation must be given where metrics are, got none"),
+        ({"metrics": {"accuracy": accuracy}}, ValueError, "fit: validation must be given where metrics is, got none"),
         ({"validation": list(toy())}, TypeError, "fit: validation must be a list of pairs .*, got one of ndarray"),
         ({"checkpoint": 5}, TypeError, "fit: checkpoint must be a path, got 5"),
         (
@@ -327,7 +327,10 @@ def test_what_a_resumed_run_may_not_change(tmp_path):
         ({"loss_scale": None}, "fit: loss_scale must be 128.0, as in the checkpoint, got None"),
         ({"loss_scale": 64.0}, "fit: loss_scale must be 128.0, as in the checkpoint, got 64.0"),
         ({"accumulate": 1}, "fit: accumulate must be 2, as in the checkpoint, got 1"),
-        ({"validation": None, "patience": None}, "fit: validation and metrics must be those of the checkpoint, loss"),
+        (
+            {"validation": None, "patience": None},
+            "validation and metrics must be those of the checkpoint, whose history is of loss, val_loss",
+        ),
     ]:
         same = {"loss_scale": 128.0, "accumulate": 2, "validation": held_out, "patience": 9}
         with pytest.raises(ValueError, match=text):

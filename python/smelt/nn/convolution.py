@@ -175,28 +175,16 @@ class Conv2D(LinearMap):
         return f"Conv2D({c * self.groups}, {o}, {self.windows.kernel})"
 
 
-class MaxPool2D(Layer):
-    """The maximum of each window: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's. Ties: gradient to the first.
+class Pool2D(Layer):
+    """Windows of each channel become one number: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's."""
 
-    stride: the kernel's size unless given.
-    Raises TypeError or ValueError for a kernel, stride, padding or dilation that is none, ValueError for an x of
-    another form or smaller than the kernel. Source: torch.nn.MaxPool2d.
-    """
+    fill: float  # what margins hold
 
-    fill = -np.inf
-
-    def __init__(
-        self,
-        kernel_size: int | Pair,
-        stride: int | Pair | None = None,
-        padding: int | Pair = 0,
-        dilation: int | Pair = 1,
-    ) -> None:
-        self.windows = Windows(
-            type(self).__name__, kernel_size, kernel_size if stride is None else stride, padding, dilation
-        )
+    def __init__(self, kernel_size: Any, stride: Any, padding: Any, dilation: Any = 1) -> None:
+        name = type(self).__name__
+        self.windows = Windows(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
         if any(2 * p > k for p, k in zip(self.windows.padding, self.windows.kernel, strict=True)):
-            raise ValueError(f"{type(self).__name__}: padding must be at most half the kernel, got {padding}")
+            raise ValueError(f"{name}: padding must be at most half the kernel, got {padding}")
 
     def forward(self, x: Array) -> Array:
         images = self.windows.images(x)
@@ -217,19 +205,45 @@ class MaxPool2D(Layer):
 
     def _reduce(self, pieces: Array) -> tuple[Array, Any]:
         """Of (kernel height, kernel width, ...) the result (...), and what its backward needs."""
-        kh, kw, c, *rest = pieces.shape
-        result: tuple[Array, Any] = smelt.maxout_forward(pieces.reshape(kh * kw * c, *rest), kh * kw, axis=0)
-        return result
+        raise NotImplementedError
 
     def _spread(self, grad: Array, context: Any) -> Array:
         """The gradient with respect to pieces."""
-        return smelt.maxout_backward(grad, context).reshape(*self.windows.kernel, *grad.shape)
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.windows.kernel})"
 
 
-class AvgPool2D(MaxPool2D):
+class MaxPool2D(Pool2D):
+    """The maximum of each window: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's. Ties: gradient to the first.
+
+    stride: the kernel's size unless given.
+    Raises TypeError or ValueError for a kernel, stride, padding or dilation that is none, ValueError for an x of
+    another form or smaller than the kernel. Source: torch.nn.MaxPool2d.
+    """
+
+    fill = -np.inf
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation)
+
+    def _reduce(self, pieces: Array) -> tuple[Array, Any]:
+        kh, kw, c, *rest = pieces.shape
+        result: tuple[Array, Any] = smelt.maxout_forward(pieces.reshape(kh * kw * c, *rest), kh * kw, axis=0)
+        return result
+
+    def _spread(self, grad: Array, context: Any) -> Array:
+        return smelt.maxout_backward(grad, context).reshape(*self.windows.kernel, *grad.shape)
+
+
+class AvgPool2D(Pool2D):
     """The mean of each window, margins of zeros counted: x (N, C, H, W), y (N, C, H', W'), sizes as Conv2D's.
 
     stride: the kernel's size unless given. Raises as MaxPool2D. Source: torch.nn.AvgPool2d.

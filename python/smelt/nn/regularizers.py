@@ -15,11 +15,8 @@ from smelt.nn.layer import Layer
 from smelt.nn.linear import LinearMap
 
 
-class L2:
-    """penalty = strength / 2 * sum(w^2); adds strength * w to each gradient. Called after backward, before the step.
-
-    With plain SGD it is weight decay. Raises ValueError for a negative strength.
-    """
+class Penalty:
+    """strength times the sum of a measure of each weight. Called after backward, before the step."""
 
     def __init__(self, strength: float) -> None:
         self.strength = number(f"{type(self).__name__}: strength", strength)
@@ -28,30 +25,45 @@ class L2:
         """Adds to the gradients of the model's weights that have one; scale: that of the loss they are of."""
         for p in _weights(model):
             if p.grad is not None:
-                p.grad += self._slope(p) * factor_for(p.data, scale * self.strength)
+                p.grad += self._slope(p.data) * factor_for(p.data, scale * self.strength)
 
     def penalty(self, model: Layer) -> float:
         """What is added to the loss."""
-        return self.strength * sum(map(self._size, _weights(model)))
+        return self.strength * sum(self._size(p.data) for p in _weights(model))
 
-    def _slope(self, p: Parameter) -> Array:
-        return p.data
+    def _size(self, w: Array) -> float:
+        """The sum of the measure, in float64."""
+        raise NotImplementedError
 
-    def _size(self, p: Parameter) -> float:
-        return 0.5 * float((p.data.astype(np.float64) ** 2).sum())
+    def _slope(self, w: Array) -> Array:
+        """The measure's derivative."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.strength})"
 
 
-class L1(L2):
+class L2(Penalty):
+    """penalty = strength / 2 * sum(w^2); adds strength * w to each gradient. Called after backward, before the step.
+
+    With plain SGD it is weight decay. Raises ValueError for a negative strength.
+    """
+
+    def _size(self, w: Array) -> float:
+        return 0.5 * float((w.astype(np.float64) ** 2).sum())
+
+    def _slope(self, w: Array) -> Array:
+        return w
+
+
+class L1(Penalty):
     """penalty = strength * sum(abs(w)); adds strength * sign(w) to each gradient. Called as L2, and raises as it."""
 
-    def _slope(self, p: Parameter) -> Array:
-        return namespace(p.data).sign(p.data)
+    def _size(self, w: Array) -> float:
+        return float(abs(w).sum(dtype=np.float64))
 
-    def _size(self, p: Parameter) -> float:
-        return float(abs(p.data).sum(dtype=np.float64))
+    def _slope(self, w: Array) -> Array:
+        return namespace(w).sign(w)
 
 
 class MaxNorm:

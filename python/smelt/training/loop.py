@@ -21,6 +21,7 @@ from smelt.nn.layer import Layer, modes_kept
 from smelt.nn.losses import Loss
 from smelt.optim import Optimizer
 from smelt.schedules import Plateau, Warmup
+from smelt.training import arguments as check
 from smelt.training import checkpoint as checkpoints
 from smelt.training.history import History, Metrics
 from smelt.training.scaling import LossScale
@@ -106,6 +107,7 @@ class Run:
         self.best: dict[str, Any] | None = None  # {"value", "epoch", "model"}
         self.total, self.samples = 0.0, 0  # of this epoch: summed loss, and how many samples
         self._losses: list[tuple[int, Array]] = []  # of batches that are not yet in them
+        self.figures: list[str] = []  # that the history holds of an epoch, where that is known
 
     def train_epoch(self, regularisers: Sequence[Any], constraints: Sequence[Any]) -> Iterator[None]:
         """The rest of an epoch, pausing after every batch that ends with a step. ValueError where it has no batch."""
@@ -222,6 +224,9 @@ class Run:
         if state["accumulate"] != self.accumulate:
             given = f"as in the checkpoint, got {self.accumulate}"
             raise ValueError(f"fit: accumulate must be {state['accumulate']}, {given}")
+        if self.figures and state["history"] and state["history"].keys() != set(self.figures):
+            told = ", ".join(state["history"])
+            raise ValueError(f"fit: validation and metrics must be those of the checkpoint, whose history is of {told}")
         layers = dict(self.model.layers())
         if state["frozen"].keys() != layers.keys():
             raise ValueError(f"fit: the checkpoint must be of a model of {len(layers)} layers, got one of others")
@@ -275,28 +280,19 @@ def fit(
     with the figures.
     Raises TypeError or ValueError for arguments that do not fit together, and for a checkpoint of another run.
     """
-    _check_parts(model, data, optimizer, loss, validation, metrics)
+    check.parts(model, data, optimizer, loss)
+    check.validation(validation, metrics, patience)
+    check.functions(regularisers=regularisers, constraints=constraints, callbacks=callbacks)
+    check.numbers(epochs, accumulate)
+    check.optimizer(optimizer, constraints, loss_scale)
+    check.checkpoint(checkpoint, checkpoint_every)
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss is cross_entropy else {}
-    for name, functions in ("regularisers", regularisers), ("constraints", constraints), ("callbacks", callbacks):
-        if not isinstance(functions, (tuple, list)) or not all(map(callable, functions)):
-            raise TypeError(f"fit: {name} must be a list of functions, got {functions!r}")
-    _check_options(optimizer, epochs, validation, patience, constraints, accumulate, loss_scale, checkpoint_every)
-    _check_checkpoint(checkpoint, checkpoint_every)
     run = Run(model, data, optimizer, loss, accumulate, loss_scale)
-    for plateau in run.plateaus():
-        if plateau.mode != "min":
-            raise ValueError(f"fit: a Plateau must have mode='min', for it is told a loss, got {plateau.mode!r}")
+    check.plateaus(run.plateaus())
+    run.figures = ["loss", *(f"val_{name}" for name in ("loss", *metrics) if validation is not None), "lr"]
     if checkpoint is not None and Path(checkpoint).exists():
-        state = checkpoints.load(checkpoint)
-        wanted = {"loss", "lr"} | (
-            {"val_loss", *(f"val_{name}" for name in metrics)} if validation is not None else set()
-        )
-        if isinstance(state, dict) and state.get("history") and state["history"].keys() != wanted:
-            raise ValueError(
-                f"fit: validation and metrics must be those of the checkpoint, {', '.join(state['history'])}"
-            )
-        run.load_state_dict(state)
+        run.load_state_dict(checkpoints.load(checkpoint))
 
     def save() -> None:
         if checkpoint is not None:
@@ -327,76 +323,10 @@ def fit(
     return run.history
 
 
-def _check_parts(model: Any, data: Any, optimizer: Any, loss: Any, validation: Any, metrics: Any) -> None:
-    for name, given, kind in ("model", model, Layer), ("data", data, Batches), ("optimizer", optimizer, Optimizer):
-        if not isinstance(given, kind):
-            wanted = f"smelt.{kind.__module__.split('.')[1]}.{kind.__name__}"
-            raise TypeError(f"fit: {name} must be a {wanted}, got {type(given).__name__}")
-    if data.transform is None and len(data.arrays) != 2:
-        raise ValueError(f"fit: data must be batches of (x, target), got of {len(data.arrays)} arrays")
-    if not callable(loss):
-        raise TypeError(f"fit: loss must be a function (prediction, target) -> (loss, gradient), got {loss!r}")
-    if validation is not None and not isinstance(validation, (tuple, list, Batches)):
-        raise TypeError(
-            "fit: validation must be a pair (x, target), smelt.data.Batches or a list of pairs, "
-            f"got {type(validation).__name__}"
-        )
-    for pair in validation if isinstance(validation, list) else ():
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"fit: validation must be a list of pairs (x, target), got one of {type(pair).__name__}")
-    if metrics is not None:
-        if not isinstance(metrics, dict) or not all(map(callable, metrics.values())) or "loss" in metrics:
-            raise TypeError(f"fit: metrics must be functions by name, none of them named loss, got {metrics!r}")
-        if metrics and validation is None:
-            raise ValueError("fit: validation must be given where metrics are, got none")
-    learned = {id(p) for p in optimizer.params}
-    if not any(id(p) in learned for p in model.parameters()):
-        raise ValueError("fit: optimizer must have been given parameters of the model, got one of others")
-
-
-def _check_checkpoint(checkpoint: Any, every: int | None) -> None:
-    if checkpoint is None:
-        if every is not None:
-            raise ValueError("fit: checkpoint must be given where checkpoint_every is, got none")
-    elif not isinstance(checkpoint, (str, os.PathLike)):
-        raise TypeError(f"fit: checkpoint must be a path, got {checkpoint!r}")
-    elif Path(checkpoint).is_dir() or not Path(checkpoint).absolute().parent.is_dir():
-        raise ValueError(f"fit: checkpoint must be a file in a folder that exists, got {os.fspath(checkpoint)!r}")
-
-
-def _check_options(
-    optimizer: Optimizer,
-    epochs: Any,
-    validation: Any,
-    patience: Any,
-    constraints: Any,
-    accumulate: Any,
-    loss_scale: Any,
-    every: Any,
-) -> None:
-    integer("fit: epochs", epochs)
-    integer("fit: accumulate", accumulate, least=1)
-    if patience is not None:
-        integer("fit: patience", patience, least=1)
-        if validation is None:
-            raise ValueError("fit: validation must be given where patience is, got none")
-    if every is not None:
-        integer("fit: checkpoint_every", every, least=1)
-    if constraints and optimizer.master_weights:
-        raise ValueError(
-            "fit: constraints must be none where the optimizer keeps master_weights, for those stay as they are"
-        )
-    LossScale(loss_scale)  # which checks it
-    if loss_scale is not None and optimizer.nonfinite != "skip":
-        raise ValueError(f"fit: loss_scale needs an optimizer made with nonfinite='skip', got {optimizer.nonfinite!r}")
-
-
 def steps_in(data: Batches, epochs: int, accumulate: int) -> int:
     """How many steps an optimizer takes. Raises as fit."""
-    if not isinstance(data, Batches):
-        raise TypeError(f"fit: data must be a smelt.data.Batches, got {type(data).__name__}")
-    integer("fit: epochs", epochs)
-    integer("fit: accumulate", accumulate, least=1)
+    check.kind("data", data, Batches)
+    check.numbers(epochs, accumulate)
     return sum(-(-data.length(epoch) // accumulate) for epoch in range(epochs))
 
 
