@@ -48,7 +48,8 @@ class LinearMap(Layer):
 
     def _fingerprint(self) -> list[int]:
         """By which weights that were drawn are told from those that have been trained or set since."""
-        return [zlib.crc32(to_numpy(p.data).tobytes()) for p in self.own_parameters().values()]
+        arrays = [np.ascontiguousarray(to_numpy(p.data)) for p in self.own_parameters().values()]
+        return [zlib.crc32(array.reshape(-1).view(np.uint8).data) for array in arrays]
 
     def _convert_own(self, f: Any) -> None:
         new = self.is_new()

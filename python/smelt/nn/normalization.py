@@ -17,9 +17,10 @@ class BatchNorm(Layer):
     """y = (x - mean) / sqrt(var + eps) * weight + bias, for each channel on `axis`.
 
     x has shape (N, channels) or (N, channels, height, width), or any with its channels on `axis`. mean and var are
-    those of the batch in training, and the running ones in inference and where the layer is frozen: running = (1 -
-    momentum) * running + momentum * batch; where momentum is None the mean of all batches so far, which num_batches
-    counts. affine=False leaves weight and bias out. unbiased=False: the running variance is the biased one (Keras).
+    those of the batch in training, and the running ones in inference and where the layer is frozen, which is the way to
+    keep them in a model that trains. running = (1 - momentum) * running + momentum * batch; where momentum is None it
+    is the mean of all batches so far, which num_batches counts. affine=False leaves weight and bias out.
+    unbiased=False: the running variance is the biased one (Keras).
     Raises ValueError in training for one value per channel. Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm1d, 2d.
     """
 
