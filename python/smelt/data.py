@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import getitem
 from typing import Any, TypeVar
 
 import numpy as np
@@ -279,7 +278,7 @@ class Batches:
         orders = [namespace(x).asarray(order) for x in self.arrays]
         for k in numbers:
             part = slice(k * size, (k + 1) * size)
-            batch = tuple(map(getitem, self.arrays, [o[part] for o in orders]))
+            batch = tuple([x.take(o[part], 0) for x, o in zip(self.arrays, orders, strict=True)])
             if self.transform is not None:
                 # The 1 keeps its generator apart from the order's: NumPy takes [seed, epoch, 0, 0] for [seed, epoch].
                 yield self.transform(*batch, rng=np.random.default_rng([self.seed, epoch, k, 1]))

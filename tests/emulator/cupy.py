@@ -106,7 +106,7 @@ def _method(name):
 
 
 PROPERTIES = "shape strides dtype size ndim flags nbytes itemsize"
-METHODS = "all any argmax argmin astype copy fill max mean min reshape std sum transpose"
+METHODS = "all any argmax argmin astype copy fill max mean min reshape std sum take transpose"
 TWOFOLD = "add sub mul truediv floordiv mod pow matmul and or xor"
 ONEFOLD = "eq ne lt le gt ge neg pos abs invert"
 

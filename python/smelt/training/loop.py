@@ -117,7 +117,11 @@ class Run:
         if not length:
             raise ValueError("fit: data must have at least one batch an epoch, got none")
         for x, target in self.data:
-            loss = self._gradients(x, target)
+            if self.scale.given is None:
+                loss = self._gradients(x, target)
+            else:  # overflow is expected: the step is skipped, and a dynamic scale falls
+                with np.errstate(over="ignore", invalid="ignore"):
+                    loss = self._gradients(x, target)
             self._losses.append((len(x), loss))
             batches += 1
             if batches < self.accumulate and self.data.position < length:
@@ -137,10 +141,8 @@ class Run:
 
     def _gradients(self, x: Array, target: Any) -> Array:
         """The loss of a batch, its gradients added to those of the parameters."""
-        # Of a scaled loss overflow is expected: the step is skipped, and a dynamic scale falls.
-        with np.errstate(over="ignore", invalid="ignore") if self.scale.given is not None else nullcontext():
-            loss, grad = self.scale.gradient(self.loss, self.model.forward(x), target)
-            self.model.backward(grad, input_grad=False)
+        loss, grad = self.scale.gradient(self.loss, self.model.forward(x), target)
+        self.model.backward(grad, input_grad=False)
         return loss
 
     def end_epoch(self) -> float:
