@@ -224,7 +224,7 @@ def test_evaluate():
         ({"loss": "mse"}, TypeError, "fit: loss must be a function .* got 'mse'"),
         ({"metrics": [accuracy]}, TypeError, "fit: metrics must be functions by name"),
         ({"metrics": {"loss": accuracy}}, TypeError, "fit: metrics must be .* none of them named loss"),
-        ({"metrics": {"accuracy": accuracy}}, ValueError, "fit: validation must be given where metrics is, got none"),
+        ({"metrics": {"accuracy": accuracy}}, ValueError, "fit: validation must be given where metrics are, got none"),
         ({"validation": list(toy())}, TypeError, "fit: validation must be a list of pairs .*, got one of ndarray"),
         ({"checkpoint": 5}, TypeError, "fit: checkpoint must be a path, got 5"),
         (

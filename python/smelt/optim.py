@@ -297,7 +297,7 @@ class Optimizer:
 
 def _remade(kind: type[Optimizer], groups: list[Any], options: dict[str, Any], state: dict[str, Any]) -> Optimizer:
     """A copy of an optimizer, of the parameters in `groups`."""
-    made: Optimizer = kind(groups, **options)  # type: ignore[call-arg]
+    made: Optimizer = kind(groups, **options)  # type: ignore[call-arg]  # a class of the list takes options by name
     made.load_state_dict(state)
     return made
 

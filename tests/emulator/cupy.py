@@ -60,10 +60,19 @@ class ndarray:
         return self.host
 
     item = property(lambda self: self.get().item)
-    __float__ = lambda self: float(self.get())  # noqa: E731
-    __int__ = lambda self: int(self.get())  # noqa: E731
-    __index__ = lambda self: operator.index(self.get())  # noqa: E731
-    __bool__ = lambda self: bool(self.get())  # noqa: E731
+
+    def __float__(self):
+        return float(self.get())
+
+    def __int__(self):
+        return int(self.get())
+
+    def __index__(self):
+        return operator.index(self.get())
+
+    def __bool__(self):
+        return bool(self.get())
+
     __hash__ = None
 
 

@@ -13,7 +13,7 @@ from smelt._arrays import Array
 from smelt._checks import FINITE, float_dtype, integer, number
 from smelt._core import Generator
 from smelt._parameter import Parameter
-from smelt.nn.end import End, as_given, in_memory_order, in_order
+from smelt.nn.epilogue import Epilogue, as_given, in_memory_order, in_order
 from smelt.nn.layer import Layer, Random
 
 # Names as the papers spell them; those of other rows are capitalised word by word.
@@ -40,13 +40,13 @@ class Activation(Layer):
         """name: of smelt.activations(); parameters: its own. Raises ValueError for an unknown name or a wrong value."""
         self.spec = (name, parameters)
         smelt.bias_act_forward(np.zeros(1, np.float32), None, self.spec)  # which checks it
-        self._end = End(-1, activation=self)
+        self._epilogue = Epilogue(-1, activation=self)
 
     def forward(self, x: Array) -> Array:
-        return self._end.forward(x, self.training)
+        return self._epilogue.forward(x, self.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        return self._end.backward(grad)
+        return self._epilogue.backward(grad)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.spec[1].items())})"

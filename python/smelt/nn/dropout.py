@@ -8,7 +8,7 @@ import smelt
 from smelt._arrays import Array, namespace
 from smelt._checks import SHARE, integer, number
 from smelt._core import Generator
-from smelt.nn.end import End, as_given, in_memory_order, in_order
+from smelt.nn.epilogue import Epilogue, as_given, in_memory_order, in_order
 from smelt.nn.layer import Layer, Random, modes_kept
 
 
@@ -25,7 +25,7 @@ class Dropout(Random):
     def __init__(self, p: float = 0.5, *, rng: Generator | int | None = None) -> None:
         self.p = number(f"{type(self).__name__}: p", p, SHARE)
         super().__init__(rng)
-        self._end = End(-1, dropout=self)
+        self._epilogue = Epilogue(-1, dropout=self)
 
     @property
     def active(self) -> bool:
@@ -33,10 +33,10 @@ class Dropout(Random):
         return self.training or self.always
 
     def forward(self, x: Array) -> Array:
-        return self._end.forward(x, self.training)
+        return self._epilogue.forward(x, self.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        return self._end.backward(grad)
+        return self._epilogue.backward(grad)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.p})"

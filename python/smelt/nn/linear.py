@@ -12,7 +12,7 @@ from smelt import init
 from smelt._arrays import Array, product, to_numpy
 from smelt._checks import float_dtype, generator, integer
 from smelt._parameter import Parameter
-from smelt.nn.end import End
+from smelt.nn.epilogue import Epilogue
 from smelt.nn.layer import Layer, Seeds
 
 
@@ -34,7 +34,7 @@ class LinearMap(Layer):
         self._seeded = rng is not None
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[self.out_axis], dtype)) if bias else None
-        self._end = End(self.axis, self)
+        self._epilogue = Epilogue(self.axis, self)
         self._draw(generator(name, rng), None)
 
     def _draw(self, rng: np.random.Generator, activation: Any) -> None:
@@ -81,10 +81,10 @@ class LinearMap(Layer):
 
     def forward(self, x: Array) -> Array:
         y = self.map(x)
-        return y if self.bias is None else self._end.forward(y, self.training)
+        return y if self.bias is None else self._epilogue.forward(y, self.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        return self.map_backward(grad if self.bias is None else self._end.backward(grad), input_grad)
+        return self.map_backward(grad if self.bias is None else self._epilogue.backward(grad), input_grad)
 
 
 class Linear(LinearMap):

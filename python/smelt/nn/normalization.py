@@ -9,7 +9,7 @@ import numpy as np
 from smelt._arrays import Array
 from smelt._checks import SHARE, float_dtype, integer, number
 from smelt._parameter import Parameter
-from smelt.nn.end import End
+from smelt.nn.epilogue import Epilogue
 from smelt.nn.layer import Layer
 
 
@@ -47,7 +47,7 @@ class BatchNorm(Layer):
         self.bias = Parameter(np.zeros(channels, dtype)) if affine else None
         self.running_mean, self.running_var = np.zeros(channels, dtype), np.ones(channels, dtype)
         self.num_batches = np.zeros((), np.int64)
-        self._end = End(axis, norm=self)
+        self._epilogue = Epilogue(axis, norm=self)
 
     @property
     def arrays(self) -> tuple[Array, Array, Array | None, Array | None]:
@@ -69,7 +69,7 @@ class BatchNorm(Layer):
         return f"BatchNorm({self.running_mean.size})"
 
     def forward(self, x: Array) -> Array:
-        return self._end.forward(x, self.training)
+        return self._epilogue.forward(x, self.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        return self._end.backward(grad)
+        return self._epilogue.backward(grad)

@@ -14,28 +14,28 @@ from smelt._arrays import Array
 from smelt._parameter import Parameter
 from smelt.nn.activations import Activation, Maxout, PReLU, RReLU
 from smelt.nn.dropout import Dropout
-from smelt.nn.end import End
+from smelt.nn.epilogue import Epilogue
 from smelt.nn.layer import Layer, Seeds
 from smelt.nn.linear import LinearMap
 from smelt.nn.normalization import BatchNorm
 
 
 class Fused(Layer):
-    """A linear map, or none, and the end that follows it. It owns nothing: parameters are those of its layers."""
+    """A linear map, or none, and the epilogue that follows it. It owns nothing: parameters are those of its layers."""
 
-    def __init__(self, first: Layer, linear: LinearMap | None, end: End) -> None:
-        self.first, self.linear, self.end = first, linear, end
+    def __init__(self, first: Layer, linear: LinearMap | None, epilogue: Epilogue) -> None:
+        self.first, self.linear, self.epilogue = first, linear, epilogue
 
     def forward(self, x: Array) -> Array:
         if self.linear is not None:
-            x = self.linear.forward(x) if self.end.norm else self.linear.map(x)
-        return self.end.forward(x, self.first.training)
+            x = self.linear.forward(x) if self.epilogue.norm else self.linear.map(x)
+        return self.epilogue.forward(x, self.first.training)
 
     def backward(self, grad: Array, *, input_grad: bool = True) -> Array | None:
-        grad = self.end.backward(grad)
+        grad = self.epilogue.backward(grad)
         if self.linear is None:
             return grad
-        if self.end.norm:
+        if self.epilogue.norm:
             return self.linear.backward(grad, input_grad=input_grad)
         return self.linear.map_backward(grad, input_grad)
 
@@ -134,7 +134,7 @@ class Sequential(Layer):
             linear = stage.linear if isinstance(stage, Fused) else stage
             if isinstance(linear, LinearMap) and not linear.frozen:
                 return i  # the usual case, at once
-            layers = [linear, stage.end.norm] if isinstance(stage, Fused) else [stage]
+            layers = [linear, stage.epilogue.norm] if isinstance(stage, Fused) else [stage]
             if any(layer is not None and _learns(layer) for layer in layers):
                 return i
         return len(self._stages)
@@ -251,5 +251,5 @@ def _joined(layers: tuple[Layer, ...]) -> Iterator[Layer]:
         part: dict[str, Any] = dict(zip(match[0], found, strict=True))
         linear, norm = part.get("L"), part.get("N")
         axis = norm.axis if norm else linear.axis if linear else -1
-        end = End(axis, None if norm else linear, norm, part.get("A"), part.get("D"), "AN" in match[0])
-        yield Fused(found[0], linear, end)
+        epilogue = Epilogue(axis, None if norm else linear, norm, part.get("A"), part.get("D"), "AN" in match[0])
+        yield Fused(found[0], linear, epilogue)

@@ -27,7 +27,7 @@ from smelt import _checks
 from smelt.search.objective import Direction, Objective, Parameters, Report, as_float
 from smelt.search.result import Result
 from smelt.search.space import Distribution
-from smelt.search.workers import started
+from smelt.search.workers import worker_pool
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Search:
         finally:
             optuna.logging.set_verbosity(verbosity)
 
-    def take_up(self) -> None:
+    def resume(self) -> None:
         """Sees that a study that is not new is that of the same search. What it has as running died, and has failed."""
         plan = {"function": self.where, "space": repr(self.space), "seed": self.seed, "direction": self.direction}
         if self.where == "coarse_to_fine":
@@ -94,7 +94,7 @@ class Search:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def left(self, round_: int) -> list[tuple[int, int, Parameters | None]]:
+    def remaining(self, round_: int) -> list[tuple[int, int, Parameters | None]]:
         """The trials of a round that are not over, each as number, round and the best of the rounds before."""
         numbers = range((round_ - 1) * self.trials, round_ * self.trials)
         best = self.result(before=numbers.start).best if round_ > 1 else None
@@ -149,15 +149,17 @@ def run(search: Search) -> Result:
                 search.study.set_user_attr(key, value)
         return replace(found, study=search.study)
 
-    here, pickled = nullcontext(partial(starmap, search)), _pickled(search) if search.workers > 1 else b""
+    pool: Any = nullcontext(partial(starmap, search))
+    if search.workers > 1:
+        pool = worker_pool(search.where, _pickled(search), search.workers)
     with _held(search.where, search.storage) if search.storage else nullcontext():
-        search.take_up()
+        search.resume()
         total = search.rounds * search.trials
         over = len(search.result(before=total).trials)
         bar = tqdm(total=total, initial=over, desc=search.name, unit="trial", disable=not search.progress)
-        with bar, started(search.where, pickled, search.workers) if pickled else here as carried_out:
+        with bar, pool as run_all:
             for round_ in range(1, search.rounds + 1):
-                for _ in carried_out(search.left(round_)):
+                for _ in run_all(search.remaining(round_)):
                     bar.update()
                     with suppress(ValueError):  # where none is complete
                         bar.set_postfix_str(f"best {search.result().value:.4g}")

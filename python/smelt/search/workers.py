@@ -26,7 +26,7 @@ interrupt: Any
 
 
 @contextmanager
-def started(where: str, pickled: bytes, count: int) -> Iterator[Callable[[Calls], Iterator[None]]]:
+def worker_pool(where: str, pickled: bytes, count: int) -> Iterator[Callable[[Calls], Iterator[None]]]:
     """A starmap of a pickled function in at most so many processes, which yields as often as a call is over.
 
     It raises what a call raises, caused by its traceback, and RuntimeError where a process dies.

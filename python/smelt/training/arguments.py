@@ -42,8 +42,10 @@ def validation(given: Any, metrics: Any, patience: Any) -> None:
     if patience is not None:
         integer("fit: patience", patience, least=1)
     if given is None:
-        for name in ["metrics"] * bool(metrics) + ["patience"] * (patience is not None):
-            raise ValueError(f"fit: validation must be given where {name} is, got none")
+        if metrics:
+            raise ValueError("fit: validation must be given where metrics are, got none")
+        if patience is not None:
+            raise ValueError("fit: validation must be given where patience is, got none")
     elif not isinstance(given, (tuple, list, Batches)):
         wanted = "a pair (x, target), smelt.data.Batches or a list of pairs"
         raise TypeError(f"fit: validation must be {wanted}, got {type(given).__name__}")

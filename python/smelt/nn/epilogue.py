@@ -1,6 +1,6 @@
 """What follows a linear map, in one call: bias, batch norm, activation and dropout.
 
-BatchNorm, the activations and Dropout are such ends with one member; Sequential joins those that follow each other.
+BatchNorm, the activations and Dropout are such epilogues of one member; Sequential joins those that follow each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from smelt.nn.normalization import BatchNorm
 
 
-class End(Remembers):
+class Epilogue(Remembers):
     """[bias of `linear`] [norm] [activation] [dropout], or activation_first: [activation] [norm] [dropout].
 
     Channels are on `axis`.
