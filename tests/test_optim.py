@@ -95,6 +95,37 @@ class Twins:
             exact[...] = master
 
 
+@pytest.mark.parametrize("change", ["number", "list", "list in place", "order", "schedule"])
+def test_every_step_reads_the_groups(change):
+    """Whatever is changed between steps is in force at the next, in place too."""
+    p, q, g = np.ones(4), np.ones(4), np.full(4, 0.5)
+    betas = [0.9, 0.999]
+    opt = smelt.optim.Adam([p], lr=0.1, betas=betas if change == "list in place" else (0.9, 0.999))
+    other = smelt.optim.Adam([q], lr=0.1)
+    for _ in range(2):
+        opt.step([g])
+        other.step([g])
+    assert_identical(p, q)
+    unchanged_rate = copy.deepcopy(other)
+    if change == "number":
+        opt.groups[0]["lr"], other.groups[0]["lr"] = 0.3, 0.3
+    elif change == "list":
+        opt.groups[0]["betas"], other.groups[0]["betas"] = [0.5, 0.9], (0.5, 0.9)
+    elif change == "list in place":
+        betas[:] = [0.5, 0.9]
+        other.groups[0]["betas"] = (0.5, 0.9)
+    elif change == "order":
+        opt.groups[0]["lr"] = opt.groups[0].pop("lr") * 3
+        other.groups[0]["lr"] *= 3
+    else:
+        opt.groups[0]["lr"], other.groups[0]["lr"] = (lambda step: 0.1 * step), 0.2
+    g = np.linspace(-1, 1, 4)
+    for each in (opt, other, unchanged_rate):
+        each.step([g])
+    assert_identical(p, q)
+    assert not np.array_equal(unchanged_rate.params[0], q)
+
+
 @every_device
 @every_optimizer
 @pytest.mark.parametrize("master_weights", [False, True])

@@ -301,6 +301,9 @@ def test_evaluating_leaves_the_place(tmp_path):
     batches.load_state_dict({**batches.state_dict(), "position": 4})
     assert evaluate(model, batches)["loss"] == pytest.approx(whole["loss"])
     assert [sum(1 for _ in batches) for _ in range(2)] == [1, 5]
+    for _ in batches:  # a place that is set on the way stands for this epoch alone
+        batches.load_state_dict(batches.state_dict())
+    assert sum(1 for _ in batches) == 5
     with pytest.raises(ValueError, match="evaluate: x and target must have one number of samples, got 40 and 20"):
         evaluate(model, (x, t[:20]), batch_size=20)
     with pytest.raises(ValueError, match="evaluate: batch_size must be an integer >= 1, got 0"):
