@@ -26,26 +26,26 @@ examples: $(VENV)/.built  ## run every example that draws a figure, one after th
 docs: $(VENV)/.docs  ## the documentation, in build/docs; warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
-build: $(VENV)/.built  ## build and install smelt into the virtual environment
+build: $(VENV)/.built  ## build and install gradfuse into the virtual environment
 
 test: $(VENV)/.built test-emulated  ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-emulated: $(VENV)/.tools  ## the tests of the functions and optimizers, their CUDA kernels run on the host
-	PYTHON=$(BIN)/python tools/variant.sh emulated -DSMELT_CUDA=EMULATED
+	PYTHON=$(BIN)/python tools/variant.sh emulated -DGRADFUSE_CUDA=EMULATED
 	PYTHONPATH=build/emulated/python $(BIN)/python -m pytest -n auto --dist worksteal -k cuda-emulated $(TESTS) || [ $$? = 5 ]  # 5: none
 
 bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own; writes benchmarks/results
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
-	.venv-bench/bin/python -m smelt.bench --output benchmarks/results
-	.venv-bench/bin/python -m smelt.bench.training --output benchmarks/results
+	.venv-bench/bin/python -m gradfuse.bench --output benchmarks/results
+	.venv-bench/bin/python -m gradfuse.bench.training --output benchmarks/results
 
 gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for the results
 	tools/gpu.sh $(or $(OUTPUT),benchmarks/results)
 
 wheel: $(VENV)/.tools  ## a wheel in dist, CUDA kernels for every architecture included where nvcc is found
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
-		"--config-settings=cmake.define.SMELT_CUDA_ARCHITECTURES=80-real;90-real;100-real;120" .
+		"--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=80-real;90-real;100-real;120" .
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
 	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)
@@ -64,9 +64,9 @@ stubs: $(VENV)/.built  ## generate the stubs and the README's tables from the li
 	$(BIN)/python tools/generate.py
 
 clean:  ## remove what was built
-	rm -rf build dist .venv*/.built python/smelt/*.so
+	rm -rf build dist .venv*/.built python/gradfuse/*.so
 
-# The environment: the build's and the tools' packages, then smelt itself, built again whenever a source changes.
+# The environment: the build's and the tools' packages, then gradfuse itself, built again whenever a source changes.
 $(VENV)/.tools: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
@@ -75,7 +75,7 @@ $(VENV)/.tools: pyproject.toml
 
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall \
-		--config-settings=cmake.define.SMELT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) .
+		--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) .
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.built

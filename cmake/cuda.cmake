@@ -1,9 +1,9 @@
 # The CUDA kernels: built by nvcc, on the host for the tests, or left out. Adds to the target _core.
 
-set(SMELT_CUDA AUTO CACHE STRING
+set(GRADFUSE_CUDA AUTO CACHE STRING
   "ON, OFF, AUTO (ON where nvcc is found), or EMULATED: the kernels on the host, as the tests run them")
-set_property(CACHE SMELT_CUDA PROPERTY STRINGS AUTO ON OFF EMULATED)
-set(SMELT_CUDA_ARCHITECTURES "" CACHE STRING
+set_property(CACHE GRADFUSE_CUDA PROPERTY STRINGS AUTO ON OFF EMULATED)
+set(GRADFUSE_CUDA_ARCHITECTURES "" CACHE STRING
   "As CMAKE_CUDA_ARCHITECTURES; empty: that of this machine's GPU, without one 80, 90, 100 and 120 with PTX")
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/kernels/*.cu csrc/cuda/kernels/*.cpp)
@@ -24,19 +24,19 @@ function(find_nvcc)
   endif()
 endfunction()
 
-if(SMELT_CUDA STREQUAL "EMULATED")
+if(GRADFUSE_CUDA STREQUAL "EMULATED")
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
-  add_library(smelt_cuda OBJECT ${cuda_sources})
-  target_include_directories(smelt_cuda PRIVATE tests/emulator)
+  add_library(gradfuse_cuda OBJECT ${cuda_sources})
+  target_include_directories(gradfuse_cuda PRIVATE tests/emulator)
   # A GPU fuses multiplications and additions where math::fma says so, and nowhere else.
-  target_compile_options(smelt_cuda PRIVATE ${kernel_flags} ${warnings} -x c++
+  target_compile_options(gradfuse_cuda PRIVATE ${kernel_flags} ${warnings} -x c++
     $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-mfma>)
   set(built_cuda "emulated on the host")
-elseif(NOT SMELT_CUDA STREQUAL "OFF")
+elseif(NOT GRADFUSE_CUDA STREQUAL "OFF")
   find_nvcc()
   if(CMAKE_CUDA_COMPILER OR DEFINED ENV{CUDACXX})
-    if(SMELT_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES ${SMELT_CUDA_ARCHITECTURES})
+    if(GRADFUSE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES ${GRADFUSE_CUDA_ARCHITECTURES})
     else()
       find_program(NVIDIA_SMI nvidia-smi)
       if(NVIDIA_SMI)
@@ -55,30 +55,30 @@ elseif(NOT SMELT_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     enable_language(CUDA)
-    add_library(smelt_cuda OBJECT ${cuda_sources})
+    add_library(gradfuse_cuda OBJECT ${cuda_sources})
     # --fmad=false: the results are those of the emulator, bit for bit. Never --use_fast_math.
-    target_compile_options(smelt_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false --resource-usage>)
-    if(SMELT_WERROR)
-      target_compile_options(smelt_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings>)
+    target_compile_options(gradfuse_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false --resource-usage>)
+    if(GRADFUSE_WERROR)
+      target_compile_options(gradfuse_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings>)
     endif()
     set(built_cuda "CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
     set_target_properties(_core PROPERTIES CUDA_RUNTIME_LIBRARY Static)
-  elseif(SMELT_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "SMELT_CUDA=ON needs nvcc, and none was found: install a CUDA toolkit, set CUDACXX to its nvcc, "
+  elseif(GRADFUSE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "GRADFUSE_CUDA=ON needs nvcc, and none was found: install a CUDA toolkit, set CUDACXX to its nvcc, "
       "or `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl` into the "
-      "environment of the build; SMELT_CUDA=OFF builds without CUDA")
+      "environment of the build; GRADFUSE_CUDA=OFF builds without CUDA")
   endif()
 endif()
 
-if(TARGET smelt_cuda)
+if(TARGET gradfuse_cuda)
   string(REPLACE ";" ", " built_cuda "${built_cuda}")
-  target_include_directories(smelt_cuda PRIVATE csrc)
-  target_compile_definitions(smelt_cuda PRIVATE SMELT_ISA=device SMELT_BUILT_CUDA="${built_cuda}")
-  set_target_properties(smelt_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
+  target_include_directories(gradfuse_cuda PRIVATE csrc)
+  target_compile_definitions(gradfuse_cuda PRIVATE GRADFUSE_ISA=device GRADFUSE_BUILT_CUDA="${built_cuda}")
+  set_target_properties(gradfuse_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
     CUDA_VISIBILITY_PRESET hidden)
-  target_link_libraries(_core PRIVATE smelt_cuda)
-  message(STATUS "smelt: CUDA kernels, ${built_cuda}")
+  target_link_libraries(_core PRIVATE gradfuse_cuda)
+  message(STATUS "gradfuse: CUDA kernels, ${built_cuda}")
 else()
   target_sources(_core PRIVATE csrc/cuda/absent.cpp)
-  message(STATUS "smelt: no CUDA kernels (SMELT_CUDA=${SMELT_CUDA})")
+  message(STATUS "gradfuse: no CUDA kernels (GRADFUSE_CUDA=${GRADFUSE_CUDA})")
 endif()

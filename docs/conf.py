@@ -15,14 +15,14 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
-import smelt
+import gradfuse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from docstrings import public_names, restructured
 
-project = "smelt"
-release = smelt.__version__
-copyright = "the authors of smelt, under the MIT licence"
+project = "gradfuse"
+release = gradfuse.__version__
+copyright = "the authors of gradfuse, under the MIT licence"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 myst_enable_extensions = ["dollarmath"]
@@ -39,9 +39,9 @@ autosummary_generate = False
 maximum_signature_line_length = 100
 
 html_theme = "furo"
-html_title = f"smelt {release}"
+html_title = f"gradfuse {release}"
 html_static_path = ["_static"]
-html_css_files = ["smelt.css"]
+html_css_files = ["gradfuse.css"]
 html_theme_options = {"light_css_variables": {"code-font-size": "75%"}}
 html_math_renderer = "mathml"
 

@@ -15,7 +15,7 @@ from types import ModuleType
 
 _NAMES = r"[a-z_]\w*(?:, [a-z_]\w*)*"
 _LITERAL, _ITEM, _FIELD = re.compile(r"    "), re.compile(rf"({_NAMES}): "), re.compile(r"(Raises|Source):? ")
-_INLINE = re.compile(r"`(?P<code>[^`]+)`|(?P<name>\bsmelt(?:\.\w+)+)|(?P<dots>\.{3})|[\\`*_|]")
+_INLINE = re.compile(r"`(?P<code>[^`]+)`|(?P<name>\bgradfuse(?:\.\w+)+)|(?P<dots>\.{3})|[\\`*_|]")
 
 
 def public_names(module: ModuleType) -> list[str]:

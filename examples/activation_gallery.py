@@ -1,8 +1,8 @@
-"""A gallery of activations: each function that smelt has, its derivative, and a check of the one against the other.
+"""A gallery of activations: each function that gradfuse has, its derivative, and a check of the one against the other.
 
 The figure has a panel for each. Look at the slopes: a product of them is what a gradient meets on its way back through
 a deep net. Sigmoid's is never above 1/4; tanh's and sigmoid's vanish on both sides, ReLU's is 0 on one side and 1 on
-the other. The derivatives are those of smelt's backward; central differences of the function must give the same.
+the other. The derivatives are those of gradfuse's backward; central differences of the function must give the same.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 from common import figure_path
 from matplotlib.figure import Figure
 
-import smelt
-from smelt.nn import Activation
+import gradfuse
+from gradfuse.nn import Activation
 
 H = 1e-5  # in float64: the differences' errors, H^2 and 1e-16 / H, are both about 1e-10
 X = np.linspace(-8, 8, 1000)  # none of these is within H of a kink
@@ -43,7 +43,7 @@ def draw(path, curves):
 
 
 def main(figure: Path) -> dict[str, float]:
-    curves = {name: value_and_slope(name, X) for name in smelt.activations()}
+    curves = {name: value_and_slope(name, X) for name in gradfuse.activations()}
     deviations = {}
     print(f"{'':14}{'slope at -8':>12}{'steepest':>10}{'at 8':>8}{'off central differences by':>28}")
     for name, (_, slope) in curves.items():

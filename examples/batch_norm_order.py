@@ -15,10 +15,10 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt.data import Batches
-from smelt.nn import BatchNorm, Linear, ReLU, Sequential, Sigmoid
-from smelt.optim import SGD
-from smelt.training import fit
+from gradfuse.data import Batches
+from gradfuse.nn import BatchNorm, Linear, ReLU, Sequential, Sigmoid
+from gradfuse.optim import SGD
+from gradfuse.training import fit
 
 SEEDS, EPOCHS, EARLY = range(5), 15, 3
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from common import digits, figure_path
 
-from smelt.data import Batches
-from smelt.nn import L2, Linear, ReLU, Sequential
-from smelt.optim import Adam
-from smelt.search import coarse_to_fine, cross_validated, log_uniform
-from smelt.training import evaluate, fit
+from gradfuse.data import Batches
+from gradfuse.nn import L2, Linear, ReLU, Sequential
+from gradfuse.optim import Adam
+from gradfuse.search import coarse_to_fine, cross_validated, log_uniform
+from gradfuse.training import evaluate, fit
 
 SEED, EPOCHS = 0, 30
 

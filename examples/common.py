@@ -7,15 +7,15 @@ import numpy as np
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
-import smelt
-from smelt.data import split
+import gradfuse
+from gradfuse.data import split
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 
 
 def one_thread():
     """Arrays as small as the examples' gain nothing from a second thread."""
-    smelt.set_num_threads(1)
+    gradfuse.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
 
 

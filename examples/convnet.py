@@ -11,9 +11,9 @@ import numpy as np
 from common import digits, figure_path
 from matplotlib.figure import Figure
 
-import smelt
-from smelt import data, nn, schedules
-from smelt.training import fit
+import gradfuse
+from gradfuse import data, nn, schedules
+from gradfuse.training import fit
 
 EPOCHS, BATCH = 40, 32
 
@@ -36,7 +36,7 @@ def train(images, labels, held_out, seed):
     augment = data.augment(data.rotate(10), data.noise(0.05))
     batches = data.Batches(images, labels, batch_size=BATCH, seed=seed, transform=augment)
     cycle = schedules.one_cycle(5e-3, EPOCHS * len(batches))
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=cycle)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=cycle)
     return model, fit(model, batches, optimizer, epochs=EPOCHS, validation=held_out)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from common import digits, figure_path
 from matplotlib.figure import Figure
 
-import smelt
-from smelt.data import Batches
-from smelt.diagnostics import Watch, initial_loss, lr_range_test, update_ratios
-from smelt.init import normal
-from smelt.nn import Linear, Sequential, Sigmoid, Tanh
-from smelt.optim import SGD
-from smelt.training import fit
+import gradfuse
+from gradfuse.data import Batches
+from gradfuse.diagnostics import Watch, initial_loss, lr_range_test, update_ratios
+from gradfuse.init import normal
+from gradfuse.nn import Linear, Sequential, Sigmoid, Tanh
+from gradfuse.optim import SGD
+from gradfuse.training import fit
 
 DEPTH, EPOCHS, RATE = 6, 10, 0.02  # where the test suggests none
 
@@ -35,7 +35,7 @@ def diagnose(activation, init, training, validation):
     rates = lr_range_test(net, Batches(*training), SGD, steps=200, min_lr=1e-4)
     optimizer = SGD(net.parameters(), lr=rates.suggestion or RATE)
     x, t = next(iter(Batches(*training)))
-    net.backward(smelt.cross_entropy(net.train()(x), t)[1], input_grad=False)
+    net.backward(gradfuse.cross_entropy(net.train()(x), t)[1], input_grad=False)
     updates = update_ratios(net, optimizer.step)
     with Watch(net) as watch:
         history = fit(net, Batches(*training), optimizer, epochs=EPOCHS, validation=validation, progress=False)

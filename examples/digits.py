@@ -1,4 +1,4 @@
-"""Handwritten digits: a training loop written by hand on NumPy arrays, with smelt's functions and optimizers.
+"""Handwritten digits: a training loop written by hand on NumPy arrays, with gradfuse's functions and optimizers.
 
 A 64-300-100-10 net with batch norm, ELU and dropout learns the 1797 digits that come with scikit-learn. For each
 of three seeds a fifth of them is held out; where less than 97.5 % of those are read rightly, the script fails.
@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import smelt
+import gradfuse
 
 BATCH, DROPOUT, SMOOTHING, MAX_LR, GOAL = 32, 0.25, 0.1, 0.01, 0.975
 
@@ -44,20 +44,20 @@ def new_net(seed, dtype=np.float32):
 def gradients(p, r, x, target, rng, dropout=DROPOUT):
     """The loss of a batch and its gradient with respect to each parameter: the net forward, then backward."""
     fused = {"activation": "elu", "dropout": dropout, "rng": rng}
-    h1, ctx1 = smelt.batch_norm_forward(x @ p.W1, r.mean1, r.var1, p.gamma1, p.beta1, **fused)
-    h2, ctx2 = smelt.batch_norm_forward(h1 @ p.W2, r.mean2, r.var2, p.gamma2, p.beta2, **fused)
-    loss, dlogits = smelt.cross_entropy(h2 @ p.W3 + p.b3, target, label_smoothing=SMOOTHING)
+    h1, ctx1 = gradfuse.batch_norm_forward(x @ p.W1, r.mean1, r.var1, p.gamma1, p.beta1, **fused)
+    h2, ctx2 = gradfuse.batch_norm_forward(h1 @ p.W2, r.mean2, r.var2, p.gamma2, p.beta2, **fused)
+    loss, dlogits = gradfuse.cross_entropy(h2 @ p.W3 + p.b3, target, label_smoothing=SMOOTHING)
 
-    dz2, dgamma2, dbeta2 = smelt.batch_norm_backward(dlogits @ p.W3.T, ctx2)
-    dz1, dgamma1, dbeta1 = smelt.batch_norm_backward(dz2 @ p.W2.T, ctx1)
+    dz2, dgamma2, dbeta2 = gradfuse.batch_norm_backward(dlogits @ p.W3.T, ctx2)
+    dz1, dgamma1, dbeta1 = gradfuse.batch_norm_backward(dz2 @ p.W2.T, ctx1)
     dW1, dW2, dW3 = x.T @ dz1, h1.T @ dz2, h2.T @ dlogits
     return loss, Params(dW1, dgamma1, dbeta1, dW2, dgamma2, dbeta2, dW3, dlogits.sum(axis=0))
 
 
 def logits(p, r, x):
     """What the net says of x: running statistics, no dropout."""
-    h1 = smelt.batch_norm(x @ p.W1, r.mean1, r.var1, p.gamma1, p.beta1, activation="elu")
-    h2 = smelt.batch_norm(h1 @ p.W2, r.mean2, r.var2, p.gamma2, p.beta2, activation="elu")
+    h1 = gradfuse.batch_norm(x @ p.W1, r.mean1, r.var1, p.gamma1, p.beta1, activation="elu")
+    h2 = gradfuse.batch_norm(h1 @ p.W2, r.mean2, r.var2, p.gamma2, p.beta2, activation="elu")
     return h2 @ p.W3 + p.b3
 
 
@@ -65,10 +65,10 @@ def train(x, t, parts, seed, epochs):
     """Trains on the first of parts (indices into x and t). Returns the history, (epochs, part, [loss, accuracy]),
     and what the net reads in all of x at the end."""
     p, r = new_net(seed)
-    shuffle, rng = np.random.default_rng(seed).permutation, smelt.Generator(seed)
+    shuffle, rng = np.random.default_rng(seed).permutation, gradfuse.Generator(seed)
     steps = epochs * -(-len(parts[0]) // BATCH)
     one_cycle = partial(np.interp, xp=(0, 0.3 * steps, steps), fp=(MAX_LR / 25, MAX_LR, 0))
-    optimizer = smelt.optim.NAdam(p, lr=one_cycle)
+    optimizer = gradfuse.optim.NAdam(p, lr=one_cycle)
     history = []
     for _ in (bar := tqdm(range(epochs), desc=f"seed {seed}", unit="epoch")):
         order = shuffle(parts[0])
@@ -82,7 +82,7 @@ def train(x, t, parts, seed, epochs):
 
 
 def score(out, t):
-    return float(smelt.cross_entropy(out, t)[0]), np.mean(out.argmax(axis=1) == t)
+    return float(gradfuse.cross_entropy(out, t)[0]), np.mean(out.argmax(axis=1) == t)
 
 
 def split(pixels, t, seed):
@@ -93,9 +93,9 @@ def split(pixels, t, seed):
     return ((pixels - mean) / std).astype(np.float32), parts
 
 
-def smelt_step(x, t):
+def gradfuse_step(x, t):
     p, r = new_net(0)
-    rng, optimizer = smelt.Generator(0), smelt.optim.NAdam(p)
+    rng, optimizer = gradfuse.Generator(0), gradfuse.optim.NAdam(p)
     return lambda: optimizer.step(gradients(p, r, x, t, rng)[1])
 
 
@@ -127,7 +127,7 @@ def torch_step(x, t):
 
 def step_times(x, t, turns=20, steps=25):
     """Median seconds of a training step on one batch, the libraries in turns."""
-    loops = {"smelt": smelt_step(x, t), "NumPy": numpy_step(x, t)}
+    loops = {"gradfuse": gradfuse_step(x, t), "NumPy": numpy_step(x, t)}
     try:
         loops["PyTorch eager"] = torch_step(x, t)
     except ImportError:
@@ -189,7 +189,7 @@ def main(argv=None):
         times = step_times(x[parts[0][:BATCH]], digits.target[parts[0][:BATCH]])
         print(f"one training step, batch {BATCH}, on one thread")
         for name, seconds in times.items():
-            print(f"  {name:<15}{seconds * 1e3:8.3f} ms{seconds / times['smelt']:8.1f} x")
+            print(f"  {name:<15}{seconds * 1e3:8.3f} ms{seconds / times['gradfuse']:8.1f} x")
     draw(args.picture, histories, digits, wrong)
     print(f"curves and wrongly read digits: {args.picture}")
     failed = [f"seed {seed} read {accuracy:.2%}" for seed, accuracy in accuracies.items() if accuracy < GOAL]
@@ -198,6 +198,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    smelt.set_num_threads(1)  # arrays as small as these gain nothing from a second thread
+    gradfuse.set_num_threads(1)  # arrays as small as these gain nothing from a second thread
     with threadpool_limits(1, user_api="blas"):
         main()

@@ -1,6 +1,6 @@
 """The digits' training loop on CuPy arrays: every step queued as it comes, then one step captured as a CUDA graph.
 
-The net and its gradients are those of digits.py as they stand: smelt's functions answer CuPy arrays with CuPy arrays. A
+The net and its gradients are those of digits.py as they stand: gradfuse answers CuPy arrays with CuPy arrays. A
 graph is recorded once and replayed for every batch. What changes from step to step lies in the GPU's memory: the batch,
 the learning rate and the count of random streams.
 """
@@ -15,7 +15,7 @@ from digits import BATCH, GOAL, MAX_LR, gradients, logits, new_net, split
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-import smelt
+import gradfuse
 
 
 def on_gpu(arrays):
@@ -27,8 +27,8 @@ class Training:
 
     def __init__(self, seed):
         self.p, self.r = map(on_gpu, new_net(seed))
-        self.rng = smelt.Generator(seed, capturable=True)
-        self.optimizer = smelt.optim.NAdam(self.p, lr=MAX_LR / 25, capturable=True)
+        self.rng = gradfuse.Generator(seed, capturable=True)
+        self.optimizer = gradfuse.optim.NAdam(self.p, lr=MAX_LR / 25, capturable=True)
         self.x, self.t = cupy.zeros((BATCH, 64), np.float32), cupy.zeros(BATCH, np.int64)
         self.run = self.step
 
@@ -75,8 +75,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=60)
     epochs = parser.parse_args().epochs
-    if not smelt.cuda.is_available():
-        raise SystemExit(f"digits_cupy.py needs a GPU: {smelt.cuda.why_not()}")
+    if not gradfuse.cuda.is_available():
+        raise SystemExit(f"digits_cupy.py needs a GPU: {gradfuse.cuda.why_not()}")
     digits = load_digits()
     pixels, t = digits.data.astype(np.float32), digits.target
     for captured in (False, True):

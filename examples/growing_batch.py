@@ -15,11 +15,11 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt.data import Batches
-from smelt.nn import Dropout, Linear, ReLU, Sequential
-from smelt.optim import SGD
-from smelt.schedules import growing_batch, piecewise
-from smelt.training import fit
+from gradfuse.data import Batches
+from gradfuse.nn import Dropout, Linear, ReLU, Sequential
+from gradfuse.optim import SGD
+from gradfuse.schedules import growing_batch, piecewise
+from gradfuse.training import fit
 
 EPOCHS, EVERY, FACTOR, SEEDS = 30, 10, 4, range(5)
 RATE, BATCH = 0.05, 16

@@ -16,10 +16,10 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt.data import Batches, standardize
-from smelt.nn import Linear, ReLU, Sequential
-from smelt.optim import NAdam
-from smelt.training import fit
+from gradfuse.data import Batches, standardize
+from gradfuse.nn import Linear, ReLU, Sequential
+from gradfuse.optim import NAdam
+from gradfuse.training import fit
 
 EPOCHS, LONG = 25, 100
 SCALES = {2.0**k: f"float16, scale 2^{k}" for k in range(-24, 21, 4)}

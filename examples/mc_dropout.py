@@ -15,11 +15,11 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-import smelt
-from smelt.data import Batches, split
-from smelt.nn import Dropout, Linear, ReLU, Sequential, monte_carlo, mse_loss
-from smelt.optim import Adam
-from smelt.training import fit
+import gradfuse
+from gradfuse.data import Batches, split
+from gradfuse.nn import Dropout, Linear, ReLU, Sequential, monte_carlo, mse_loss
+from gradfuse.optim import Adam
+from gradfuse.training import fit
 
 SEED = 0
 
@@ -63,7 +63,7 @@ def classification():
     fit(net, Batches(*training, seed=SEED), Adam(net.parameters(), lr=3e-3), epochs=50, progress=False)
 
     x, t = (np.concatenate([held_out, unseen]) for held_out, unseen in zip(test, (x[~seen], t[~seen]), strict=True))
-    mean, std = monte_carlo(net, x, 100, transform=smelt.softmax)
+    mean, std = monte_carlo(net, x, 100, transform=gradfuse.softmax)
     read = mean.argmax(axis=1)
     return t < 8, read == t, std[np.arange(len(read)), read]
 

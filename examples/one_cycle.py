@@ -13,11 +13,11 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt.data import Batches
-from smelt.nn import Linear, ReLU, Sequential
-from smelt.optim import SGD
-from smelt.schedules import one_cycle
-from smelt.training import fit
+from gradfuse.data import Batches
+from gradfuse.nn import Linear, ReLU, Sequential
+from gradfuse.optim import SGD
+from gradfuse.schedules import one_cycle
+from gradfuse.training import fit
 
 EPOCHS, SEEDS, RATES, SHOWN = 10, range(5), (0.0125, 0.025, 0.05, 0.1, 0.2), 0.1
 

@@ -15,10 +15,10 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt import optim
-from smelt.data import Batches
-from smelt.nn import Linear, ReLU, Sequential
-from smelt.training import fit
+from gradfuse import optim
+from gradfuse.data import Batches
+from gradfuse.nn import Linear, ReLU, Sequential
+from gradfuse.training import fit
 
 EPOCHS, STEPS = 10, 500
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)

@@ -16,13 +16,13 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import smelt
-from smelt import data, nn
-from smelt.training import accuracy, evaluate, fit, pretrain_layers, transfer
+import gradfuse
+from gradfuse import data, nn
+from gradfuse.training import accuracy, evaluate, fit, pretrain_layers, transfer
 
 LABELS, SEEDS, EPOCHS, LAYERS = [2, 4, 8, 16], range(4), 60, 4
 
-ADAM = partial(smelt.optim.Adam, lr=3e-3)
+ADAM = partial(gradfuse.optim.Adam, lr=3e-3)
 
 
 def net(seed):

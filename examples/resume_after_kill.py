@@ -17,9 +17,9 @@ import numpy as np
 from common import digits, figure_path
 from matplotlib.figure import Figure
 
-import smelt
-from smelt import data, nn, schedules
-from smelt.training import fit, load
+import gradfuse
+from gradfuse import data, nn, schedules
+from gradfuse.training import fit, load
 
 EPOCHS, KILLS, EVERY = 40, 5, 20
 
@@ -31,7 +31,7 @@ def train(checkpoint, log=None):
     model = nn.Sequential(nn.Flatten(), *layers, rng=0)
     batches = data.Batches(x, t, seed=0, transform=data.augment(data.noise(0.1)))
     cycle = schedules.one_cycle(0.01, EPOCHS * len(batches))
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=cycle)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=cycle)
 
     def note(run):
         if log:

@@ -15,9 +15,9 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt import nn
-from smelt.data import Batches, standardize
-from smelt.diagnostics import Watch
+from gradfuse import nn
+from gradfuse.data import Batches, standardize
+from gradfuse.diagnostics import Watch
 
 HIDDEN, EPOCHS, EARLY, SEEDS = 20 * [64], 20, 2, range(5)
 

@@ -15,9 +15,9 @@ from common import digits, figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import smelt
-from smelt import data, nn
-from smelt.training import fit, transfer
+import gradfuse
+from gradfuse import data, nn
+from gradfuse.training import fit, transfer
 
 EXAMPLES, SEEDS, EPOCHS, EARLY = 5, range(6), 25, 2
 WAYS = ["all of it learns on", "convolutions frozen", "from scratch"]
@@ -37,7 +37,7 @@ def net(seed):
 
 def train(model, x, t, seed, **options):
     batches = data.Batches(x, t, batch_size=min(32, len(x) // 5), seed=seed)
-    optimizer = smelt.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = gradfuse.optim.Adam(model.parameters(), lr=2e-3)
     return fit(model, batches, optimizer, progress=False, **options)
 
 

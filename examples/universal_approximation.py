@@ -14,9 +14,9 @@ from common import figure_path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smelt.nn import Linear, ReLU, Sequential, mse_loss
-from smelt.optim import Adam
-from smelt.schedules import cosine
+from gradfuse.nn import Linear, ReLU, Sequential, mse_loss
+from gradfuse.optim import Adam
+from gradfuse.schedules import cosine
 
 END, UNITS, STEPS, SEEDS = 2 * np.pi, 6, 3000, range(8)
 X = np.linspace(0, END, 1001, dtype=np.float32)[:, None]

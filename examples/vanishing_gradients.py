@@ -12,8 +12,8 @@ import numpy as np
 from common import figure_path
 from matplotlib.figure import Figure
 
-from smelt.init import glorot, he, lecun, normal
-from smelt.nn import SELU, Linear, ReLU, Sequential, Sigmoid, Tanh
+from gradfuse.init import glorot, he, lecun, normal
+from gradfuse.nn import SELU, Linear, ReLU, Sequential, Sigmoid, Tanh
 
 DEPTH, WIDTH, BATCH = 20, 256, 256
 

@@ -4,18 +4,18 @@ import helpers
 import numpy as np
 import pytest
 
-import smelt
+import gradfuse
 
 
 @pytest.fixture(params=helpers.DEVICES)
 def kernels(request):
-    """smelt's functions on each device."""
+    """gradfuse's functions on each device."""
     return helpers.Kernels(request.param)
 
 
 @pytest.fixture(params=helpers.DEVICES)
 def device(request, monkeypatch):
-    """smelt's optimizers and clipping functions on each device; the tests give and see NumPy arrays."""
+    """gradfuse's optimizers and clipping functions on each device; the tests give and see NumPy arrays."""
     helpers.on_device(request.param, monkeypatch)
     return request.param
 
@@ -34,6 +34,6 @@ def rng(request):
 @pytest.fixture
 def threads():
     """Sets the number of threads, for the test alone."""
-    before = smelt.get_num_threads()
-    yield smelt.set_num_threads
-    smelt.set_num_threads(before)
+    before = gradfuse.get_num_threads()
+    yield gradfuse.set_num_threads
+    gradfuse.set_num_threads(before)

@@ -10,10 +10,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-import smelt
-import smelt.reference as ref
-from smelt import _core
-from smelt.reference._float64 import narrow
+import gradfuse
+import gradfuse.reference as ref
+from gradfuse import _core
+from gradfuse.reference._float64 import narrow
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # its import makes NumPy know the name
@@ -25,9 +25,9 @@ def cast(values, dtype):
 
 
 def python(*arguments, **environment):
-    """A fresh interpreter that finds smelt and the tests' helpers as this one does."""
+    """A fresh interpreter that finds gradfuse and the tests' helpers as this one does."""
     here = Path(__file__).parent
-    path = os.pathsep.join([str(Path(smelt.__file__).parent.parent), str(here)])
+    path = os.pathsep.join([str(Path(gradfuse.__file__).parent.parent), str(here)])
     environment = {**os.environ, "PYTHONPATH": path, **environment}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=here
@@ -58,7 +58,7 @@ def _devices():
     if "emulated" in _core.build_info()["cuda"]:
         sys.path.insert(0, str(Path(__file__).parent / "emulator"))  # its CuPy
         return ["cpu", "cuda-emulated"]
-    return ["cpu"] + ["cuda"] * smelt.cuda.is_available()
+    return ["cpu"] + ["cuda"] * gradfuse.cuda.is_available()
 
 
 DEVICES = _devices()
@@ -89,7 +89,7 @@ def to_numpy(a):
 
 
 class DeviceOptimizer:
-    """One of smelt's optimizers on a device, as tests that know of NumPy arrays alone see it."""
+    """One of gradfuse's optimizers on a device, as tests that know of NumPy arrays alone see it."""
 
     def __init__(self, name, device, params, **options):
         self._arrays = []  # of the test, and on the device
@@ -138,7 +138,7 @@ class DeviceOptimizer:
         object.__setattr__(self if own else self._optimizer, name, value)
 
 
-COMPILED = {name: getattr(smelt.optim, name) for name in smelt.optim.__all__ if name != "Optimizer"}
+COMPILED = {name: getattr(gradfuse.optim, name) for name in gradfuse.optim.__all__ if name != "Optimizer"}
 
 
 def in_place(function, device):
@@ -159,28 +159,28 @@ def in_place(function, device):
 
 
 def on_device(device, monkeypatch):
-    """Makes smelt's optimizers and clipping functions work on a device, on NumPy arrays as before."""
+    """Makes gradfuse's optimizers and clipping functions work on a device, on NumPy arrays as before."""
     if device == "cpu":
         return
     for name in COMPILED:
-        monkeypatch.setattr(smelt.optim, name, partial(DeviceOptimizer, name, device))
+        monkeypatch.setattr(gradfuse.optim, name, partial(DeviceOptimizer, name, device))
     for name in ("clip_grad_norm_", "clip_grad_value_", "max_norm_"):
-        monkeypatch.setattr(smelt, name, in_place(getattr(smelt, name), device))
+        monkeypatch.setattr(gradfuse, name, in_place(getattr(gradfuse, name), device))
 
 
 class Kernels:
-    """smelt on a device, watched: inputs stay unchanged, results are C-contiguous, in memory that was poisoned."""
+    """gradfuse on a device, watched: inputs stay unchanged, results are C-contiguous, in memory that was poisoned."""
 
     def __init__(self, device):
         self.device = device
 
     def __getattr__(self, name):
-        return partial(self._call, getattr(smelt, name))
+        return partial(self._call, getattr(gradfuse, name))
 
     def _call(self, function, *args, **kwargs):
         arguments = inspect.signature(function).bind(*args, **kwargs).arguments
         arrays = {name: a for name, a in arguments.items() if isinstance(a, np.ndarray)}
-        updates = function is smelt.batch_norm_forward and not arguments.get("frozen")
+        updates = function is gradfuse.batch_norm_forward and not arguments.get("frozen")
         written = {"out", "running_mean", "running_var"} if updates else {"out"}
         outputs = [a for name, a in arrays.items() if name in written]
         inputs = [a for a in arrays.values() if not any(np.shares_memory(a, out) for out in outputs)]
@@ -207,7 +207,7 @@ class Kernels:
 
 
 class Exact:
-    """smelt.reference on its arguments in float64: nothing is rounded at the end."""
+    """gradfuse.reference on its arguments in float64: nothing is rounded at the end."""
 
     def __getattr__(self, name):
         function = getattr(ref, name)
@@ -264,7 +264,7 @@ def padded(a):
 LAYOUTS = {f.__name__.rstrip("_"): f for f in (contiguous, strided, reversed_, transposed, misaligned, padded)}
 
 
-# Every function that takes arrays, as operation(smelt or the like, x, g) -> arrays. x and g are alike, of two
+# Every function that takes arrays, as operation(gradfuse or the like, x, g) -> arrays. x and g are alike, of two
 # dimensions or more, and have an even number of channels on axis 1.
 
 
@@ -278,10 +278,10 @@ def operation(f):
 
 def activation(name, s, x, g):
     y = getattr(s, name)(x)
-    return y, getattr(s, f"{name}_backward")(g, x if smelt.saves(name) == "x" else y)
+    return y, getattr(s, f"{name}_backward")(g, x if gradfuse.saves(name) == "x" else y)
 
 
-for name in smelt.activations():
+for name in gradfuse.activations():
     OPERATIONS[name] = partial(activation, name)
 
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 from helpers import assert_identical
 
-import smelt
-from smelt import _core
+import gradfuse
+from gradfuse import _core
 
 SPECS = {spec["name"]: spec for spec in _core.optimizer_list()}
 NAMES = list(SPECS)
@@ -64,7 +64,7 @@ SETTINGS = {name: settings(name) for name in NAMES}
 
 def make(name, params, **options):
     """An optimizer with every part of its formula in use."""
-    return getattr(smelt.optim, name)(params, **{**SETTINGS[name][-1], **options})
+    return getattr(gradfuse.optim, name)(params, **{**SETTINGS[name][-1], **options})
 
 
 def snapshot(opt):

@@ -5,10 +5,10 @@ import pytest
 from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact
 from ulp import BOUNDS, assert_within, epsilon
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
-ACTIVATIONS = smelt.activations()
+ACTIVATIONS = gradfuse.activations()
 
 # Off-default values by the parameter's name; any other parameter takes 1.3 times its default. beta and threshold are so
 # simple that both sides take the same branch, and so low that the branches differ.
@@ -16,7 +16,7 @@ OFF_DEFAULT = {"beta": 0.5, "threshold": 2.0, "min_val": -0.6, "max_val": 1.7}
 
 
 def off_default(name):
-    parameters = smelt._core.activation_info(name)["parameters"]
+    parameters = gradfuse._core.activation_info(name)["parameters"]
     return {p: OFF_DEFAULT.get(p, 1.3 * value or 0.3) for p, value in parameters.items()}
 
 
@@ -63,7 +63,7 @@ def compare(kernels, rng, dtype, name, params, backward):
     else:
         row += "_backward"
         df = getattr(exact, row)
-        saved = x if smelt.saves(name) == "x" else cast(f(x, **params), dtype)
+        saved = x if gradfuse.saves(name) == "x" else cast(f(x, **params), dtype)
         g = cast(rng.normal(size=x.shape), dtype)
         actual, expected = getattr(kernels, row)(g, saved, **params), df(g, saved, **params)
         change = changes(lambda v: df(g, v, **params), saved.astype(np.float64), dtype)
@@ -88,7 +88,7 @@ SHAPES = [(), (0,), (1,), (7,), (64,), (1023,), (65537,), (5, 0, 3), (2, 3, 5), 
 def arrays(rng, shape, dtype, name):
     """x, what the backward reads, and a gradient."""
     x, g = (cast(3 * rng.normal(size=shape), dtype) for _ in range(2))
-    return x, x if smelt.saves(name) == "x" else getattr(ref, name)(x), g
+    return x, x if gradfuse.saves(name) == "x" else getattr(ref, name)(x), g
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -132,7 +132,7 @@ POINTS = [-7.5, -4.1, -2.5, -0.4, -0.03, 0.02, 0.5, 1.2, 2.8, 4.1, 5.5, 7.5]
 def test_special_gradients(kernels, dtype, name, gradient):
     """A gradient that is selected away leaves nothing behind, not even NaN."""
     x = cast(POINTS, dtype)
-    saved, g = x if smelt.saves(name) == "x" else getattr(ref, name)(x), np.full_like(x, gradient)
+    saved, g = x if gradfuse.saves(name) == "x" else getattr(ref, name)(x), np.full_like(x, gradient)
     actual, expected = (getattr(s, f"{name}_backward")(g, saved) for s in (kernels, exact))
     np.testing.assert_array_equal(actual.astype(np.float64), expected)
 

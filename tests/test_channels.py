@@ -8,8 +8,8 @@ import pytest
 from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact, wide
 from ulp import assert_within, epsilon
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 HALF = ["float16", "bfloat16"]
 
@@ -37,7 +37,7 @@ SHAPES = [
 LARGE = [((4000, 130), 1), ((7, 5, 110, 90), 1), ((3, 2, 70000), 1), ((40, 1100, 7), 1), ((2, 100000), 0)]
 shapes = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=lambda v: str(v).replace(" ", ""))
 large_shapes = pytest.mark.parametrize(("shape", "axis"), LARGE, ids=lambda v: str(v).replace(" ", ""))
-activations = pytest.mark.parametrize("activation", smelt.activations())
+activations = pytest.mark.parametrize("activation", gradfuse.activations())
 
 
 def arrays(rng, shape, axis, dtype, vectors=None):

@@ -8,8 +8,8 @@ import pytest
 from helpers import BFLOAT16, DTYPES, LAYOUTS, assert_identical, cast
 from ulp import epsilon, ulp
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 every_device = pytest.mark.usefixtures("device")
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -34,7 +34,7 @@ def assert_near(actual, exact):
 def both(function, ours, **options):
     """The same call on the arrays and on float64 copies of them."""
     exact = [wide(a) for a in ours]
-    results = getattr(smelt, function)(ours, **options), getattr(ref, function)(exact, **options)
+    results = getattr(gradfuse, function)(ours, **options), getattr(ref, function)(exact, **options)
     for a, e in zip(ours, exact, strict=True):
         assert_near(a, e)
     return results
@@ -64,17 +64,17 @@ def test_dtypes_and_layouts_in_one_list(rng):
 def test_nothing_is_written_up_to_max_norm(dtype):
     grads = [cast([3.0, np.nextafter(0, 1)], dtype), cast(-4.0, dtype)]
     before = [g.copy() for g in grads]
-    assert smelt.clip_grad_norm_(grads, 5.0) == 5.0
-    assert smelt.clip_grad_norm_(grads, 4.0, per_array=True) == [3.0, 4.0]
+    assert gradfuse.clip_grad_norm_(grads, 5.0) == 5.0
+    assert gradfuse.clip_grad_norm_(grads, 4.0, per_array=True) == [3.0, 4.0]
     for g, b in zip(grads, before, strict=True):
         assert_identical(g, b)
-    assert smelt.clip_grad_norm_(grads, np.nextafter(5.0, 0.0)) == 5.0
+    assert gradfuse.clip_grad_norm_(grads, np.nextafter(5.0, 0.0)) == 5.0
 
 
 @every_device
 def test_large_half_precision_gradients_are_not_zeroed():
     g = np.full(1000, 60_000, np.float16)
-    assert smelt.clip_grad_norm_([g], 1.0) == pytest.approx(60_000 * 1000**0.5, rel=1e-14)
+    assert gradfuse.clip_grad_norm_([g], 1.0) == pytest.approx(60_000 * 1000**0.5, rel=1e-14)
     np.testing.assert_allclose(wide(g), 1000**-0.5, rtol=2**-11)  # half an ulp of float16
 
 
@@ -84,19 +84,19 @@ def test_the_norm_of_ten_million_elements_is_right_to_rounding(rng, scale):
     g = rng.normal(size=10_000_000).astype(np.float32) * np.float32(scale)
     squares = wide(g) ** 2
     exact = math.sqrt(math.fsum(part.sum() for part in squares.reshape(1000, -1)))
-    assert smelt.clip_grad_norm_([g], np.finfo(np.float64).max) == pytest.approx(exact, rel=1e-13)
-    smelt.clip_grad_norm_([g], exact / 2)
-    assert smelt.clip_grad_norm_([g[::-1]], 0.0) == pytest.approx(exact / 2, rel=1e-7)
+    assert gradfuse.clip_grad_norm_([g], np.finfo(np.float64).max) == pytest.approx(exact, rel=1e-13)
+    gradfuse.clip_grad_norm_([g], exact / 2)
+    assert gradfuse.clip_grad_norm_([g[::-1]], 0.0) == pytest.approx(exact / 2, rel=1e-7)
     assert not g.any()
 
 
 @every_device
 def test_a_norm_beyond_float32():
     g = np.full(10_000, 3e38, np.float32)
-    assert smelt.clip_grad_norm_([g], 1e-3) == pytest.approx(3e40, rel=1e-6)
+    assert gradfuse.clip_grad_norm_([g], 1e-3) == pytest.approx(3e40, rel=1e-6)
     np.testing.assert_allclose(g, 1e-5, rtol=0.05)  # the factor is a denormal of float32
     p = np.zeros(10_000, np.float32)
-    smelt.optim.SGD([p], lr=1.0, max_grad_norm=1e4).step([np.full(10_000, 3e38, np.float32)])
+    gradfuse.optim.SGD([p], lr=1.0, max_grad_norm=1e4).step([np.full(10_000, 3e38, np.float32)])
     np.testing.assert_allclose(p, -100, rtol=1e-6)
 
 
@@ -108,12 +108,12 @@ def test_nonfinite_norms(bad, per_array):
         return [np.array([3.0, 4.0]), np.array([1.0, bad]), np.array([0.5])]
 
     propagated, expected, skipped = grads(), grads(), grads()
-    norms = smelt.clip_grad_norm_(propagated, 1.0, per_array=per_array)
+    norms = gradfuse.clip_grad_norm_(propagated, 1.0, per_array=per_array)
     assert np.array_equal(norms, ref.clip_grad_norm_(expected, 1.0, per_array=per_array), equal_nan=True)
     for a, b in zip(propagated, expected, strict=True):
         np.testing.assert_allclose(a, b)
 
-    norms = smelt.clip_grad_norm_(skipped, 1.0, "skip", per_array=per_array)
+    norms = gradfuse.clip_grad_norm_(skipped, 1.0, "skip", per_array=per_array)
     expected = grads()
     assert np.array_equal(norms, ref.clip_grad_norm_(expected, 1.0, "skip", per_array=per_array), equal_nan=True)
     for a, b in zip(skipped, expected, strict=True):
@@ -122,17 +122,17 @@ def test_nonfinite_norms(bad, per_array):
     refused = grads()
     where = r"grads\[1\]" if per_array else "grads"
     with pytest.raises(ValueError, match=f"^clip_grad_norm_: {where} must have a finite norm, got {abs(bad)}$"):
-        smelt.clip_grad_norm_(refused, 1.0, "raise", per_array=per_array)
+        gradfuse.clip_grad_norm_(refused, 1.0, "raise", per_array=per_array)
     for a, b in zip(refused, grads(), strict=True):
         assert_identical(a, b)
 
 
 @every_device
 def test_lists_without_elements():
-    assert smelt.clip_grad_norm_([], 1.0) == 0.0
-    assert smelt.clip_grad_norm_((), 1.0, per_array=True) == []
-    assert smelt.clip_grad_norm_([np.zeros((0, 3))], 0.0, "raise", per_array=True) == [0.0]
-    smelt.clip_grad_value_([], 1.0)
+    assert gradfuse.clip_grad_norm_([], 1.0) == 0.0
+    assert gradfuse.clip_grad_norm_((), 1.0, per_array=True) == []
+    assert gradfuse.clip_grad_norm_([np.zeros((0, 3))], 0.0, "raise", per_array=True) == [0.0]
+    gradfuse.clip_grad_value_([], 1.0)
 
 
 @every_device
@@ -143,7 +143,7 @@ def test_clip_grad_value(rng, value, dtype, layout):
     grads = arrays(rng, dtype, layout)
     grads[0][0, :3] = [np.inf, -np.inf, np.nan]
     expected = [g.copy() for g in grads]
-    assert smelt.clip_grad_value_(grads, value) is None
+    assert gradfuse.clip_grad_value_(grads, value) is None
     ref.clip_grad_value_(expected, value)
     for g, e in zip(grads, expected, strict=True):
         np.testing.assert_array_equal(wide(g), wide(e))
@@ -155,10 +155,10 @@ def test_thread_counts(rng, threads):
     for n in (1, 4, 7):
         threads(n)
         grads = [g.copy() for g in start]
-        norm = smelt.clip_grad_norm_(grads, 1.0)
-        smelt.clip_grad_value_(grads, 0.003)
+        norm = gradfuse.clip_grad_norm_(grads, 1.0)
+        gradfuse.clip_grad_value_(grads, 0.003)
         matrix = start[3].reshape(400, 250).copy()
-        smelt.max_norm_(matrix, 10.0)
+        gradfuse.max_norm_(matrix, 10.0)
         results.append((norm, *(g.tobytes() for g in grads), matrix.tobytes()))
     assert results[0] == results[1] == results[2]
 
@@ -174,7 +174,7 @@ def test_max_norm(rng, dtype, layout, axis):
     W = layout(cast(rng.normal(size=(4, 3, 5)) * np.linspace(0.5, 2, 5), dtype))
     exact = wide(W)
     r = np.median(np.sqrt((exact**2).sum(axis)))
-    smelt.max_norm_(W, r, axis=axis)
+    gradfuse.max_norm_(W, r, axis=axis)
     ref.max_norm_(exact, r, axis=axis)
     assert_near(W, exact)
 
@@ -186,7 +186,7 @@ def test_max_norm_of_matrices(rng, shape, axis):
     W = rng.normal(size=shape).astype(np.float32)
     exact, untouched = wide(W), W.copy()
     r = 0.99 * shape[axis] ** 0.5
-    smelt.max_norm_(W, r, axis=axis)
+    gradfuse.max_norm_(W, r, axis=axis)
     ref.max_norm_(exact, r, axis=axis)
     assert_near(W, exact)
     small = np.sqrt((wide(untouched) ** 2).sum(axis, keepdims=True)) <= r
@@ -196,16 +196,16 @@ def test_max_norm_of_matrices(rng, shape, axis):
 @every_device
 def test_max_norm_at_the_edges():
     for shape in [(0, 3), (3, 0), (0,)]:
-        smelt.max_norm_(np.zeros(shape), 1.0)
+        gradfuse.max_norm_(np.zeros(shape), 1.0)
     W = np.array([[1.0, np.nan, np.inf, 3e200, 0.0], [1.0, 5.0, 5.0, 4e200, 0.0]])
     expected = W.copy()
-    smelt.max_norm_(W, 1.0)
+    gradfuse.max_norm_(W, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
         ref.max_norm_(expected, 1.0)
     np.testing.assert_allclose(W, expected)
     assert np.array_equal(W[:, 1], [np.nan, 5.0], equal_nan=True)
     large = np.full((1000, 2), 1e30, np.float32)
-    smelt.max_norm_(large, 1.0)
+    gradfuse.max_norm_(large, 1.0)
     np.testing.assert_allclose(large, 1000**-0.5, rtol=1e-6)
 
 
@@ -241,7 +241,7 @@ LISTS = [
 @pytest.mark.parametrize("function", ["clip_grad_norm_", "clip_grad_value_"])
 def test_bad_lists(function, grads, kind, text):
     with error(kind, f"{function}: grads{text}"):
-        getattr(smelt, function)(grads, 0.1)
+        getattr(gradfuse, function)(grads, 0.1)
     assert (BASE == 1).all()
 
 
@@ -258,23 +258,23 @@ LIMITS = [
 @pytest.mark.parametrize(("limit", "kind", "text"), LIMITS)
 def test_bad_limits(limit, kind, text):
     with error(kind, f"clip_grad_norm_: max_norm{text}"):
-        smelt.clip_grad_norm_([BASE], limit)
+        gradfuse.clip_grad_norm_([BASE], limit)
     with error(kind, f"clip_grad_value_: value{text}"):
-        smelt.clip_grad_value_([BASE], limit)
+        gradfuse.clip_grad_value_([BASE], limit)
     with error(kind, f"max_norm_: r{text}"):
-        smelt.max_norm_(BASE, limit)
+        gradfuse.max_norm_(BASE, limit)
     assert (BASE == 1).all()
 
 
 def test_bad_options():
     with error(ValueError, "clip_grad_norm_: nonfinite must be 'propagate', 'skip' or 'raise', got 'drop'"):
-        smelt.clip_grad_norm_([BASE], 0.1, "drop")
+        gradfuse.clip_grad_norm_([BASE], 0.1, "drop")
     with error(TypeError, "clip_grad_norm_: nonfinite must be a string, got None"):
-        smelt.clip_grad_norm_([BASE], 0.1, None)
+        gradfuse.clip_grad_norm_([BASE], 0.1, None)
     with error(TypeError, "clip_grad_norm_: per_array must be True or False, got 1"):
-        smelt.clip_grad_norm_([BASE], 0.1, per_array=1)
+        gradfuse.clip_grad_norm_([BASE], 0.1, per_array=1)
     with error(TypeError, "max_norm_: takes at most 2 positional arguments, got 3"):
-        smelt.max_norm_(BASE, 0.1, 1)
+        gradfuse.max_norm_(BASE, 0.1, 1)
     assert (BASE == 1).all()
 
 
@@ -293,14 +293,14 @@ def test_bad_options():
 ])  # fmt: skip
 def test_bad_axes(axis, kind, text):
     with error(kind, f"max_norm_: axis {text}"):
-        smelt.max_norm_(BASE, 0.1, axis=axis)
+        gradfuse.max_norm_(BASE, 0.1, axis=axis)
     assert (BASE == 1).all()
 
 
 def test_bad_weights():
     with error(ValueError, "max_norm_: W must be writeable, got a read-only array"):
-        smelt.max_norm_(FROZEN, 0.1)
+        gradfuse.max_norm_(FROZEN, 0.1)
     with error(TypeError, "max_norm_: W must be float16, bfloat16, float32 or float64, got int64"):
-        smelt.max_norm_(np.ones((2, 2), int), 0.1)
+        gradfuse.max_norm_(np.ones((2, 2), int), 0.1)
     with error(ValueError, "max_norm_: axis must be different axes of an array of 0 dimensions, got 0"):
-        smelt.max_norm_(np.ones(()), 0.1)
+        gradfuse.max_norm_(np.ones(()), 0.1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import COMPILED, DEVICES, DTYPES, OPERATIONS, assert_identical, cast, python, to_numpy
 
-import smelt
-from smelt import _core
+import gradfuse
+from gradfuse import _core
 
 (DEVICE,) = [d for d in DEVICES if d != "cpu"] or ["none"]
 pytestmark = [
@@ -28,11 +28,11 @@ def device_array(values, dtype="float32"):
 def emulator():
     """The emulator's own functions: whose memory is whose."""
     library = ctypes.CDLL(_core.__file__)
-    library.smelt_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    library.smelt_emulator_freed.argtypes = [ctypes.c_void_p]
+    library.gradfuse_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.gradfuse_emulator_freed.argtypes = [ctypes.c_void_p]
     yield library
-    library.smelt_emulator_capture(False)
-    library.smelt_emulator_fail(False)
+    library.gradfuse_emulator_capture(False)
+    library.gradfuse_emulator_fail(False)
 
 
 class Interface:
@@ -47,7 +47,7 @@ class Interface:
 
 
 def interface(emulator, host, device=0, **changes):
-    emulator.smelt_emulator_allocated(host.ctypes.data, max(host.nbytes, 1), device)
+    emulator.gradfuse_emulator_allocated(host.ctypes.data, max(host.nbytes, 1), device)
     import cupy
 
     return Interface(cupy.ndarray(host, device), **changes)
@@ -65,21 +65,21 @@ def test_results_are_of_the_input_s_kind(on):
             continue
         for result in operation(DeviceArguments(), np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)):
             assert isinstance(result, cupy.ndarray)
-    y, _ = smelt.batch_norm_forward(x, None, None)
+    y, _ = gradfuse.batch_norm_forward(x, None, None)
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
-    loss, _ = smelt.mse_loss(x, x)
+    loss, _ = gradfuse.mse_loss(x, x)
     assert isinstance(loss, cupy.ndarray)
     assert loss.shape == ()
-    norm = smelt.clip_grad_norm_([x], 1.0)
+    norm = gradfuse.clip_grad_norm_([x], 1.0)
     assert isinstance(norm, cupy.ndarray)
     assert float(to_numpy(norm)) == pytest.approx(24**0.5)
 
 
 class DeviceArguments:
-    """smelt, called with arrays on the device for those of NumPy."""
+    """gradfuse, called with arrays on the device for those of NumPy."""
 
     def __getattr__(self, name):
-        function = getattr(smelt, name)
+        function = getattr(gradfuse, name)
 
         def moved(a):
             return device_array(a, a.dtype) if isinstance(a, np.ndarray) else a
@@ -97,11 +97,11 @@ def test_cuda_array_interface(on, emulator, dtype):
     for a in (host, host[::2, 1:], host.T, host[:0]):
         x = interface(emulator, host)
         x = Interface(type(x.array)(a)) if a is not host else x
-        assert_identical(np.ascontiguousarray(to_numpy(smelt.elu(x))), smelt.elu(a.copy()))
+        assert_identical(np.ascontiguousarray(to_numpy(gradfuse.elu(x))), gradfuse.elu(a.copy()))
     out = np.empty_like(host)
     y = interface(emulator, out)
-    assert smelt.elu(interface(emulator, host), out=y) is y
-    assert_identical(out, smelt.elu(host))
+    assert gradfuse.elu(interface(emulator, host), out=y) is y
+    assert_identical(out, gradfuse.elu(host))
 
 
 @emulated
@@ -110,7 +110,7 @@ def test_read_only_interface(on, emulator):
     x = interface(emulator, host)
     fixed = Interface(x.array, data=(host.ctypes.data, True))
     with pytest.raises(ValueError, match=r"^elu: out must be writeable, got a read-only array$"):
-        smelt.elu(x, out=fixed)
+        gradfuse.elu(x, out=fixed)
 
 
 @emulated
@@ -120,9 +120,9 @@ def test_the_stream_of_an_interface_is_waited_for(on, emulator):
     host = np.ones(5, np.float32)
     x = interface(emulator, host)
     before = len(cupy.WAITED)
-    smelt.relu(x)  # stream 1 is CuPy's null stream
+    gradfuse.relu(x)  # stream 1 is CuPy's null stream
     assert len(cupy.WAITED) == before
-    smelt.relu(Interface(x.array, stream=77))
+    gradfuse.relu(Interface(x.array, stream=77))
     assert cupy.WAITED[before:] == [77]
 
 
@@ -130,19 +130,19 @@ def test_the_stream_of_an_interface_is_waited_for(on, emulator):
 def test_swapped_bytes_are_refused(on, emulator):
     x = interface(emulator, np.ones(5, np.float32))
     with pytest.raises(TypeError, match=r"^relu: x must be in the machine's byte order, got a swapped array$"):
-        smelt.relu(Interface(x.array, typestr=">f4"))
+        gradfuse.relu(Interface(x.array, typestr=">f4"))
 
 
 @emulated
 def test_foreign_and_freed_pointers(on, emulator):
     host = np.ones(5, np.float32)
     x = interface(emulator, host)
-    smelt.relu(x)
-    emulator.smelt_emulator_freed(host.ctypes.data)
+    gradfuse.relu(x)
+    emulator.gradfuse_emulator_freed(host.ctypes.data)
     with pytest.raises(
         ValueError, match=r"^relu: x must point to memory of a CUDA device, got a pointer that does not$"
     ):
-        smelt.relu(x)
+        gradfuse.relu(x)
 
 
 @emulated
@@ -151,31 +151,31 @@ def test_devices_are_not_mixed(on, emulator):
 
     x, y = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
     first, second = cupy.ndarray(x, 0), cupy.ndarray(y, 1)
-    assert_identical(to_numpy(smelt.elu(second)), smelt.elu(y))
+    assert_identical(to_numpy(gradfuse.elu(second)), gradfuse.elu(y))
     for other, where in ((second, "CUDA device 1"), (y, "the CPU")):
         with pytest.raises(
             ValueError,
             match=rf"^elu_backward: saved must be on the device of grad_out, CUDA device 0, got one on {where}$",
         ):
-            smelt.elu_backward(first, other)
+            gradfuse.elu_backward(first, other)
         with pytest.raises(ValueError, match=rf"out must be on the device of x, CUDA device 0, got one on {where}$"):
-            smelt.elu(first, out=other)
+            gradfuse.elu(first, out=other)
         with pytest.raises(ValueError, match=rf"weight must be on the device of x, CUDA device 0, got one on {where}$"):
-            smelt.batch_norm_forward(first, None, None, other[0])
+            gradfuse.batch_norm_forward(first, None, None, other[0])
         with pytest.raises(ValueError, match=r"params\[1\] must be on the device of the first, CUDA device 0, got .*"):
-            smelt.optim.Adam([first, other])
-        opt = smelt.optim.Adam([first])
+            gradfuse.optim.Adam([first, other])
+        opt = gradfuse.optim.Adam([first])
         with pytest.raises(ValueError, match=rf"grads\[0\] must be on the device of its parameter, .* {where}$"):
             opt.step([other])
         with pytest.raises(ValueError, match=rf"grads\[1\] must be on the device of the first, .* {where}$"):
-            smelt.clip_grad_norm_([first, other], 1.0)
+            gradfuse.clip_grad_norm_([first, other], 1.0)
         with pytest.raises(ValueError, match=rf"target must be on the device of logits, .* {where}$"):
-            smelt.cross_entropy(first, np.zeros(4, int) if other is y else cupy.ndarray(np.zeros(4, int), 1))
+            gradfuse.cross_entropy(first, np.zeros(4, int) if other is y else cupy.ndarray(np.zeros(4, int), 1))
 
 
 def test_host_labels_are_refused(on):
     with pytest.raises(ValueError, match=r"^cross_entropy: target must be on the device of logits, CUDA device 0, got"):
-        smelt.cross_entropy(device_array(np.ones((2, 3))), np.array([0, 1]))
+        gradfuse.cross_entropy(device_array(np.ones((2, 3))), np.array([0, 1]))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64"])
@@ -183,8 +183,8 @@ def test_host_labels_are_refused(on):
 def test_labels(on, dtype, step):
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     labels = np.array([0, 4, 2, 1, 3, 0]).repeat(step).astype(dtype)
-    expected = smelt.cross_entropy(logits, labels[::step])
-    actual = smelt.cross_entropy(device_array(logits), device_array(labels, dtype)[::step])
+    expected = gradfuse.cross_entropy(logits, labels[::step])
+    actual = gradfuse.cross_entropy(device_array(logits), device_array(labels, dtype)[::step])
     for a, e in zip(actual, expected, strict=True):
         np.testing.assert_allclose(to_numpy(a), e, rtol=1e-6)
 
@@ -192,8 +192,8 @@ def test_labels(on, dtype, step):
 @pytest.mark.parametrize("bad", [-1, 5, 2**40])
 def test_a_class_that_does_not_exist_gives_nan_and_touches_no_other_row(on, bad):
     logits = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    losses, d = smelt.cross_entropy(device_array(logits), device_array([1, bad, 2], "int64"), reduction="none")
-    good, dgood = smelt.cross_entropy(logits, np.array([1, 0, 2]), reduction="none")
+    losses, d = gradfuse.cross_entropy(device_array(logits), device_array([1, bad, 2], "int64"), reduction="none")
+    good, dgood = gradfuse.cross_entropy(logits, np.array([1, 0, 2]), reduction="none")
     assert np.isnan(to_numpy(losses)[1])
     assert np.isnan(to_numpy(d)[1]).all()
     np.testing.assert_allclose(to_numpy(losses)[[0, 2]], good[[0, 2]], rtol=1e-6)
@@ -204,16 +204,16 @@ def test_a_class_that_does_not_exist_gives_nan_and_touches_no_other_row(on, bad)
 
 
 @pytest.mark.skipif(_core.build_info()["isa"] == "baseline", reason="without fused multiplications")
-@pytest.mark.parametrize("name", smelt.activations())
+@pytest.mark.parametrize("name", gradfuse.activations())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_activations_are_the_cpu_s_bits(on, rng, name, dtype):
     x = cast(np.concatenate([rng.normal(size=5000) * scale for scale in (0.01, 1, 30)]), dtype)
     g = cast(rng.normal(size=x.shape), dtype)
-    y = getattr(smelt, name)(x)
-    assert_identical(to_numpy(getattr(smelt, name)(device_array(x, dtype))), y)
-    saved = x if smelt.saves(name) == "x" else y
-    dx = getattr(smelt, f"{name}_backward")(device_array(g, dtype), device_array(saved, dtype))
-    assert_identical(to_numpy(dx), getattr(smelt, f"{name}_backward")(g, saved))
+    y = getattr(gradfuse, name)(x)
+    assert_identical(to_numpy(getattr(gradfuse, name)(device_array(x, dtype))), y)
+    saved = x if gradfuse.saves(name) == "x" else y
+    dx = getattr(gradfuse, f"{name}_backward")(device_array(g, dtype), device_array(saved, dtype))
+    assert_identical(to_numpy(dx), getattr(gradfuse, f"{name}_backward")(g, saved))
 
 
 # Optimizers
@@ -221,7 +221,7 @@ def test_activations_are_the_cpu_s_bits(on, rng, name, dtype):
 
 def test_nothing_comes_to_the_host_unasked(on):
     p = device_array(np.ones(5))
-    opt = smelt.optim.Adam([p], max_grad_norm=1.0)
+    opt = gradfuse.optim.Adam([p], max_grad_norm=1.0)
     opt.step([device_array(np.full(5, 3))])
     assert type(opt.last_grad_norm) is type(p)
     assert float(to_numpy(opt.last_grad_norm)) == pytest.approx(45**0.5)
@@ -230,7 +230,7 @@ def test_nothing_comes_to_the_host_unasked(on):
 
 def test_a_skipped_step_is_not_counted(on):
     p = device_array(np.ones(5))
-    opt = smelt.optim.Adam([p], nonfinite="skip")
+    opt = gradfuse.optim.Adam([p], nonfinite="skip")
     opt.step([device_array(np.full(5, np.nan))])
     assert opt.t == 0
     opt.step([device_array(np.ones(5))])
@@ -241,7 +241,8 @@ def test_a_skipped_step_is_not_counted(on):
 def test_more_groups_than_come_as_arguments(on):
     params, plain = [device_array(np.ones(3)) for _ in range(9)], [np.ones(3, np.float32) for _ in range(9)]
     opts = [
-        smelt.optim.NAdam([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(ps)], lr=1e-3) for ps in (params, plain)
+        gradfuse.optim.NAdam([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(ps)], lr=1e-3)
+        for ps in (params, plain)
     ]
     for _ in range(3):
         opts[0].step([device_array(np.ones(3))] * 9)
@@ -252,7 +253,7 @@ def test_more_groups_than_come_as_arguments(on):
 
 def test_more_groups_than_shared_memory_holds(on):
     params = [device_array(np.ones(1)) for _ in range(5000)]
-    opt = smelt.optim.SGD([{"params": [p]} for p in params], lr=1.0)
+    opt = gradfuse.optim.SGD([{"params": [p]} for p in params], lr=1.0)
     with pytest.raises(ValueError, match=r"^SGD.step: groups must fit this GPU's shared memory, got 5000 of them"):
         opt.step(params[::-1])
     assert opt.t == 0
@@ -261,7 +262,7 @@ def test_more_groups_than_shared_memory_holds(on):
 
 def test_state_moves_between_devices(on):
     p, q = device_array(np.ones(5)), np.ones(5, np.float32)
-    ours, host = smelt.optim.Adam([p]), smelt.optim.Adam([q])
+    ours, host = gradfuse.optim.Adam([p]), gradfuse.optim.Adam([q])
     host.step([np.ones(5, np.float32)])
     ours.load_state_dict(host.state_dict())
     p[...] = device_array(q)
@@ -288,8 +289,8 @@ def test_parameters_that_autograd_follows(on):
 
     p, q = np.ones(5, np.float16), np.ones(5, np.float16)
     for master_weights in (False, True):
-        ours = smelt.optim.Adam([Tracked(p)], master_weights=master_weights)
-        plain = smelt.optim.Adam([q], master_weights=master_weights)
+        ours = gradfuse.optim.Adam([Tracked(p)], master_weights=master_weights)
+        plain = gradfuse.optim.Adam([q], master_weights=master_weights)
         ours.step([device_array(np.ones(5), "float16")])
         plain.step([np.ones(5, np.float16)])
         assert_identical(p, q)
@@ -303,7 +304,7 @@ def test_a_parameter_that_moved_is_refused(on):
         requires_grad = False
 
     p = Tensor(np.ones(5, np.float32))
-    opt = smelt.optim.Adam([p])
+    opt = gradfuse.optim.Adam([p])
     p.device = cupy.cuda.Device(1)
     with pytest.raises(ValueError, match=r"params\[0\] must stay on CUDA device 0, got it on CUDA device 1$"):
         opt.step([cupy.ndarray(np.ones(5, np.float32), 1)])
@@ -314,7 +315,7 @@ def test_a_parameter_that_moved_is_refused(on):
 
 def test_capturable_follows_its_own_clock_and_rate(on):
     p, q = device_array(np.ones(4)), np.ones(4, np.float32)
-    opt, host = smelt.optim.NAdam([p], lr=0.1, capturable=True), smelt.optim.NAdam([q], lr=0.1)
+    opt, host = gradfuse.optim.NAdam([p], lr=0.1, capturable=True), gradfuse.optim.NAdam([q], lr=0.1)
     for step in range(3):
         opt.lr = host.lr = 0.1 / (step + 1)
         opt.step([device_array(np.full(4, 0.3))])
@@ -326,58 +327,58 @@ def test_capturable_follows_its_own_clock_and_rate(on):
 def test_what_cannot_be_captured_is_refused(on):
     p = device_array(np.ones(3))
     with pytest.raises(ValueError, match=r"^Adam: lr must be a number where capturable is True, got a schedule$"):
-        smelt.optim.Adam([p], lr=lambda step: 0.1, capturable=True)
+        gradfuse.optim.Adam([p], lr=lambda step: 0.1, capturable=True)
     with pytest.raises(ValueError, match=r"^Adam: nonfinite must be 'propagate' or 'skip' where capturable is True"):
-        smelt.optim.Adam([p], nonfinite="raise", capturable=True)
+        gradfuse.optim.Adam([p], nonfinite="raise", capturable=True)
 
 
 def test_a_constant_channel(on):
     """Its variance is 0, not what rounding leaves of it."""
     x, var = device_array(np.full((2000, 3), 0.1), "float64"), device_array(np.zeros(3), "float64")
-    smelt.batch_norm_forward(x, device_array(np.zeros(3), "float64"), var, eps=0.0, momentum=1.0)
+    gradfuse.batch_norm_forward(x, device_array(np.zeros(3), "float64"), var, eps=0.0, momentum=1.0)
     assert (to_numpy(var) >= 0).all()
     assert (to_numpy(var) < 1e-30).all()
 
 
 def test_capturable_on_the_cpu_is_refused(on):
     with pytest.raises(ValueError, match=r"^Adam: capturable must be False for arrays on the CPU, got True$"):
-        smelt.optim.Adam([np.ones(3)], capturable=True)
+        gradfuse.optim.Adam([np.ones(3)], capturable=True)
     with pytest.raises(RuntimeError, match=r"^Adam.refresh: capturable must be True, got False$"):
-        smelt.optim.Adam([np.ones(3)]).refresh()
+        gradfuse.optim.Adam([np.ones(3)]).refresh()
 
 
 def test_capturable_generator(on):
     x = np.ones(1000, np.float32)
-    plain, ours = smelt.Generator(5), smelt.Generator(5, capturable=True)
+    plain, ours = gradfuse.Generator(5), gradfuse.Generator(5, capturable=True)
     for _ in range(3):
-        y, ctx = smelt.dropout_forward(device_array(x), 0.5, rng=ours)
-        expected, _ = smelt.dropout_forward(x, 0.5, rng=plain)
+        y, ctx = gradfuse.dropout_forward(device_array(x), 0.5, rng=ours)
+        expected, _ = gradfuse.dropout_forward(x, 0.5, rng=plain)
         assert_identical(to_numpy(y), expected)
-        assert_identical(to_numpy(smelt.dropout_backward(device_array(x), ctx)), expected)
+        assert_identical(to_numpy(gradfuse.dropout_backward(device_array(x), ctx)), expected)
     assert ours.stream == 3
     assert ours.state_dict() == plain.state_dict()
     ours.load_state_dict({"seed": 5, "stream": 1})
-    again, _ = smelt.dropout_forward(x, 0.5, rng=smelt.Generator(5))
-    smelt.dropout_forward(device_array(x), 0.5, rng=ours)
+    again, _ = gradfuse.dropout_forward(x, 0.5, rng=gradfuse.Generator(5))
+    gradfuse.dropout_forward(device_array(x), 0.5, rng=ours)
     assert ours.stream == 2
     with pytest.raises(ValueError, match=r"^Generator: a capturable one draws for arrays on CUDA devices, got one on"):
-        smelt.dropout_forward(x, 0.5, rng=ours)
+        gradfuse.dropout_forward(x, 0.5, rng=ours)
     assert again.shape == x.shape
 
 
 @emulated
 def test_what_a_capture_would_freeze_is_refused(on, emulator):
     x = device_array(np.ones(100))
-    plain, fresh = smelt.Generator(1), smelt.Generator(1, capturable=True)
-    opt, fixed = smelt.optim.SGD([x], capturable=True), smelt.optim.SGD([x])
-    used = smelt.Generator(1, capturable=True)
-    smelt.dropout_forward(x, rng=used)
-    early = smelt.optim.SGD([x], capturable=True)
+    plain, fresh = gradfuse.Generator(1), gradfuse.Generator(1, capturable=True)
+    opt, fixed = gradfuse.optim.SGD([x], capturable=True), gradfuse.optim.SGD([x])
+    used = gradfuse.Generator(1, capturable=True)
+    gradfuse.dropout_forward(x, rng=used)
+    early = gradfuse.optim.SGD([x], capturable=True)
     opt.step([x])
-    emulator.smelt_emulator_capture(True)
+    emulator.gradfuse_emulator_capture(True)
     refused = {
-        "Generator: capturable must be True, got False": lambda: smelt.dropout_forward(x, rng=plain),
-        "Generator: must have drawn before, got the first draw": lambda: smelt.dropout_forward(x, rng=fresh),
+        "Generator: capturable must be True, got False": lambda: gradfuse.dropout_forward(x, rng=plain),
+        "Generator: must have drawn before, got the first draw": lambda: gradfuse.dropout_forward(x, rng=fresh),
         "SGD.step: capturable must be True": lambda: fixed.step([x]),
     }
     for text, call in refused.items():
@@ -389,10 +390,10 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
     with pytest.raises(ValueError, match="hyper-parameters must be those of the step before"):
         opt.step([x])
     opt.groups[0]["lr"] = 1e-3
-    smelt.dropout_forward(x, rng=used)
-    smelt.dropout_forward(x, rng=3)  # a seed is a mask that stays
+    gradfuse.dropout_forward(x, rng=used)
+    gradfuse.dropout_forward(x, rng=3)  # a seed is a mask that stays
     opt.step([x])
-    emulator.smelt_emulator_capture(False)
+    emulator.gradfuse_emulator_capture(False)
     assert (plain.stream, fixed.t) == (0, 0)
 
 
@@ -402,19 +403,19 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
 @emulated
 def test_a_launch_that_fails_names_function_and_error_and_harms_nothing(on, emulator):
     x = device_array(np.linspace(-1, 1, 50))
-    opt = smelt.optim.Adam([x], max_grad_norm=1.0)
+    opt = gradfuse.optim.Adam([x], max_grad_norm=1.0)
     before = to_numpy(x).copy()
-    emulator.smelt_emulator_fail(True)
+    emulator.gradfuse_emulator_fail(True)
     with pytest.raises(RuntimeError, match=r"^elu: CUDA failed: .* \(cudaError\w*\)$"):
-        smelt.elu(x)
+        gradfuse.elu(x)
     with pytest.raises(RuntimeError, match=r"^Adam\.step: CUDA failed: "):
         opt.step([x])
     with pytest.raises(RuntimeError, match=r"^batch_norm_forward: CUDA failed: "):
-        smelt.batch_norm_forward(x[None], None, None, axis=0)
-    emulator.smelt_emulator_fail(False)
+        gradfuse.batch_norm_forward(x[None], None, None, axis=0)
+    emulator.gradfuse_emulator_fail(False)
     assert_identical(to_numpy(x), before)
     assert opt.t == 0
-    assert_identical(to_numpy(smelt.elu(x)), smelt.elu(before))
+    assert_identical(to_numpy(gradfuse.elu(x)), gradfuse.elu(before))
     opt.step([device_array(np.ones(50))])
     assert opt.t == 1
 
@@ -428,25 +429,25 @@ def test_launches(on, emulator):
     params = [device_array(np.ones(n)) for n in (5, 100, 70_000, 0)]
     grads = [device_array(np.full(p.shape, 0.1)) for p in params]
     optimizers = {
-        name: [getattr(smelt.optim, name)(params, **o) for o in ({}, {"max_grad_norm": 1.0})] for name in COMPILED
+        name: [getattr(gradfuse.optim, name)(params, **o) for o in ({}, {"max_grad_norm": 1.0})] for name in COMPILED
     }
     for plain, clipped in optimizers.values():  # the first step writes its tables
         plain.step(grads)
         clipped.step(grads)
 
     def launches(call):
-        before = emulator.smelt_emulator_launches()
+        before = emulator.gradfuse_emulator_launches()
         call()
-        return emulator.smelt_emulator_launches() - before
+        return emulator.gradfuse_emulator_launches() - before
 
     for name, (plain, clipped) in optimizers.items():
         assert launches(lambda opt=plain: opt.step(grads)) == 1, name
         assert launches(lambda opt=clipped: opt.step(grads)) == 2, name
-    assert launches(lambda: smelt.elu(x)) == 1
-    assert launches(lambda: smelt.dropout_forward(x, rng=1)) == 1
-    assert launches(lambda: smelt.softmax(x)) == 1
-    assert launches(lambda: smelt.mse_loss(x, x)) == 2
-    assert launches(lambda: smelt.batch_norm_forward(x, *vectors, activation="relu", dropout=0.1, rng=1)) == 4
+    assert launches(lambda: gradfuse.elu(x)) == 1
+    assert launches(lambda: gradfuse.dropout_forward(x, rng=1)) == 1
+    assert launches(lambda: gradfuse.softmax(x)) == 1
+    assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
+    assert launches(lambda: gradfuse.batch_norm_forward(x, *vectors, activation="relu", dropout=0.1, rng=1)) == 4
 
 
 # Sizes
@@ -454,21 +455,21 @@ def test_launches(on, emulator):
 
 def test_zero_size_arrays_anywhere(on):
     empty = device_array(np.zeros((0, 3)))
-    assert smelt.elu(empty).shape == (0, 3)
-    assert smelt.dropout_forward(empty)[0].shape == (0, 3)
-    assert smelt.softmax(empty).shape == (0, 3)
+    assert gradfuse.elu(empty).shape == (0, 3)
+    assert gradfuse.dropout_forward(empty)[0].shape == (0, 3)
+    assert gradfuse.softmax(empty).shape == (0, 3)
     p = [device_array(np.ones(s)) for s in ((0,), (2,), (0, 4), (3,), (0,))]
-    opt = smelt.optim.Adam(p, max_grad_norm=1.0)
+    opt = gradfuse.optim.Adam(p, max_grad_norm=1.0)
     opt.step([device_array(np.ones(a.shape)) for a in p])
     assert [to_numpy(a).min() < 1 for a in p if a.size] == [True, True]
-    assert float(to_numpy(smelt.clip_grad_norm_([p[0]], 1.0))) == 0
+    assert float(to_numpy(gradfuse.clip_grad_norm_([p[0]], 1.0))) == 0
 
 
 # What is kept of other libraries is not touched when Python has gone.
 LAST_WORDS = """
-import helpers, cupy, smelt
+import helpers, cupy, gradfuse
 cupy.cuda.get_current_stream = lambda device, get=cupy.cuda.get_current_stream: get(device)
-smelt.relu(cupy.zeros(3, "float32"))
+gradfuse.relu(cupy.zeros(3, "float32"))
 del cupy.cuda.get_current_stream, cupy
 """
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import smelt
-from smelt import _core
+import gradfuse
+from gradfuse import _core
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = re.compile(r"\b(ld|st)\.(?:global\.)?(?:v4\.[uf]32|v4\.b32|v2\.[uf]64|v2\.b64)")
@@ -21,7 +21,16 @@ def build(tmp_path_factory):
     if nvcc is None:
         pytest.skip("needs nvcc")
     folder = tmp_path_factory.mktemp("nvcc")
-    flags = ["-std=c++17", "-O3", "-arch=sm_90", "--fmad=false", "-Icsrc", "-DSMELT_ISA=device", "-Xptxas=-v", "--keep"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-arch=sm_90",
+        "--fmad=false",
+        "-Icsrc",
+        "-DGRADFUSE_ISA=device",
+        "-Xptxas=-v",
+        "--keep",
+    ]
 
     def build(name):
         command = [nvcc, *flags, f"--keep-dir={folder}", "--cubin", "-o", str(folder / f"{name}.cubin")]
@@ -62,7 +71,7 @@ def test_optimizers_access_16_bytes(multi_tensor):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_activations_access_16_bytes_and_spill_nothing(build, direction):
     report, code = build(f"activations_{direction}")
-    assert len(code) == 4 * len(smelt.activations())
+    assert len(code) == 4 * len(gradfuse.activations())
     for name, text in code.items():
         loads = 2 if direction == "forward" else 4  # of one or two arrays, two under way
         found = WIDE.findall(text)

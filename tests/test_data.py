@@ -20,14 +20,14 @@ import pytest
 from helpers import BFLOAT16, LAYOUTS, assert_identical, python
 from scipy import ndimage
 
-from smelt import data, schedules
-from smelt.data import Batches, Standardizer, augment, compose, crop, flip, noise, prefetch, rotate, shift
+from gradfuse import data, schedules
+from gradfuse.data import Batches, Standardizer, augment, compose, crop, flip, noise, prefetch, rotate, shift
 
 FLOATS = ["float16", BFLOAT16, "float32", "float64"]
 
 
 def prefetching():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("smelt-prefetch")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("gradfuse-prefetch")]
 
 
 @pytest.fixture(autouse=True)
@@ -631,7 +631,7 @@ def test_prefetch_keeps_no_item():
 def test_a_process_ends_though_its_batches_are_at_work():
     code = """
 import itertools, numpy as np
-from smelt.data import Batches, prefetch
+from gradfuse.data import Batches, prefetch
 count = prefetch(itertools.count(), 3)
 batches = iter(Batches(np.arange(100), batch_size=1, prefetch=4))
 print(next(count), len(next(batches)))
@@ -1136,7 +1136,7 @@ ERRORS = [
     (
         lambda: augment(flip),
         TypeError,
-        "compose: augmentations must be functions (images, rng), got <class 'smelt.data.flip'>",
+        "compose: augmentations must be functions (images, rng), got <class 'gradfuse.data.flip'>",
     ),
 ]
 
@@ -1150,14 +1150,13 @@ def test_errors(call, error, message):
 
 def test_rotate_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-    with pytest.raises(ImportError, match=r"^rotate: scipy is needed: pip install smelt\[training\]$"):
+    with pytest.raises(ImportError, match=r"^rotate: scipy is needed: pip install gradfuse\[training\]$"):
         rotate(3)(IMAGES, 0)
 
 
 def test_scipy_is_imported_by_rotate_alone():
-    code = (
-        "import sys, smelt.data, numpy as np; smelt.data.shift(1)(np.ones((1, 1, 2, 2))); print('scipy' in sys.modules)"
-    )
+    code = "import sys, numpy as np\nfrom gradfuse.data import shift\n"
+    code += "shift(1)(np.ones((1, 1, 2, 2)))\nprint('scipy' in sys.modules)"
     assert python("-c", code).stdout == "False\n"
 
 

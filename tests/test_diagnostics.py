@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-import smelt
-from smelt import diagnostics, nn
-from smelt.data import Batches
-from smelt.diagnostics import (
+import gradfuse
+from gradfuse import diagnostics, nn
+from gradfuse.data import Batches
+from gradfuse.diagnostics import (
     Watch,
     gradcheck,
     gradcheck_layer,
@@ -19,8 +19,8 @@ from smelt.diagnostics import (
     overfits,
     update_ratios,
 )
-from smelt.optim import SGD, Adam
-from smelt.training import fit
+from gradfuse.optim import SGD, Adam
+from gradfuse.training import fit
 
 CLASSES = 5
 
@@ -74,7 +74,7 @@ def train(model, x, labels, steps=1, lr=0.05):
     optimizer = SGD(model.parameters(), lr=lr)
     model.train()
     for _ in range(steps):
-        loss, grad = smelt.cross_entropy(model(x), labels)
+        loss, grad = gradfuse.cross_entropy(model(x), labels)
         model.backward(grad, input_grad=False)
         optimizer.step()
         model.zero_grad()
@@ -90,7 +90,7 @@ def log_sum_exp_loss(logits, labels):
 
 
 def test_initial_loss_of_a_model_that_knows_nothing_is_log_classes(x, labels):
-    model = nn.Sequential(nn.Linear(12, CLASSES, init=smelt.init.zeros()))
+    model = nn.Sequential(nn.Linear(12, CLASSES, init=gradfuse.init.zeros()))
     report = initial_loss(model, x, labels)
     assert report.loss == pytest.approx(math.log(CLASSES), rel=1e-6)
     assert report.expected == pytest.approx(math.log(CLASSES), rel=1e-6)
@@ -142,9 +142,9 @@ def test_initial_loss_of_other_losses(x, rng):
     target = rng.integers(0, 2, (64, 1)).astype(np.float32)
     report = initial_loss(model, x, target, nn.binary_cross_entropy_with_logits)
     assert report.expected == pytest.approx(math.log(2), rel=1e-6)
-    report = initial_loss(model, x, 3 * target, smelt.mse_loss)
+    report = initial_loss(model, x, 3 * target, gradfuse.mse_loss)
     assert report.expected == pytest.approx(float((9 * target**2).mean()), rel=1e-6)
-    assert initial_loss(model, x, target, smelt.mse_loss, 17).expected == math.log(17)
+    assert initial_loss(model, x, target, gradfuse.mse_loss, 17).expected == math.log(17)
 
 
 def test_the_tolerance_of_the_initial_loss():
@@ -197,7 +197,7 @@ def test_overfits_takes_pairs_of_samples_from_everywhere(x, labels):
 
     def loss(prediction, target):
         seen.append(target)
-        return smelt.cross_entropy(prediction, target)
+        return gradfuse.cross_entropy(prediction, target)
 
     class Spy(nn.Flatten):
         def forward(self, x):
@@ -254,7 +254,7 @@ def test_overfits_takes_no_step_on_an_infinite_loss(x, labels):
         (
             {"make_optimizer": 3},
             TypeError,
-            "overfits: make_optimizer must be a function of the parameters, such as smelt.optim.Adam, got int",
+            "overfits: make_optimizer must be a function of the parameters, such as gradfuse.optim.Adam, got int",
         ),
     ],
 )
@@ -276,7 +276,7 @@ def test_the_range_test_is_gradient_descent_at_growing_rates(rng):
     x, target = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
     model = nn.Sequential(nn.Linear(3, 2, bias=False, dtype="float64", rng=0))
     report = lr_range_test(
-        model, (x, target), SGD, loss=smelt.mse_loss, min_lr=1e-3, max_lr=100.0, steps=60, smoothing=0.7
+        model, (x, target), SGD, loss=gradfuse.mse_loss, min_lr=1e-3, max_lr=100.0, steps=60, smoothing=0.7
     )
 
     w = model[0].weight.data.copy()
@@ -313,7 +313,7 @@ def test_the_range_test_goes_through_data_again(x, labels):
 
     def loss(prediction, target):
         seen.append(int(target[0]))
-        return smelt.cross_entropy(prediction, target)
+        return gradfuse.cross_entropy(prediction, target)
 
     batches = [(x[:8], np.full(8, k)) for k in range(3)]
     lr_range_test(mlp(), batches, SGD, loss=loss, max_lr=1e-5, steps=8)
@@ -409,7 +409,7 @@ def test_the_range_test_is_drawn(x, labels, tmp_path):
         (
             {"make_optimizer": SGD([np.zeros(3, np.float32)])},
             TypeError,
-            "make_optimizer must be a function of the parameters, such as smelt.optim.Adam, got SGD",
+            "make_optimizer must be a function of the parameters, such as gradfuse.optim.Adam, got SGD",
         ),
     ],
 )
@@ -478,7 +478,7 @@ def test_update_ratios_of_a_real_step(x, labels):
     model, calls = mlp(), []
     optimizer = SGD(model.parameters(), lr=0.02)
     before = model.state_dict()
-    _, grad = smelt.cross_entropy(model(x), labels)
+    _, grad = gradfuse.cross_entropy(model(x), labels)
     model.backward(grad)
 
     def step():
@@ -522,7 +522,7 @@ def test_watched_figures_are_those_of_the_layers(x, labels):
     model[0].bias.data[:3] = -1000
     model[2].weight.data *= 10
     with Watch(model) as watch:
-        _, grad = smelt.cross_entropy(model(x), labels)
+        _, grad = gradfuse.cross_entropy(model(x), labels)
         model.backward(grad)
 
     w, b = ([layer[name].data for layer in map(vars, list(model)[::2])] for name in ("weight", "bias"))
@@ -562,7 +562,7 @@ def test_half_precision_is_measured_in_float64():
 
 
 def test_units_are_channels_of_images():
-    model = nn.Sequential(nn.Conv2D(1, 4, 3, init=smelt.init.zeros()), nn.ReLU())
+    model = nn.Sequential(nn.Conv2D(1, 4, 3, init=gradfuse.init.zeros()), nn.ReLU())
     model[0].bias.data[:] = -1, 1, -1, -1
     with Watch(model) as watch:
         model(np.zeros((2, 1, 5, 5), np.float32))
@@ -590,7 +590,7 @@ def test_saturation_is_found_near_both_bounds(activation, near, far):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(smelt.activations()) - {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"})
+    "name", sorted(set(gradfuse.activations()) - {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"})
 )
 def test_other_activations_do_not_saturate(name, x):
     layer = nn.Activation(name)
@@ -793,14 +793,14 @@ def test_dead_units_are_found(x, labels):
 
 
 def test_saturation_is_found(x, labels):
-    watch, verdict = verdict_on(mlp(nn.Tanh, init=smelt.init.normal(3.0)), x, labels)
+    watch, verdict = verdict_on(mlp(nn.Tanh, init=gradfuse.init.normal(3.0)), x, labels)
     shares = sorted(watch.typical("saturated").values(), reverse=True)
     assert verdict.startswith(f"Saturated: {shares[0]:.0%} of ")
     assert verdict.endswith("; draw smaller weights, or put BatchNorm before.")
 
 
 def test_vanishing_gradients_are_found(x, labels):
-    watch, verdict = verdict_on(mlp(nn.Sigmoid, 20, init=smelt.init.normal(0.1)), x, labels)
+    watch, verdict = verdict_on(mlp(nn.Sigmoid, 20, init=gradfuse.init.normal(0.1)), x, labels)
     ratios = watch.gradient_ratios()
     assert ratios["40 Linear"] == 1
     assert 0 < ratios["0 Linear"] < 1e-9
@@ -808,7 +808,7 @@ def test_vanishing_gradients_are_found(x, labels):
 
 
 def test_exploding_gradients_are_found(x, labels):
-    watch, verdict = verdict_on(mlp(nn.ReLU, 20, init=smelt.init.normal(0.6)), x, labels)
+    watch, verdict = verdict_on(mlp(nn.ReLU, 20, init=gradfuse.init.normal(0.6)), x, labels)
     ratios = watch.gradient_ratios()
     most = max(ratios, key=ratios.get)
     assert ratios[most] > 1e3
@@ -930,9 +930,9 @@ def test_models_stay_as_they_are(x, labels, diagnose):
 def test_plots_name_what_is_missing(x, labels, monkeypatch):
     report = lr_range_test(mlp(), (x, labels), SGD)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"^LRRange.plot: matplotlib is needed: pip install smelt\[training\]$"):
+    with pytest.raises(ImportError, match=r"^LRRange.plot: matplotlib is needed: pip install gradfuse\[training\]$"):
         report.plot()
-    with pytest.raises(ImportError, match=r"^Watch.plot: matplotlib is needed: pip install smelt\[training\]$"):
+    with pytest.raises(ImportError, match=r"^Watch.plot: matplotlib is needed: pip install gradfuse\[training\]$"):
         Watch(mlp()).plot()
 
 
@@ -947,11 +947,11 @@ def context_of(forward, backward, **options):
     )
 
 
-@pytest.mark.parametrize("name", smelt.activations())
+@pytest.mark.parametrize("name", gradfuse.activations())
 def test_gradients_of_the_activations_are_right(name, rng):
     x = rng.uniform(0.1, 0.9, (4, 5)) * rng.choice([-7, -1.5, 1.5, 7], (4, 5))  # away from all kinks
-    f, backward = getattr(smelt, name), getattr(smelt, f"{name}_backward")
-    report = gradcheck(f, lambda g, x: backward(g, x if smelt.saves(name) == "x" else f(x)), x)
+    f, backward = getattr(gradfuse, name), getattr(gradfuse, f"{name}_backward")
+    report = gradcheck(f, lambda g, x: backward(g, x if gradfuse.saves(name) == "x" else f(x)), x)
     assert report, report
     assert report.error < 1e-6
 
@@ -959,18 +959,21 @@ def test_gradients_of_the_activations_are_right(name, rng):
 def test_gradients_of_functions_with_contexts_are_right(rng):
     x, w, b = rng.standard_normal((6, 4)), rng.standard_normal(4), rng.standard_normal(4)
     for f, backward, arrays in (
-        (*context_of(smelt.bias_act_forward, smelt.bias_act_backward, activation="mish", dropout=0.4, rng=3), [x, b]),
-        (*context_of(smelt.prelu_forward, smelt.prelu_backward), [x, abs(w)]),
-        (*context_of(smelt.maxout_forward, smelt.maxout_backward, num_pieces=2), [x]),
-        (*context_of(smelt.alpha_dropout_forward, smelt.alpha_dropout_backward, rng=4), [x]),
         (
-            lambda x, w, b: smelt.batch_norm_forward(x, None, None, w, b, activation="tanh")[0],
-            lambda g, x, w, b: smelt.batch_norm_backward(
-                g, smelt.batch_norm_forward(x, None, None, w, b, activation="tanh")[1]
+            *context_of(gradfuse.bias_act_forward, gradfuse.bias_act_backward, activation="mish", dropout=0.4, rng=3),
+            [x, b],
+        ),
+        (*context_of(gradfuse.prelu_forward, gradfuse.prelu_backward), [x, abs(w)]),
+        (*context_of(gradfuse.maxout_forward, gradfuse.maxout_backward, num_pieces=2), [x]),
+        (*context_of(gradfuse.alpha_dropout_forward, gradfuse.alpha_dropout_backward, rng=4), [x]),
+        (
+            lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, activation="tanh")[0],
+            lambda g, x, w, b: gradfuse.batch_norm_backward(
+                g, gradfuse.batch_norm_forward(x, None, None, w, b, activation="tanh")[1]
             ),
             [x, w, b],
         ),
-        (smelt.softmax, lambda g, x: smelt.softmax_backward(g, smelt.softmax(x)), [x]),
+        (gradfuse.softmax, lambda g, x: gradfuse.softmax_backward(g, gradfuse.softmax(x)), [x]),
     ):
         report = gradcheck(f, backward, arrays)
         assert report, report

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers import DEVICES
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -45,7 +45,7 @@ def batch(rng, dtype):
 
 
 def both_gradients(rng, dtype, dropout):
-    """Of one batch: smelt's loss, gradients and running statistics in dtype, and NumPy's in float64."""
+    """Of one batch: gradfuse's loss, gradients and running statistics in dtype, and NumPy's in float64."""
     x, t = batch(rng, dtype)
     p, r = digits.new_net(0, dtype)
     p = digits.Params(*(a + 0.1 * rng.standard_normal(a.shape).astype(dtype) for a in p))
@@ -55,7 +55,7 @@ def both_gradients(rng, dtype, dropout):
     def keep(shape):
         return ref.keep_mask(shape, dropout, mask_rng)
 
-    loss, grads = digits.gradients(p, r, x, t, smelt.Generator(7), dropout)
+    loss, grads = digits.gradients(p, r, x, t, gradfuse.Generator(7), dropout)
     loss64, grads64 = digits_numpy.gradients(p64, r64, x.astype(np.float64), t, keep, dropout, digits.SMOOTHING)
     return {"loss": loss, **grads._asdict(), **r._asdict()}, {"loss": loss64, **grads64._asdict(), **r64._asdict()}
 
@@ -79,9 +79,9 @@ def test_gradients_are_the_slopes_of_the_loss(rng):
 
     def loss_at(h):
         moved = digits.Params(*(a + h * d for a, d in zip(p, directions, strict=True)))
-        return float(digits.gradients(moved, r, x, t, smelt.Generator(7))[0])
+        return float(digits.gradients(moved, r, x, t, gradfuse.Generator(7))[0])
 
-    _, grads = digits.gradients(p, r, x, t, smelt.Generator(7))
+    _, grads = digits.gradients(p, r, x, t, gradfuse.Generator(7))
     slope = sum(np.vdot(g, d) for g, d in zip(grads, directions, strict=True))
     h = 1e-6
     assert (loss_at(h) - loss_at(-h)) / (2 * h) == pytest.approx(slope, rel=1e-6)
@@ -90,7 +90,7 @@ def test_gradients_are_the_slopes_of_the_loss(rng):
 def test_numpy_loop_takes_the_same_steps(rng):
     x, t = batch(rng, np.float64)
     (p, r), (p_numpy, r_numpy) = digits.new_net(0, np.float64), digits.new_net(0, np.float64)
-    optimizer, numpy_step = smelt.optim.NAdam(p), digits_numpy.nadam(p_numpy)
+    optimizer, numpy_step = gradfuse.optim.NAdam(p), digits_numpy.nadam(p_numpy)
     keep = partial(np.ones, dtype=bool)
     for _ in range(5):
         optimizer.step(digits.gradients(p, r, x, t, None, dropout=0)[1])
@@ -130,11 +130,11 @@ def test_a_few_epochs_reach_95_percent_and_fail_the_goal(tmp_path, monkeypatch):
 
 def test_the_steps_are_timed(rng):
     times = digits.step_times(*batch(rng, np.float32), turns=1, steps=2)
-    assert {"smelt", "NumPy"} <= times.keys()
+    assert {"gradfuse", "NumPy"} <= times.keys()
     assert all(seconds > 0 for seconds in times.values())
 
 
-@pytest.mark.skipif(not smelt.cuda.is_available(), reason="needs a GPU, or the emulated build")
+@pytest.mark.skipif(not gradfuse.cuda.is_available(), reason="needs a GPU, or the emulated build")
 @pytest.mark.parametrize("on", DEVICES[1:])
 def test_cupy(on):
     """The same loop on a GPU; captured as a graph only where there is one."""

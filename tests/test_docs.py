@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import smelt
+import gradfuse
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -23,11 +23,11 @@ sys.path.insert(0, str(DOCS))
 from docstrings import public_names, restructured  # noqa: E402
 
 PAGES = sorted(DOCS.glob("*.md"))
-ELSEWHERE = {"bench", "functional", "reference"}  # a command, and what has the names that smelt has
-MODULES = {m.name for m in pkgutil.iter_modules(smelt.__path__) if m.name[0] != "_"} - ELSEWHERE
+ELSEWHERE = {"bench", "functional", "reference"}  # a command, and what has the names that gradfuse has
+MODULES = {m.name for m in pkgutil.iter_modules(gradfuse.__path__) if m.name[0] != "_"} - ELSEWHERE
 NAMES = [
     (module, name)
-    for module in ["smelt", *(f"smelt.{name}" for name in sorted(MODULES))]
+    for module in ["gradfuse", *(f"gradfuse.{name}" for name in sorted(MODULES))]
     for name in public_names(importlib.import_module(module))
     if not inspect.ismodule(getattr(importlib.import_module(module), name))
 ]
@@ -75,9 +75,9 @@ def test_docstrings(module, name):
 # -- the API
 
 
-@pytest.mark.parametrize("name", ["smelt", *sorted(MODULES)])
+@pytest.mark.parametrize("name", ["gradfuse", *sorted(MODULES)])
 def test_every_module_has_a_page(name):
-    module = name if name == "smelt" else f"smelt.{name}"
+    module = name if name == "gradfuse" else f"gradfuse.{name}"
     assert f".. automodule:: {module}\n" in read(DOCS / "api" / f"{name}.rst")
     assert f"\napi/{name}\n" in read(DOCS / "index.md")
 
@@ -138,9 +138,9 @@ def test_formula_items_and_fields():
 
     x has shape (N,), where asked for
     one: no argument. Beware of *this* and p_. lr, momentum: numbers
-    >= 0. axis: as in `smelt.softmax`, `a + b`. Raises ValueError for an
+    >= 0. axis: as in `gradfuse.softmax`, `a + b`. Raises ValueError for an
     x of nothing. Source: Nobody
-    2020; smelt.nn.ELU.
+    2020; gradfuse.nn.ELU.
     """
     assert restructured(doc, ["momentum", "lr", "axis"]) == [
         "``y = x * max(x, 0) \u2026 x``",
@@ -148,17 +148,17 @@ def test_formula_items_and_fields():
         r"x has shape (N,), where asked for one: no argument. Beware of \*this\* and p\_.",
         "",
         "* ``lr, momentum``: numbers >= 0.",
-        r"* ``axis``: as in :py:obj:`smelt.softmax`\ , ``a + b``\ .",
+        r"* ``axis``: as in :py:obj:`gradfuse.softmax`\ , ``a + b``\ .",
         "",
         ":Raises: ValueError for an x of nothing.",
-        r":Source: Nobody 2020; :py:obj:`smelt.nn.ELU`\ .",
+        r":Source: Nobody 2020; :py:obj:`gradfuse.nn.ELU`\ .",
         "",
     ]
 
 
 def test_first_words_are_no_item_and_what_is_indented_stays():
-    assert restructured("smelt: kernels.\n\n    a = b * c\n\nThe rest.", []) == [
-        "smelt: kernels.",
+    assert restructured("gradfuse: kernels.\n\n    a = b * c\n\nThe rest.", []) == [
+        "gradfuse: kernels.",
         "",
         "::",
         "",

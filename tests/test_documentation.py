@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import smelt
-from smelt import optim
+import gradfuse
+from gradfuse import optim
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMPLE = {"activations", "saves", "get_num_threads", "set_num_threads", "show_config", "Generator"}
-FUNCTIONS = [name for name in smelt.__all__ if callable(getattr(smelt, name)) and name not in SIMPLE]
+FUNCTIONS = [name for name in gradfuse.__all__ if callable(getattr(gradfuse, name)) and name not in SIMPLE]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
-    doc = inspect.getdoc(getattr(smelt, name))
+    doc = inspect.getdoc(getattr(gradfuse, name))
     assert "=" in doc or "dx" in doc, "the formula"
     assert "Raises" in doc
     assert any(word in doc for word in ("shape", "shapes", "channels")), "shapes"
@@ -28,7 +28,7 @@ def test_functions(name):
 
 @pytest.mark.parametrize("name", sorted(SIMPLE))
 def test_the_rest(name):
-    assert len(inspect.getdoc(getattr(smelt, name))) > 20
+    assert len(inspect.getdoc(getattr(gradfuse, name))) > 20
 
 
 @pytest.mark.parametrize("name", [n for n in optim.__all__ if n != "Optimizer"])
@@ -48,7 +48,7 @@ def test_stubs_and_tables_are_those_of_the_lists():
 
 
 def test_config_says_what_runs():
-    text = smelt.show_config()
+    text = gradfuse.show_config()
     for word in ("instruction set", "threads", "CUDA"):
         assert word in text
-    assert subprocess.check_output([sys.executable, "-m", "smelt"], text=True).strip() == text
+    assert subprocess.check_output([sys.executable, "-m", "gradfuse"], text=True).strip() == text

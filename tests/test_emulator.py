@@ -17,7 +17,7 @@ def run(tmp_path_factory):
         pytest.skip("needs g++")
     program = tmp_path_factory.mktemp("emulator") / "test_emulator"
     flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-DSMELT_ISA=device"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-DGRADFUSE_ISA=device"]
     flags += ["-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
     source, include = "tests/emulator/test_emulator.cpp", ["-Icsrc", "-Itests/emulator"]
     subprocess.run(["g++", *flags, *include, source, "-o", str(program)], cwd=ROOT, check=True)

@@ -33,10 +33,10 @@ def run(tmp_path, threads):
 
 
 def test_activation_gallery(run):
-    import smelt
+    import gradfuse
 
     deviations = run("activation_gallery")
-    assert list(deviations) == smelt.activations()
+    assert list(deviations) == gradfuse.activations()
     assert max(deviations.values()) < 1e-9
 
 
@@ -79,7 +79,7 @@ def test_one_cycle(run):
 
 
 def test_optimizers(run):
-    from smelt import optim
+    from gradfuse import optim
 
     ends = run("optimizers")
     names = {"SGD", "momentum", "Nesterov"} | set(optim.__all__) - {"Optimizer"}

@@ -48,15 +48,15 @@ def extended(tmp_path_factory):
         tree,
         "-B",
         build,
-        "-DSMELT_ISAS=baseline",
-        "-DSMELT_CUDA=EMULATED",
+        "-DGRADFUSE_ISAS=baseline",
+        "-DGRADFUSE_CUDA=EMULATED",
         f"-DPython_EXECUTABLE={sys.executable}",
     ]
     subprocess.run([*configure, f"-DCMAKE_PREFIX_PATH={pybind11}"], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", build, "--parallel", "2"], check=True, capture_output=True)
     for module in build.glob("_core*.so"):
-        shutil.copy(module, tree / "python" / "smelt")
-    environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "SMELT_ISA": ""}
+        shutil.copy(module, tree / "python" / "gradfuse")
+    environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "GRADFUSE_ISA": ""}
 
     def python(*arguments):
         run = subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True)
@@ -69,16 +69,16 @@ def extended(tmp_path_factory):
 def test_callable(extended):
     _, python = extended
     script = """
-import numpy as np, smelt
+import numpy as np, gradfuse
 x = np.linspace(-3, 3, 7, dtype=np.float32)
-assert np.allclose(smelt.squareplus(x, b=2.0), smelt.reference.squareplus(x, b=2.0))
-y, ctx = smelt.bias_act_forward(x[None], activation="squareplus")
-dx, _ = smelt.bias_act_backward(np.ones_like(y), ctx)
-assert np.allclose(dx, smelt.reference.squareplus_backward(np.ones_like(x), x))
-smelt.optim.QHM([x], lr=0.1, momentum=0.5, nu=0.5).step([np.ones_like(x)])
+assert np.allclose(gradfuse.squareplus(x, b=2.0), gradfuse.reference.squareplus(x, b=2.0))
+y, ctx = gradfuse.bias_act_forward(x[None], activation="squareplus")
+dx, _ = gradfuse.bias_act_backward(np.ones_like(y), ctx)
+assert np.allclose(dx, gradfuse.reference.squareplus_backward(np.ones_like(x), x))
+gradfuse.optim.QHM([x], lr=0.1, momentum=0.5, nu=0.5).step([np.ones_like(x)])
 assert np.allclose(x, np.linspace(-3, 3, 7) - 0.075)
 """
-    python("-c", "import smelt.reference\n" + script)
+    python("-c", "import gradfuse.reference\n" + script)
 
 
 def test_tested(extended):
@@ -91,16 +91,16 @@ def test_tested(extended):
 def test_documented(extended):
     tree, python = extended
     python("tools/generate.py")
-    assert "def squareplus(x: Array, b: float = 4.0" in (tree / "python/smelt/_core.pyi").read_text()
-    assert "class QHM(Optimizer)" in (tree / "python/smelt/optim.pyi").read_text()
+    assert "def squareplus(x: Array, b: float = 4.0" in (tree / "python/gradfuse/_core.pyi").read_text()
+    assert "class QHM(Optimizer)" in (tree / "python/gradfuse/optim.pyi").read_text()
     readme = (tree / "README.md").read_text()
     assert "| `squareplus` |" in readme
     assert "| `QHM` |" in readme
-    assert "Barron 2021" in python("-c", "import smelt; print(smelt.squareplus.__doc__)")
+    assert "Barron 2021" in python("-c", "import gradfuse; print(gradfuse.squareplus.__doc__)")
 
 
 def test_benchmarked(extended):
     _, python = extended
     for name in ("squareplus", "QHM"):
-        out = python("-m", "smelt.bench", "--only", name, "--where", "L2", "--threads", "1", "--seconds", "0.001")
+        out = python("-m", "gradfuse.bench", "--only", name, "--where", "L2", "--threads", "1", "--seconds", "0.001")
         assert re.search(rf"{name} .*L2", out)

@@ -7,8 +7,8 @@ import pytest
 from helpers import BFLOAT16, assert_identical
 from optimizers import NAMES, make, unchanged
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 every_optimizer = pytest.mark.parametrize("name", NAMES)
 every_device = pytest.mark.usefixtures("device")
@@ -55,8 +55,8 @@ def test_the_reference_agrees(rng, name):
 def test_half_gradients_are_unscaled_in_float32(dtype):
     """1e-9 is 0 in float16: scaled by 65536 it is not, and its update is that of float32."""
     p, q = np.ones(3, dtype), np.ones(3, np.float32)
-    half = smelt.optim.SGD([p], lr=1e6, master_weights=True)
-    full = smelt.optim.SGD([q], lr=1e6)
+    half = gradfuse.optim.SGD([p], lr=1e6, master_weights=True)
+    full = gradfuse.optim.SGD([q], lr=1e6)
     g = (np.full(3, 1e-9) * 65536).astype(dtype)
     half.step([g], grad_scale=1 / 65536)
     full.step([g.astype(np.float32) / np.float32(65536)])
@@ -86,14 +86,17 @@ def test_what_is_skipped_leaves_the_next_step_as_it_would_be(rng):
     ],
 )
 def test_other_scales_are_refused(value, error):
-    opt = smelt.optim.Adam([np.ones(3)])
+    opt = gradfuse.optim.Adam([np.ones(3)])
     with unchanged(opt), pytest.raises(error, match=r"^Adam: grad_scale must be a finite number > 0, got "):
         opt.step([np.ones(3)], grad_scale=value)
 
 
 def test_parameters_of_layers():
-    p, q = smelt.nn.Parameter(np.ones(3)), np.ones(3)
-    opt, plain = smelt.optim.Adam([{"params": p}, {"params": [smelt.nn.Parameter(np.ones(2))]}]), smelt.optim.Adam([q])
+    p, q = gradfuse.nn.Parameter(np.ones(3)), np.ones(3)
+    opt, plain = (
+        gradfuse.optim.Adam([{"params": p}, {"params": [gradfuse.nn.Parameter(np.ones(2))]}]),
+        gradfuse.optim.Adam([q]),
+    )
     opt.step()  # no gradient, no update
     np.testing.assert_array_equal(p.data, 1)
     p.grad = np.full(3, 0.5)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import BFLOAT16, DTYPES, assert_identical
 
-import smelt
-from smelt import init
+import gradfuse
+from gradfuse import init
 
 DISTRIBUTIONS = ["uniform", "normal", "truncated"]
 DENSE = (1000, 600)
@@ -189,13 +189,13 @@ GLOROT = {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid", "logsigmoid"
 
 def test_for_activation():
     assert init.for_activation() == init.for_activation(None) == init.glorot("uniform")
-    for name in [*smelt.activations(), "maxout", "softmax"]:
+    for name in [*gradfuse.activations(), "maxout", "softmax"]:
         expected = init.glorot("uniform") if name in GLOROT else init.he("normal")
         expected = {"selu": init.lecun("normal"), "leaky_relu": init.he(negative_slope=0.01)}.get(name, expected)
         assert init.for_activation(name) == init.for_activation((name, {})) == expected, name
     assert init.for_activation("prelu") == init.he(negative_slope=0.25)
     assert init.for_activation("rrelu") == init.he(negative_slope=11 / 48)
-    assert set(smelt.activations()) > GLOROT - {"softmax"}
+    assert set(gradfuse.activations()) > GLOROT - {"softmax"}
 
 
 def test_for_activation_goes_by_the_slope():

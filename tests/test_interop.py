@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import OPERATIONS, assert_identical
 
-import smelt
-from smelt import _core
+import gradfuse
+from gradfuse import _core
 
 
 def inputs(dtype):
@@ -19,8 +19,8 @@ def inputs(dtype):
 
 def compare(operation, arrays, dtype, kind, to_numpy):
     """That the results are of that kind, and bit for bit those of the NumPy arrays."""
-    results = OPERATIONS[operation](smelt, *arrays)
-    for actual, expected in zip(results, OPERATIONS[operation](smelt, *inputs(dtype)), strict=True):
+    results = OPERATIONS[operation](gradfuse, *arrays)
+    for actual, expected in zip(results, OPERATIONS[operation](gradfuse, *inputs(dtype)), strict=True):
         assert isinstance(actual, kind)
         assert_identical(to_numpy(actual), expected)
 
@@ -58,37 +58,37 @@ def test_torch(torch, dtype, operation):
 def test_torch_out(torch, dtype):
     x, g = (to_torch(a) for a in inputs(dtype))
     y, y2 = torch.empty_like(x), torch.empty_like(torch.cat([x, x], 1))[:, ::2]
-    assert smelt.elu(x, out=y) is y
-    assert smelt.elu(x, out=y2) is y2
-    expected = smelt.elu(inputs(dtype)[0])
+    assert gradfuse.elu(x, out=y) is y
+    assert gradfuse.elu(x, out=y2) is y2
+    expected = gradfuse.elu(inputs(dtype)[0])
     assert_identical(from_torch(y), expected)
     assert_identical(from_torch(y2.contiguous()), expected)
-    assert smelt.elu(x, out=x) is x
+    assert gradfuse.elu(x, out=x) is x
     assert_identical(from_torch(x), expected)
     with pytest.raises(
         ValueError, match=r"^elu_backward: out must be grad_out itself or not overlap it, got an overlapping view$"
     ):
-        smelt.elu_backward(g[1:], y[1:], out=g[:-1])
+        gradfuse.elu_backward(g[1:], y[1:], out=g[:-1])
 
 
 def test_torch_with_numpy(torch):
     """The first array says what the result is; memory of both may be mixed."""
     x, g = inputs("float32")
-    assert isinstance(smelt.elu_backward(to_torch(g), x), torch.Tensor)
-    assert isinstance(smelt.elu_backward(g, to_torch(x)), np.ndarray)
-    assert smelt.elu(to_torch(x), out=x) is x
+    assert isinstance(gradfuse.elu_backward(to_torch(g), x), torch.Tensor)
+    assert isinstance(gradfuse.elu_backward(g, to_torch(x)), np.ndarray)
+    assert gradfuse.elu(to_torch(x), out=x) is x
 
 
 def test_torch_labels(torch):
     x, _ = inputs("float32")
     labels = np.arange(37) % 10
-    expected = smelt.cross_entropy(x, labels)
+    expected = gradfuse.cross_entropy(x, labels)
     for target in (
         torch.from_numpy(labels),
         torch.from_numpy(labels.astype(np.int32)),
         torch.from_numpy(np.repeat(labels, 2))[::2],
     ):
-        for a, b in zip(smelt.cross_entropy(to_torch(x), target), expected, strict=True):
+        for a, b in zip(gradfuse.cross_entropy(to_torch(x), target), expected, strict=True):
             assert_identical(from_torch(a), b)
 
 
@@ -111,7 +111,7 @@ def test_torch_labels(torch):
 )
 def test_torch_that_cannot_be_read(torch, make, message):
     with pytest.raises(TypeError, match=f"^elu: {message}"):
-        smelt.elu(make(torch))
+        gradfuse.elu(make(torch))
 
 
 # JAX
@@ -130,7 +130,7 @@ def test_jax_is_not_written():
     jax = pytest.importorskip("jax")
     x = jax.numpy.ones(3)
     with pytest.raises(ValueError, match=r"^elu: out must be writeable, got a read-only array$"):
-        smelt.elu(x, out=x)
+        gradfuse.elu(x, out=x)
 
 
 # DLPack and nothing else
@@ -156,33 +156,33 @@ class Unversioned(Versioned):
 def test_dlpack(kind, dtype):
     """The results are NumPy's, for nothing says how to make one of these."""
     x, g = inputs(dtype)
-    expected = smelt.elu(x)
-    assert_identical(smelt.elu(kind(x)), expected)
-    assert_identical(smelt.elu(kind(x[::2, ::-1])), np.ascontiguousarray(expected[::2, ::-1]))
+    expected = gradfuse.elu(x)
+    assert_identical(gradfuse.elu(kind(x)), expected)
+    assert_identical(gradfuse.elu(kind(x[::2, ::-1])), np.ascontiguousarray(expected[::2, ::-1]))
     weight = x[0].copy()
     for a, b in zip(prelu(kind(x), kind(weight), kind(g)), prelu(x, weight, g), strict=True):
         assert_identical(a, b)
     out = kind(np.empty_like(x))
-    assert smelt.elu(x, out=out) is out
+    assert gradfuse.elu(x, out=out) is out
     assert_identical(out._a, expected)
     mean, var, mean2, var2 = (np.ones(10, dtype) for _ in range(4))
-    smelt.batch_norm_forward(kind(x), kind(mean), kind(var))
-    smelt.batch_norm_forward(x, mean2, var2)
+    gradfuse.batch_norm_forward(kind(x), kind(mean), kind(var))
+    gradfuse.batch_norm_forward(x, mean2, var2)
     assert_identical(mean, mean2)
     assert_identical(var, var2)
 
 
 def prelu(x, weight, g):
-    y, ctx = smelt.prelu_forward(x, weight)
-    return y, *smelt.prelu_backward(g, ctx)
+    y, ctx = gradfuse.prelu_forward(x, weight)
+    return y, *gradfuse.prelu_backward(g, ctx)
 
 
 def test_dlpack_read_only():
     a = np.ones(3, np.float32)
     a.flags.writeable = False
     with pytest.raises(ValueError, match=r"^elu: out must be writeable, got a read-only array$"):
-        smelt.elu(a, out=Versioned(a))
-    assert_identical(smelt.elu(Versioned(a)), smelt.elu(a))
+        gradfuse.elu(a, out=Versioned(a))
+    assert_identical(gradfuse.elu(Versioned(a)), gradfuse.elu(a))
 
 
 class Tensor(ctypes.Structure):
@@ -217,27 +217,27 @@ class Handmade:
 
 
 def test_dlpack_without_strides_and_with_an_offset():
-    assert_identical(smelt.relu(Handmade()), np.array([1, 0, 2], np.float32))
+    assert_identical(gradfuse.relu(Handmade()), np.array([1, 0, 2], np.float32))
 
 
-@pytest.mark.skipif(smelt.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(gradfuse.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", [2, 13])
 def test_cuda_array_without_cuda(device):
-    reason = smelt.cuda.why_not()
+    reason = gradfuse.cuda.why_not()
     if not _core.build_info()["cuda"]:
         assert reason == (
-            "this build of smelt has no CUDA: install a CUDA toolkit (nvcc) and build smelt again, "
+            "this build of gradfuse has no CUDA: install a CUDA toolkit (nvcc) and build gradfuse again, "
             "or move the array to the CPU"
         )
     with pytest.raises(ValueError, match=f"^elu: x is on a CUDA device, and {re.escape(reason)}$"):
-        smelt.elu(Handmade(device=device))
+        gradfuse.elu(Handmade(device=device))
 
 
 def test_unknown_device():
     with pytest.raises(
         ValueError, match=r"^elu: x must be on the CPU or a CUDA device, got an array on DLPack device 10$"
     ):
-        smelt.elu(Handmade(device=10))
+        gradfuse.elu(Handmade(device=10))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_unknown_device():
 )
 def test_dlpack_dtypes(dtype, lanes, text):
     with pytest.raises(TypeError, match=f"^elu: x must be float16, bfloat16, float32 or float64, got {text}$"):
-        smelt.elu(Handmade(dtype=dtype, lanes=lanes))
+        gradfuse.elu(Handmade(dtype=dtype, lanes=lanes))
 
 
 @pytest.mark.parametrize("answer", [None, 3, "capsule"])
@@ -264,4 +264,4 @@ def test_dlpack_that_is_none(answer):
             return answer
 
     with pytest.raises(TypeError, match=r"^elu: x could not be read through DLPack: "):
-        smelt.elu(Liar())
+        gradfuse.elu(Liar())

@@ -9,8 +9,8 @@ from helpers import assert_identical, to_numpy
 from test_nn import IMAGES, LAYERS
 from test_training import net, setting, toy
 
-import smelt
-from smelt import data, diagnostics, nn, schedules, training
+import gradfuse
+from gradfuse import data, diagnostics, nn, schedules, training
 
 pytestmark = pytest.mark.parametrize("device", helpers.DEVICES[1:], indirect=True)
 
@@ -62,16 +62,16 @@ def test_models(device, fuse):
     results = []
     for model, batch, target in ((images(device), device.asarray(x), device.asarray(t)), (images(), x, t)):
         model.fuse(fuse)
-        optimizer = smelt.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer = gradfuse.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(3):
-            loss, grad = smelt.cross_entropy(model(batch), target)
+            loss, grad = gradfuse.cross_entropy(model(batch), target)
             model.backward(grad, input_grad=False)
             optimizer.step()
             model.zero_grad()
         results.append((model.eval()(batch), model.fold()(batch), loss))
     for ours, host in zip(*results, strict=True):
         assert_close(ours, host, 1e-4)
-    mean, deviation = nn.monte_carlo(images(device), device.asarray(x), 4, transform=smelt.softmax)
+    mean, deviation = nn.monte_carlo(images(device), device.asarray(x), 4, transform=gradfuse.softmax)
     assert type(mean) is type(deviation) is device.ndarray
 
 
@@ -103,7 +103,7 @@ def test_fit(device, tmp_path):
     def run(epochs, make_model, place, **more):
         model, optimizer = make_model(), None
         plateau = schedules.warmup(schedules.Plateau(0.05, patience=1), 5)
-        optimizer = smelt.optim.SGD(model.parameters(), lr=plateau, momentum=0.9, max_grad_norm=1.0)
+        optimizer = gradfuse.optim.SGD(model.parameters(), lr=plateau, momentum=0.9, max_grad_norm=1.0)
         batches = data.Batches(*place(toy()), batch_size=16, seed=3)
         history = training.fit(
             model, batches, optimizer, epochs=epochs, validation=place(toy(seed=5)), **options, **more
@@ -131,7 +131,7 @@ def test_no_step_waits(device, loss_scale):
     counts = []
     for batch_size in (50, 10):
         model = net().to(device)
-        optimizer = smelt.optim.NAdam(model.parameters(), lr=schedules.cosine(0.01, 30), nonfinite="skip")
+        optimizer = gradfuse.optim.NAdam(model.parameters(), lr=schedules.cosine(0.01, 30), nonfinite="skip")
         before = len(device.COPIED)
         batches = data.Batches(*on(device, toy()), batch_size=batch_size)
         training.fit(model, batches, optimizer, epochs=2, loss_scale=loss_scale, progress=False)
@@ -142,7 +142,7 @@ def test_no_step_waits(device, loss_scale):
 def test_mixed_precision(device):
     x, t = toy()
     model = net().astype("float16").to(device)
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=0.01, nonfinite="skip", master_weights=True)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=0.01, nonfinite="skip", master_weights=True)
     batches = data.Batches(*on(device, (x.astype(np.float16), t)), batch_size=16, seed=3)
     history = training.fit(model, batches, optimizer, epochs=5, loss_scale="dynamic", progress=False)
     assert history["loss"][-1] < 0.7 * history["loss"][0]
@@ -185,14 +185,14 @@ def test_diagnostics(device, tmp_path):
     assert diagnostics.overfits(model, *placed)
     assert diagnostics.gradcheck_layer(nn.Sequential(nn.Linear(6, 3), nn.Tanh(), rng=0).to(device), placed[0][:5])
     batches = data.Batches(*placed)
-    found = diagnostics.lr_range_test(model, batches, smelt.optim.NAdam, steps=20)
+    found = diagnostics.lr_range_test(model, batches, gradfuse.optim.NAdam, steps=20)
     found.plot(tmp_path / "rates.png")
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=1e-2)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=1e-2)
     with diagnostics.Watch(model, every=2) as watch:
         training.fit(model, batches, optimizer, epochs=2, progress=False)
     watch.plot(tmp_path / "watch.png")
     assert str(watch)
-    _, grad = smelt.cross_entropy(model.train()(placed[0]), placed[1])
+    _, grad = gradfuse.cross_entropy(model.train()(placed[0]), placed[1])
     model.backward(grad, input_grad=False)
     assert str(diagnostics.update_ratios(model, optimizer.step))
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from helpers import OPERATIONS
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 # What takes no arrays to compute with, and what other test files are for.
 ELSEWHERE = {"Generator", "activations", "saves", "show_config", "set_num_threads", "get_num_threads"}
 ELSEWHERE |= {"clip_grad_norm_", "clip_grad_value_", "max_norm_"}
-FUNCTIONS = [name for name in smelt.__all__ if callable(getattr(smelt, name))]
+FUNCTIONS = [name for name in gradfuse.__all__ if callable(getattr(gradfuse, name))]
 
 
 def parameters(f):
@@ -20,28 +20,28 @@ def parameters(f):
 
 
 def test_activations():
-    assert sorted(smelt.activations()) == sorted(ref.activations())
-    assert len(set(smelt.activations())) == len(smelt.activations())
+    assert sorted(gradfuse.activations()) == sorted(ref.activations())
+    assert len(set(gradfuse.activations())) == len(gradfuse.activations())
 
 
-@pytest.mark.parametrize("name", smelt.activations())
+@pytest.mark.parametrize("name", gradfuse.activations())
 def test_activation(name):
-    info = smelt._core.activation_info(name)
-    assert smelt.saves(name) == ref.saves(name) == info["saves"]
+    info = gradfuse._core.activation_info(name)
+    assert gradfuse.saves(name) == ref.saves(name) == info["saves"]
     assert info["formula"]
     assert info["source"]
     for f, arrays in [(name, ["x"]), (f"{name}_backward", ["grad_out", "saved"])]:
-        compiled = parameters(getattr(smelt._core, f))
+        compiled = parameters(getattr(gradfuse._core, f))
         assert [p for p, _, _ in compiled] == [*arrays, *info["parameters"], "out"]
         assert [default for _, _, default in compiled[len(arrays) : -1]] == list(info["parameters"].values())
-        assert info["formula"] in getattr(smelt._core, f).__doc__
+        assert info["formula"] in getattr(gradfuse._core, f).__doc__
 
 
 @pytest.mark.parametrize(
     "name", sorted(set(FUNCTIONS) - {"Generator", "show_config", "set_num_threads", "get_num_threads"})
 )
 def test_signatures(name):
-    assert parameters(getattr(smelt, name)) == parameters(getattr(ref, name))
+    assert parameters(getattr(gradfuse, name)) == parameters(getattr(ref, name))
 
 
 def test_every_function_is_an_operation():

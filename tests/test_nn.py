@@ -10,8 +10,8 @@ from helpers import BFLOAT16, assert_identical
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import smelt
-from smelt import nn
+import gradfuse
+from gradfuse import nn
 
 IMAGES, ROWS = (5, 6, 7, 8), (6, 5)
 
@@ -246,7 +246,11 @@ def test_losses(name, reduction):
         (lambda: nn.Conv2D(-3, 2, 3), ValueError, "Conv2D: in_channels must be an integer >= 1, got -3"),
         (lambda: nn.MaxPool2D(2, 0), ValueError, "MaxPool2D: stride must be an integer >= 1, got 0"),
         (lambda: nn.Linear("3", 2), TypeError, "Linear: in_features must be an integer >= 0, got '3'"),
-        (lambda: nn.Linear(3, 2, init="he"), TypeError, "Linear: init must be an initialiser of smelt.init, got 'he'"),
+        (
+            lambda: nn.Linear(3, 2, init="he"),
+            TypeError,
+            "Linear: init must be an initialiser of gradfuse.init, got 'he'",
+        ),
         (lambda: nn.Linear(3, 2, rng="a"), TypeError, "Linear: rng must be a seed, a numpy.random.Generator or None"),
         (lambda: nn.Dropout(rng=-1.5), TypeError, "Dropout: rng must be a seed"),
         (lambda: nn.Sequential(rng=-1), ValueError, "Sequential: rng must be a seed >= 0, got -1"),
@@ -425,7 +429,7 @@ def test_weights_that_were_learned_stay(set_by):
     if set_by == "training":
         learned(x)
         learned.backward(np.ones((4, 8), np.float32))
-        smelt.optim.Adam(learned.parameters(), lr=1e-6).step()
+        gradfuse.optim.Adam(learned.parameters(), lr=1e-6).step()
     elif set_by == "loading":
         learned.load_state_dict(nn.Sequential(nn.Linear(5, 8), nn.ELU()).state_dict())
     else:
@@ -566,12 +570,12 @@ def test_weights_suit_what_follows_branches_and_maxout():
     assert deviation(before) == pytest.approx(np.sqrt(2), rel=0.03)
     pieces = nn.Linear(400, 400)
     nn.Sequential(pieces, nn.Maxout(2), nn.Linear(200, 1), rng=0)
-    expected = smelt.init.for_activation("maxout")((400, 400), 0).std() * 20
+    expected = gradfuse.init.for_activation("maxout")((400, 400), 0).std() * 20
     assert deviation(pieces) == pytest.approx(expected, rel=0.03)
 
 
 def test_biases_are_drawn_where_told():
-    model = nn.Sequential(nn.Linear(5, 400, bias_init=smelt.init.normal(0.5)), nn.Conv2D(2, 3, 1), rng=0)
+    model = nn.Sequential(nn.Linear(5, 400, bias_init=gradfuse.init.normal(0.5)), nn.Conv2D(2, 3, 1), rng=0)
     assert model[0].bias.data.std() == pytest.approx(0.5, rel=0.15)
     np.testing.assert_array_equal(model[1].bias.data, 0)
 
@@ -707,7 +711,7 @@ def test_monte_carlo():
     assert_identical(model[1].running_mean, before["1.running_mean"])
     exact = model.eval()(x)
     assert (abs(mean - exact) < 5 * std / 20 + 1e-3).all()
-    p, _ = nn.monte_carlo(model, x, 10, transform=smelt.softmax)
+    p, _ = nn.monte_carlo(model, x, 10, transform=gradfuse.softmax)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
 
@@ -787,7 +791,7 @@ def test_self_normalizing_nets_keep_mean_and_deviation(p):
     """50 layers, through training steps (Klambauer et al. 2017)."""
     layers = [layer for _ in range(50) for layer in (nn.Linear(256, 256), nn.SELU(), nn.AlphaDropout(p))]
     model = nn.Sequential(*layers, rng=0)
-    optimizer = smelt.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = gradfuse.optim.SGD(model.parameters(), lr=1e-3)
     rng = np.random.default_rng(0)
     for _ in range(5):
         x = rng.normal(size=(256, 256)).astype(np.float32)
@@ -797,7 +801,7 @@ def test_self_normalizing_nets_keep_mean_and_deviation(p):
                 assert abs(x.mean()) < 0.1
                 assert abs(x.std() - 1) < 0.1
         target = rng.normal(size=x.shape).astype(np.float32)
-        grad = smelt.mse_loss(x, target)[1]
+        grad = gradfuse.mse_loss(x, target)[1]
         for layer in reversed(list(model)):
             grad = layer.backward(grad)
         optimizer.step()

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from optimizers import NAMES, SETTINGS, SPECS, assert_same, make, snapshot, unchanged
 from ulp import compute_type, epsilon, ulp
 
-import smelt
-import smelt.reference as ref
-from smelt import _core
+import gradfuse
+import gradfuse.reference as ref
+from gradfuse import _core
 
 every_optimizer = pytest.mark.parametrize("name", NAMES)
 every_device = pytest.mark.usefixtures("device")
@@ -71,7 +71,7 @@ class Twins:
     rounds is not summed up."""
 
     def __init__(self, name, groups, **options):
-        self.opt = getattr(smelt.optim, name)(groups, **options)
+        self.opt = getattr(gradfuse.optim, name)(groups, **options)
         exact = [{**group, "params": [wide(p) for p in group["params"]]} for group in groups]
         self.exact_params = [p for group in exact for p in group["params"]]
         options.pop("master_weights", None)
@@ -100,8 +100,8 @@ def test_every_step_reads_the_groups(change):
     """Whatever is changed between steps is in force at the next, in place too."""
     p, q, g = np.ones(4), np.ones(4), np.full(4, 0.5)
     betas = [0.9, 0.999]
-    opt = smelt.optim.Adam([p], lr=0.1, betas=betas if change == "list in place" else (0.9, 0.999))
-    other = smelt.optim.Adam([q], lr=0.1)
+    opt = gradfuse.optim.Adam([p], lr=0.1, betas=betas if change == "list in place" else (0.9, 0.999))
+    other = gradfuse.optim.Adam([q], lr=0.1)
     for _ in range(2):
         opt.step([g])
         other.step([g])
@@ -172,7 +172,7 @@ def test_instruction_sets(isa):
         "(ten_steps and True-True or denormal or every_element_once) and not cuda",
     ]
     command = [sys.executable, "-m", "pytest", *tests, __file__]
-    run = subprocess.run(command, env={**os.environ, "SMELT_ISA": isa}, capture_output=True, text=True)
+    run = subprocess.run(command, env={**os.environ, "GRADFUSE_ISA": isa}, capture_output=True, text=True)
     assert f"{2 * len(NAMES) + 1} passed" in run.stdout, run.stdout
 
 
@@ -184,12 +184,12 @@ def test_instruction_sets(isa):
     threads=st.sampled_from([1, 3]),
 )
 def test_every_element_once(sizes, absent, threads):
-    before = smelt.get_num_threads()
-    smelt.set_num_threads(threads)
+    before = gradfuse.get_num_threads()
+    gradfuse.set_num_threads(threads)
     params = [np.arange(n, dtype=np.float32) for n in sizes]
     grads = [None if absent >> i & 1 else np.full(n, i + 1, np.float32) for i, n in enumerate(sizes)]
-    smelt.optim.SGD(params, lr=0.5).step(grads)
-    smelt.set_num_threads(before)
+    gradfuse.optim.SGD(params, lr=0.5).step(grads)
+    gradfuse.set_num_threads(before)
     for i, (p, g) in enumerate(zip(params, grads, strict=True)):
         assert_identical(p, np.arange(p.size, dtype=np.float32) - (0 if g is None else np.float32(0.5 * (i + 1))))
 
@@ -261,7 +261,7 @@ def test_eps_is_not_rounded_to_half_precision(name, dtype):
     if "eps" not in [hyper["name"] for hyper in SPECS[name]["hypers"]]:
         pytest.skip("has no eps")
     p = np.zeros(3, dtype)
-    opt = getattr(smelt.optim, name)([p])  # the default eps: 0 in float16
+    opt = getattr(gradfuse.optim, name)([p])  # the default eps: 0 in float16
     for _ in range(3):
         opt.step([np.zeros(3, dtype)])
     assert (p == 0).all()
@@ -293,7 +293,7 @@ def test_clipping_changes_nothing_up_to_max_grad_norm(name):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_large_norm_of_half_precision_gradients_does_not_zero_them(dtype):
     p = np.zeros(1000, dtype)
-    opt = smelt.optim.SGD([p], lr=1.0, max_grad_norm=1.0)
+    opt = gradfuse.optim.SGD([p], lr=1.0, max_grad_norm=1.0)
     g = np.full(1000, 60_000, dtype)
     opt.step([g])
     assert opt.last_grad_norm == pytest.approx(float(g[0]) * 1000**0.5, rel=1e-14)
@@ -304,7 +304,7 @@ def test_a_large_norm_of_half_precision_gradients_does_not_zero_them(dtype):
 def test_gradient_overflow_ends_in_no_nan():
     """Where g * g is infinite in float32, Adam stops, and goes on standing still."""
     p = np.ones(1, np.float32)
-    opt = smelt.optim.Adam([p])
+    opt = gradfuse.optim.Adam([p])
     for g in (1e30, 1.0, 1.0):
         opt.step([np.array([g], np.float32)])
     assert p == 1
@@ -369,7 +369,7 @@ def test_denormal_state_decays_to_zero_and_flushing_ends_with_the_step(threads, 
             assert not state[abs(state) < 2.0**-126].any()
     tiny = np.full(n, -1e-38, np.float32)
     assert (tiny * np.float32(0.5) < 0).all()
-    assert (smelt.leaky_relu(tiny) < 0).all()
+    assert (gradfuse.leaky_relu(tiny) < 0).all()
     if name in ("Adam", "AdamW", "NAdam"):
         assert (abs(opt.state[0]["exp_avg"]) < 2.0**-124).all()  # what decays it may be flushed before it is
         assert not opt.state[0]["exp_avg_sq"].any()
@@ -377,7 +377,7 @@ def test_denormal_state_decays_to_zero_and_flushing_ends_with_the_step(threads, 
 
 @every_device
 def test_initial_accumulator_value():
-    opt = smelt.optim.Adagrad([np.zeros((2, 3), np.float16)], initial_accumulator_value=0.3)
+    opt = gradfuse.optim.Adagrad([np.zeros((2, 3), np.float16)], initial_accumulator_value=0.3)
     assert_identical(opt.state[0]["sum"], np.full((2, 3), 0.3, np.float32))
 
 
@@ -387,7 +387,7 @@ def test_initial_accumulator_value():
 @every_device
 def test_lr():
     p, q = np.zeros(1), np.zeros(1)
-    opt = smelt.optim.SGD([{"params": [p]}, {"params": q, "lr": lambda step: 0.25 * (step + 1)}], lr=1.0)
+    opt = gradfuse.optim.SGD([{"params": [p]}, {"params": q, "lr": lambda step: 0.25 * (step + 1)}], lr=1.0)
     assert opt.lr == 1.0
     for _ in range(3):
         opt.step([np.ones(1), np.ones(1)])
@@ -461,7 +461,7 @@ def test_what_a_function_gives_is_checked_at_each_step(rng, name):
 
 
 def test_a_momentum_that_comes_to_nothing_on_the_way():
-    opt = smelt.optim.SGD([np.zeros(3)], momentum=lambda step: 0.5 if step < 2 else 0.0)
+    opt = gradfuse.optim.SGD([np.zeros(3)], momentum=lambda step: 0.5 if step < 2 else 0.0)
     for _ in range(2):
         opt.step([np.ones(3)])
     with unchanged(opt), pytest.raises(ValueError, match="hyper-parameters must call for the state they"):
@@ -482,9 +482,9 @@ def test_one_cycle_as_pytorch(rng, name, cycled, options):
     q = torch.tensor(p, requires_grad=True)
     expected = getattr(torch.optim, name)([q], **cycled, **options)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(expected, 0.1, 31, max_momentum=0.93, base_momentum=0.7)
-    cycle = smelt.schedules.one_cycle(0.1, 31, max_momentum=0.93, base_momentum=0.7)
+    cycle = gradfuse.schedules.one_cycle(0.1, 31, max_momentum=0.93, base_momentum=0.7)
     ours = {"momentum": cycle.momentum} if "momentum" in cycled else {"betas": cycle.betas(0.8)}
-    opt = getattr(smelt.optim, name)([p], lr=cycle, **ours, **options)
+    opt = getattr(gradfuse.optim, name)([p], lr=cycle, **ours, **options)
     for _ in range(30):
         g = rng.normal(size=50)
         q.grad = torch.tensor(g)
@@ -498,7 +498,7 @@ def test_one_cycle_as_pytorch(rng, name, cycled, options):
 @every_device
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "NAdam"])
 def test_resuming_amid_a_cycle_is_exact(rng, name):
-    cycle = smelt.schedules.one_cycle(0.1, 20)
+    cycle = gradfuse.schedules.one_cycle(0.1, 20)
     scheduled = {"lr": cycle}
     scheduled |= {"momentum": cycle.momentum} if "momentum" in numbers_of(name) else {"betas": cycle.betas()}
     p, grads = rng.normal(size=30), rng.normal(size=(20, 30))
@@ -520,10 +520,10 @@ def test_resuming_amid_a_cycle_is_exact(rng, name):
 @pytest.mark.parametrize("kind", [list, tuple, iter, lambda arrays: dict(enumerate(arrays)).values()])
 def test_any_iterable_of_parameters(kind):
     arrays = [np.zeros(1), np.zeros(2)]
-    opt = smelt.optim.SGD(kind(arrays), lr=1.0)
+    opt = gradfuse.optim.SGD(kind(arrays), lr=1.0)
     opt.step([np.ones(1), np.ones(2)])
     assert [p.tolist() for p in opt.params] == [[-1], [-1, -1]]
-    assert len(smelt.optim.SGD([{"params": kind(arrays)}, {"params": []}]).params) == 2
+    assert len(gradfuse.optim.SGD([{"params": kind(arrays)}, {"params": []}]).params) == 2
 
 
 class Parameter:
@@ -574,7 +574,7 @@ def test_reallocated_parameters_are_followed(rng, name):
 @pytest.mark.parametrize("swap", ["resize", "write"])
 def test_parameters_that_changed_their_form_are_refused(swap):
     p, q = np.ones(8), np.ones(3)
-    opt = smelt.optim.SGD([q, p], lr=1.0)
+    opt = gradfuse.optim.SGD([q, p], lr=1.0)
     if swap == "resize":
         p.resize(9, refcheck=False)
         given = r"one of float64 with shape \(9,\)"
@@ -600,7 +600,7 @@ def test_a_gradient_may_be_its_parameter(rng, name):
 def test_a_refused_step_leaves_the_next_one_right():
     """An error met after some gradients have come and others gone: the next step goes by its own gradients."""
     p = [np.ones(1), np.ones(2), np.ones(3)]
-    opt = smelt.optim.SGD(p, lr=0.5)
+    opt = gradfuse.optim.SGD(p, lr=0.5)
     for first in (np.ones(1), None):
         with pytest.raises(ValueError, match="shape"):
             opt.step([first, None, np.ones(4)])
@@ -625,7 +625,7 @@ def test_resuming_is_exact(rng, name, master_weights):
     for grads in steps[3:]:
         opt.step(grads)
     half = (len(params) + 1) // 2
-    again = getattr(smelt.optim, name)(
+    again = getattr(gradfuse.optim, name)(
         [{"params": then[:half]}, {"params": then[half:]}],
         **{k: v for k, v in SETTINGS[name][-1].items() if k in ("momentum", "amsgrad", "centered")},
         master_weights=master_weights,
@@ -639,7 +639,7 @@ def test_resuming_is_exact(rng, name, master_weights):
 
 def test_a_saved_state_is_a_copy_and_leaves_schedules_out():
     p = np.ones(4)
-    opt = smelt.optim.Adam([p], lr=lambda step: 0.1 + step, betas=[0.5, 0.6])
+    opt = gradfuse.optim.Adam([p], lr=lambda step: 0.1 + step, betas=[0.5, 0.6])
     saved = opt.state_dict()
     opt.step([p])
     opt.groups[0]["betas"][0] = 0.1
@@ -679,7 +679,7 @@ def test_an_exception_in_a_schedule(rng, name, error):
 
 
 def test_a_schedule_that_steps_its_own_optimizer():
-    opt = smelt.optim.SGD([np.zeros(1)], lr=1.0)
+    opt = gradfuse.optim.SGD([np.zeros(1)], lr=1.0)
     opt.lr = lambda step: opt.step([np.ones(1)]) or 1.0
     with pytest.raises(RuntimeError, match="SGD: this optimizer is at work, in another thread or around this call"):
         opt.step([np.ones(1)])
@@ -773,11 +773,11 @@ def test_optimizers_of_their_own_in_several_threads(rng, threads):
 def test_a_child_process_can_go_on():
     script = """
 import os, warnings
-import numpy as np, smelt
+import numpy as np, gradfuse
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
-smelt.set_num_threads(2)
+gradfuse.set_num_threads(2)
 p = np.zeros(500_000, np.float32)
-opt = smelt.optim.SGD([p], lr=1.0)
+opt = gradfuse.optim.SGD([p], lr=1.0)
 opt.step([np.ones_like(p)])
 child = os.fork()
 opt.step([np.ones_like(p)])
@@ -791,8 +791,8 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_copies(rng):
     """Of an optimizer alone, and of a model and its optimizer together: each goes on by itself, in the same bits."""
-    layer = smelt.nn.Linear(4, 3, rng=0)
-    opt = smelt.optim.NAdam(layer.parameters(), lr=lambda step: 0.1 / (step + 1), max_grad_norm=1.0)
+    layer = gradfuse.nn.Linear(4, 3, rng=0)
+    opt = gradfuse.optim.NAdam(layer.parameters(), lr=lambda step: 0.1 / (step + 1), max_grad_norm=1.0)
     for p in opt.params:
         p.grad = rng.normal(size=p.shape).astype(np.float32)
     opt.step()
@@ -807,7 +807,7 @@ def test_copies(rng):
     shared = copy.copy(opt)
     shared.lr = 3.0
     assert opt.lr != 3.0
-    plain = pickle.loads(pickle.dumps(smelt.optim.SGD([np.ones(3)], lr=0.5, momentum=0.9)))
+    plain = pickle.loads(pickle.dumps(gradfuse.optim.SGD([np.ones(3)], lr=0.5, momentum=0.9)))
     plain.step([np.ones(3)])
     assert_identical(plain.params[0], np.full(3, 0.5))
     opt.zero_grad()
@@ -815,8 +815,8 @@ def test_copies(rng):
 
 
 def test_a_parameter_that_got_another_array():
-    layer = smelt.nn.Linear(4, 3, rng=0)
-    opt = smelt.optim.SGD(layer.parameters())
+    layer = gradfuse.nn.Linear(4, 3, rng=0)
+    opt = gradfuse.optim.SGD(layer.parameters())
     layer.astype("float64").astype("float32")
     layer.weight.grad, layer.bias.grad = np.ones((4, 3), np.float32), np.ones(3, np.float32)
     with pytest.raises(

@@ -8,7 +8,7 @@ import pytest
 from helpers import BFLOAT16
 from optimizers import NAMES, SPECS, make, unchanged
 
-import smelt
+import gradfuse
 
 every_optimizer = pytest.mark.parametrize("name", NAMES)
 
@@ -73,7 +73,7 @@ DISJOINT = [
 @pytest.mark.parametrize(("params", "kind", "text"), PARAMS)
 def test_parameters(params, kind, text):
     with error(kind, f"Adam: params{'' if text[0] == '[' else ' '}{text}"):
-        smelt.optim.Adam(params)
+        gradfuse.optim.Adam(params)
 
 
 @pytest.mark.parametrize("params", SHARED)
@@ -81,21 +81,21 @@ def test_parameters_that_share_memory(params):
     with pytest.raises(
         ValueError, match=r"^SGD: params\[\d\] must not share memory with another of the arrays, got one that"
     ):
-        smelt.optim.SGD(params)
+        gradfuse.optim.SGD(params)
 
 
 @pytest.mark.parametrize("params", DISJOINT)
 def test_parameters_that_lie_between_each_other(params):
-    smelt.optim.SGD(params, lr=0.5).step([np.ones_like(p) for p in params])
+    gradfuse.optim.SGD(params, lr=0.5).step([np.ones_like(p) for p in params])
     assert all((p == -0.5).all() for p in params)
     BASE[...] = 0
 
 
 def test_many_parameters_in_one_array_are_told_apart_in_little_time():
     base = np.zeros((100, 5000), np.float32)
-    smelt.optim.SGD(list(base.T))  # every pair's extents overlap
+    gradfuse.optim.SGD(list(base.T))  # every pair's extents overlap
     with pytest.raises(ValueError, match="share memory"):
-        smelt.optim.SGD([*base.T, base[50]])
+        gradfuse.optim.SGD([*base.T, base[50]])
 
 
 def bad_values(hyper):
@@ -115,7 +115,7 @@ def bad_values(hyper):
 @every_optimizer
 def test_hyper_parameters(name):
     """When it is made, in a group, and between steps."""
-    optimizer, p = getattr(smelt.optim, name), np.zeros(3)
+    optimizer, p = getattr(gradfuse.optim, name), np.zeros(3)
     opt = optimizer([p])
     opt.step([p])
     for hyper in SPECS[name]["hypers"]:
@@ -140,7 +140,7 @@ def test_hyper_parameters(name):
 def test_the_given_value_is_in_the_text():
     for value in (-0.5, np.float32(-0.5), 10**400, (0.9, 1.0), "0.1"):
         with pytest.raises((TypeError, ValueError), match=re.escape(f", got {value!r}") + "$"):
-            smelt.optim.Adam([np.zeros(1)], betas=(0.5, value))
+            gradfuse.optim.Adam([np.zeros(1)], betas=(0.5, value))
 
 
 COMMON = [
@@ -162,7 +162,7 @@ COMMON = [
 @pytest.mark.parametrize(("key", "value", "kind", "text"), COMMON)
 def test_common_arguments(name, key, value, kind, text):
     with error(kind, f"{name}: {key} {text}"):
-        getattr(smelt.optim, name)([np.zeros(3)], **{key: value})
+        getattr(gradfuse.optim, name)([np.zeros(3)], **{key: value})
     opt = make(name, [np.zeros(3)])
     if key in ("max_grad_norm", "nonfinite"):
         before = getattr(opt, key)
@@ -181,16 +181,16 @@ def test_common_arguments(name, key, value, kind, text):
 def test_unknown_arguments():
     p = np.zeros(3)
     with error(TypeError, "SGD: got an unexpected keyword argument 'momentumm'"):
-        smelt.optim.SGD([p], momentumm=0.9)
+        gradfuse.optim.SGD([p], momentumm=0.9)
     with error(TypeError, "SGD: missing a required argument: 'params'"):
-        smelt.optim.SGD()
+        gradfuse.optim.SGD()
     with error(TypeError, "SGD: too many positional arguments"):
-        smelt.optim.SGD([p], 0.1, 0.9, 0.0, 0.0, True, True)
+        gradfuse.optim.SGD([p], 0.1, 0.9, 0.0, 0.0, True, True)
     with error(ValueError, "SGD: params: a group may set lr, momentum, "):
-        smelt.optim.SGD([{"params": [p], "betas": (0.9, 0.99)}])
+        gradfuse.optim.SGD([{"params": [p], "betas": (0.9, 0.99)}])
     for key in ("max_grad_norm", "nonfinite", "master_weights"):
         with pytest.raises(ValueError, match=f"a group may set lr, .*, got '{key}'$"):
-            smelt.optim.SGD([{"params": [p], key: None}])
+            gradfuse.optim.SGD([{"params": [p], key: None}])
 
 
 def gradients(**changed):
@@ -240,7 +240,7 @@ def test_gradients(name, grads, kind, text):
 
 def test_a_gradient_that_overlaps_its_parameter():
     base = np.arange(17.0)
-    opt = smelt.optim.SGD([np.zeros(1), base[1:]])
+    opt = gradfuse.optim.SGD([np.zeros(1), base[1:]])
     for g in (base[:-1], base[1:][::-1]):
         text = "SGD.step: grads[1] must be its parameter itself or not overlap it, got an overlapping view"
         with unchanged(opt), error(ValueError, text):
@@ -249,7 +249,7 @@ def test_a_gradient_that_overlaps_its_parameter():
 
 def test_parameters_without_a_gradient_of_their_own():
     with error(TypeError, "SGD.step: grads must be given, for a parameter of type ndarray has no .grad"):
-        smelt.optim.SGD([np.zeros(3)]).step()
+        gradfuse.optim.SGD([np.zeros(3)]).step()
 
 
 @pytest.mark.parametrize(("name", "key", "value", "made_with", "now"), [
@@ -258,7 +258,7 @@ def test_parameters_without_a_gradient_of_their_own():
     ("Adam", "amsgrad", True, "exp_avg and exp_avg_sq and max_exp_avg_sq", "exp_avg and exp_avg_sq"),
 ])  # fmt: skip
 def test_hyper_parameters_that_call_for_other_state(name, key, value, made_with, now):
-    opt = getattr(smelt.optim, name)([np.zeros(3)], **{key: value})
+    opt = getattr(gradfuse.optim, name)([np.zeros(3)], **{key: value})
     opt.groups[0][key] = type(value)(0)
     text = "hyper-parameters must call for the state they were made with"
     with unchanged(opt), error(ValueError, f"{name}.step: {text}, {made_with}, got ones that call for {now}"):
@@ -268,7 +268,7 @@ def test_hyper_parameters_that_call_for_other_state(name, key, value, made_with,
 
 
 def test_groups_that_come_or_go():
-    opt = smelt.optim.SGD([{"params": np.zeros(3)}, {"params": np.zeros(2)}])
+    opt = gradfuse.optim.SGD([{"params": np.zeros(3)}, {"params": np.zeros(2)}])
     gone = opt.groups.pop()
     for count in (1, 3):
         with error(ValueError, f"SGD.step: groups must stay the 2 it was made with, got {count}"):
@@ -279,7 +279,7 @@ def test_groups_that_come_or_go():
 
 @pytest.mark.parametrize("rate", [np.nan, -1.0, "0.1", None])
 def test_a_schedule_that_goes_wrong(rate):
-    opt = smelt.optim.SGD([np.zeros(3)], lr=lambda step: rate if step == 1 else 0.5)
+    opt = gradfuse.optim.SGD([np.zeros(3)], lr=lambda step: rate if step == 1 else 0.5)
     opt.step([np.ones(3)])
     with unchanged(opt), pytest.raises((TypeError, ValueError), match=f"SGD: lr must be a finite .* got {rate!r}"):
         opt.step([np.ones(3)])
@@ -317,7 +317,7 @@ def edits(state):
 
 def test_states_that_do_not_fit():
     params = [np.ones(3, np.float32), np.ones((2, 2), np.float16), np.ones(())]
-    opt = smelt.optim.Adam([{"params": params[:2]}, {"params": params[2:], "lr": 0.1}], amsgrad=True)
+    opt = gradfuse.optim.Adam([{"params": params[:2]}, {"params": params[2:], "lr": 0.1}], amsgrad=True)
     opt.step(params)
     good = opt.state_dict()
     for text, edit in edits(good).items():
@@ -337,8 +337,8 @@ def test_states_that_do_not_fit():
 
 
 def test_a_state_of_an_optimizer_with_other_slots():
-    state = smelt.optim.SGD([np.zeros(3)], momentum=0.9).state_dict()
-    opt = smelt.optim.SGD([np.zeros(3)])
+    state = gradfuse.optim.SGD([np.zeros(3)], momentum=0.9).state_dict()
+    opt = gradfuse.optim.SGD([np.zeros(3)])
     with (
         unchanged(opt),
         error(ValueError, "SGD.load_state_dict: state['state'][0] must hold {}, got {'momentum_buffer'"),

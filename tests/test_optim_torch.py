@@ -7,7 +7,7 @@ import pytest
 from helpers import DTYPES
 from optimizers import NAMES, SETTINGS, make
 
-import smelt
+import gradfuse
 
 torch = pytest.importorskip("torch")
 
@@ -46,7 +46,7 @@ def test_ten_steps(rng, name, dtype):
         expected = getattr(torch.optim, name)(
             [{"params": theirs[groups[0]]}, {"params": theirs[groups[1]], "lr": 0.2}], foreach=False, **setting
         )
-        opt = getattr(smelt.optim, name)(
+        opt = getattr(gradfuse.optim, name)(
             [{"params": ours[groups[0]]}, {"params": ours[groups[1]], "lr": 0.2}], **setting, **others
         )
         for step in range(10):
@@ -92,14 +92,14 @@ def test_tensors_as_parameters(rng, name, dtype, requires_grad):
 def test_views_of_tensors(rng):
     base = torch.zeros(8, 8)
     p = base[1::2, ::3].T
-    smelt.optim.SGD([p], lr=1.0).step([torch.ones(3, 4)])
+    gradfuse.optim.SGD([p], lr=1.0).step([torch.ones(3, 4)])
     assert base.sum() == -12
     assert (base[1::2, ::3] == -1).all()
 
 
 def test_what_autograd_follows_is_no_gradient():
     p = torch.zeros(3)
-    opt = smelt.optim.SGD([p])
+    opt = gradfuse.optim.SGD([p])
     with pytest.raises(TypeError, match=r"SGD.step: grads\[0\] could not be read through DLPack: .*requires? grad"):
         opt.step([torch.ones(3, requires_grad=True)])
     assert opt.t == 0
@@ -111,7 +111,7 @@ def test_clip_grad_norm(rng, max_norm):
     for p in params:
         p.grad = torch.tensor(rng.normal(size=tuple(p.shape)))
     grads = [p.grad.clone() for p in params]
-    norm = smelt.clip_grad_norm_(grads, max_norm)
+    norm = gradfuse.clip_grad_norm_(grads, max_norm)
     assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(params, max_norm)), rel=1e-14)
     for g, p in zip(grads, params, strict=True):  # PyTorch divides by the norm + 1e-6
         np.testing.assert_allclose(g.numpy(), p.grad.numpy(), rtol=1e-6)
@@ -123,7 +123,7 @@ def test_clip_grad_value(rng, dtype):
     for p in params:
         p.grad = torch.tensor(rng.normal(size=tuple(p.shape)), dtype=p.dtype)
     grads = [p.grad.clone() for p in params]
-    smelt.clip_grad_value_(grads, 0.7)
+    gradfuse.clip_grad_value_(grads, 0.7)
     torch.nn.utils.clip_grad_value_(params, 0.7)
     for g, p in zip(grads, params, strict=True):
         assert torch.equal(g, p.grad)

@@ -8,8 +8,8 @@ import pytest
 from helpers import DTYPES, LAYOUTS, assert_identical, cast, exact, wide
 from ulp import assert_within
 
-import smelt
-import smelt.reference as ref
+import gradfuse
+import gradfuse.reference as ref
 
 SEEDS = [0, 1, 2**32 + 5, 2**63 + 11, 2**64 - 1]
 RATES = [0.0, 2**-18, 2**-16, 0.1, 0.5, 0.9, 1 - 2**-16, 1 - 2**-18, 1.0]
@@ -35,7 +35,7 @@ def test_masks(kernels, seed, p):
 
 @pytest.mark.parametrize("number", [1, 2**32 - 1, 2**32, 2**40 + 3])
 def test_masks_of_streams(kernels, number):
-    actual, expected = stream(smelt, 17, number), stream(ref, 17, number)
+    actual, expected = stream(gradfuse, 17, number), stream(ref, 17, number)
     for _ in range(2):  # the one after it too
         np.testing.assert_array_equal(keeps(kernels, 5000, 0.5, actual), ref.keep_mask((5000,), 0.5, expected))
     assert actual.stream == expected.stream == number + 2
@@ -89,7 +89,7 @@ def test_dropped_is_zero(kernels, dtype, p):
 
 @pytest.mark.parametrize("name", ["dropout_forward", "alpha_dropout_forward"])
 def test_rate_of_zero_is_the_identity(kernels, rng, dtype, name):
-    x, generator = cast(rng.normal(size=1001), dtype), smelt.Generator(3)
+    x, generator = cast(rng.normal(size=1001), dtype), gradfuse.Generator(3)
     y, _ = getattr(kernels, name)(x, 0.0, rng=generator)
     assert_identical(y, x)
     assert generator.stream == 0
@@ -139,7 +139,7 @@ def test_share_of_dropped(kernels, p):
 
 
 def test_streams_are_independent(kernels):
-    generator = smelt.Generator(5)
+    generator = gradfuse.Generator(5)
     masks = np.array([keeps(kernels, 100_000, 0.5, generator) for _ in range(4)] + [keeps(kernels, 100_000, 0.5, 6)])
     correlation = np.corrcoef(np.c_[masks[:, :-1], masks[:, 1:]].reshape(10, -1))  # and shifted by one
     assert abs(correlation - np.eye(10)).max() < 6 / np.sqrt(99_999)
@@ -175,18 +175,18 @@ def test_rrelu_slopes_are_uniform(kernels):
 )
 def test_sources(kernels, draw):
     x = np.ones((30, 8), np.float32)
-    generator = smelt.Generator(9)
+    generator = gradfuse.Generator(9)
     first, second = draw(kernels, x, generator), draw(kernels, x, generator)
     assert generator.stream == 2
     assert (first != second).any()
     for seed in (9, np.int64(9), np.uint8(9)):
         assert_identical(draw(kernels, x, seed), first)  # an int is a seed, at its stream 0
-    assert_identical(draw(kernels, x, stream(smelt, 9, 1)), second)
+    assert_identical(draw(kernels, x, stream(gradfuse, 9, 1)), second)
     assert (draw(kernels, x, None) != draw(kernels, x, None)).any()
 
 
 def test_what_draws_nothing_advances_nothing(kernels):
-    x, generator = np.ones((30, 8), np.float32), smelt.Generator(9)
+    x, generator = np.ones((30, 8), np.float32), gradfuse.Generator(9)
     kernels.bias_act_forward(x, rng=generator)
     kernels.batch_norm_forward(x, None, None, rng=generator)
     kernels.rrelu_forward(x, training=False, rng=generator)
@@ -194,7 +194,7 @@ def test_what_draws_nothing_advances_nothing(kernels):
 
 
 def test_backward_draws_nothing(kernels):
-    x, generator = np.ones((30, 8), np.float32), smelt.Generator(9)
+    x, generator = np.ones((30, 8), np.float32), gradfuse.Generator(9)
     _, ctx = kernels.dropout_forward(x, rng=generator)
     first = kernels.dropout_backward(x, ctx)
     generator.load_state_dict({"seed": 1, "stream": 50})
@@ -206,7 +206,7 @@ def test_backward_draws_nothing(kernels):
     "clone", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))], ids=["copy", "deepcopy", "pickle"]
 )
 def test_generator_is_copied(clone):
-    generator = stream(smelt, 2**64 - 1, 2**63)
+    generator = stream(gradfuse, 2**64 - 1, 2**63)
     other = clone(generator)
     assert other is not generator
     assert other.state_dict() == generator.state_dict() == {"seed": 2**64 - 1, "stream": 2**63}
@@ -215,7 +215,7 @@ def test_generator_is_copied(clone):
 
 
 def test_generator_shows_itself():
-    generator = smelt.Generator(5)
+    generator = gradfuse.Generator(5)
     assert (generator.seed, generator.stream, repr(generator)) == (5, 0, "Generator(seed=5, stream=0)")
     for attribute in ("seed", "stream"):
         with pytest.raises(AttributeError):

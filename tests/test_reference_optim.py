@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-import smelt.reference as ref
-from smelt.reference._float64 import narrow
+import gradfuse.reference as ref
+from gradfuse.reference._float64 import narrow
 
 GRADIENTS = [0.7, -1.3, 0.2, 2.1, -0.4, 0.05, -0.9]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-import smelt.reference as ref
+import gradfuse.reference as ref
 
 inf, nan = math.inf, math.nan
 

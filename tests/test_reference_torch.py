@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import smelt.reference as ref
+import gradfuse.reference as ref
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

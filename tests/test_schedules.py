@@ -10,9 +10,9 @@ import warnings
 import numpy as np
 import pytest
 
-import smelt
-from smelt import schedules
-from smelt.schedules import Plateau
+import gradfuse
+from gradfuse import schedules
+from gradfuse.schedules import Plateau
 
 CYCLE = {
     "pct_start": 0.4,
@@ -365,7 +365,7 @@ def test_an_optimizer_takes_each():
     for schedule in EVERY:
         if isinstance(schedule(0), float):
             p = np.zeros(1)
-            opt = smelt.optim.SGD([p], lr=schedule)
+            opt = gradfuse.optim.SGD([p], lr=schedule)
             for _ in range(8):
                 opt.step([np.ones(1)])
             assert p[0] == pytest.approx(-sum(values(schedule, 8)), rel=1e-14)
@@ -374,7 +374,7 @@ def test_an_optimizer_takes_each():
 
 def test_an_optimizer_follows_its_plateau():
     p, plateau = np.zeros(1), Plateau(1.0, patience=0)
-    opt = smelt.optim.SGD([p], lr=plateau)
+    opt = gradfuse.optim.SGD([p], lr=plateau)
     for metric in (0.5, 0.6):
         plateau.update(metric)
         opt.step([np.ones(1)])
@@ -584,5 +584,5 @@ def test_what_plot_refuses(monkeypatch, tmp_path):
             call()
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install smelt\[training\]"):
+    with pytest.raises(ImportError, match=r"pip install gradfuse\[training\]"):
         good.plot(5)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from helpers import python
 
-import smelt
-from smelt import search as module
-from smelt.data import k_fold
-from smelt.search import choice, coarse_to_fine, cross_validated, integer, log_uniform, uniform
+import gradfuse
+from gradfuse import search as module
+from gradfuse.data import k_fold
+from gradfuse.search import choice, coarse_to_fine, cross_validated, integer, log_uniform, uniform
 
 optuna = pytest.importorskip("optuna")
 
@@ -578,7 +578,7 @@ class InFolder:
 
     def __call__(self, parameters, report):
         traces(self.folder, parameters)
-        assert smelt.get_num_threads() == 1
+        assert gradfuse.get_num_threads() == 1
         assert {os.environ[f"{library}_NUM_THREADS"] for library in ("OMP", "OPENBLAS", "MKL")} == {"1"}
         if report.trial.user_attrs["number"] == self.kill and not (Path(self.folder) / "killed").exists():
             (Path(self.folder) / "killed").touch()
@@ -631,7 +631,7 @@ def endless(parameters, report):
     """From number 2 on is at work for ever, with a file locked that is there as long as the process."""
     number = report.trial.user_attrs["number"]
     if number >= 2:
-        with open(Path(os.environ["SMELT_TEST_FOLDER"]) / str(number), "w") as file:
+        with open(Path(os.environ["GRADFUSE_TEST_FOLDER"]) / str(number), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             time.sleep(1000)
     return bowl(parameters, report)
@@ -643,8 +643,8 @@ def test_a_killed_search_leaves_no_process_and_goes_on(tmp_path):
     storage = tmp_path / "search.journal"
     code = f"import test_search as t; t.search(t.endless, t.SPACE, trials=6, storage={str(storage)!r}, workers=2)"
     here = Path(__file__).parent
-    path = os.pathsep.join([str(Path(smelt.__file__).parents[1]), str(here)])
-    environment = {**os.environ, "PYTHONPATH": path, "SMELT_TEST_FOLDER": str(folder)}
+    path = os.pathsep.join([str(Path(gradfuse.__file__).parents[1]), str(here)])
+    environment = {**os.environ, "PYTHONPATH": path, "GRADFUSE_TEST_FOLDER": str(folder)}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=here)
     wait_until(lambda: len(list(folder.iterdir())) == 2)
     with pytest.raises(RuntimeError, match="is in use by another search"):
@@ -901,15 +901,17 @@ def test_errors(call, error, message):
 def test_what_is_missing_is_named(monkeypatch):
     result = search(bowl, SPACE, trials=1)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"^Result.plot: matplotlib is needed: pip install smelt\[training\]$"):
+    with pytest.raises(ImportError, match=r"^Result.plot: matplotlib is needed: pip install gradfuse\[training\]$"):
         result.plot()
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ImportError, match=r"^coarse_to_fine: optuna is needed: pip install smelt\[search\]$"):
+    with pytest.raises(ImportError, match=r"^coarse_to_fine: optuna is needed: pip install gradfuse\[search\]$"):
         coarse_to_fine(bowl, SPACE)
 
 
 def test_optuna_is_imported_by_a_search_alone():
-    code = "import sys, smelt.search as s; s.uniform(0, 1); print({'optuna', 'matplotlib', 'tqdm'} & set(sys.modules))"
+    code = (
+        "import sys, gradfuse.search as s; s.uniform(0, 1); print({'optuna', 'matplotlib', 'tqdm'} & set(sys.modules))"
+    )
     assert python("-c", code).stdout == "set()\n"
 
 

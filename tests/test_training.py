@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from helpers import BFLOAT16, assert_identical
 
-import smelt
-from smelt import nn, schedules
-from smelt.data import Batches
-from smelt.training import History, accuracy, evaluate, fit, groups, load, pretrain_layers, save, transfer
+import gradfuse
+from gradfuse import nn, schedules
+from gradfuse.data import Batches
+from gradfuse.training import History, accuracy, evaluate, fit, groups, load, pretrain_layers, save, transfer
 
 pytest.importorskip("safetensors")
 
@@ -37,7 +37,7 @@ def net(rng=0):
 def setting(steps=40, **options):
     model = net()
     data = Batches(*toy(), batch_size=16, seed=3)
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=schedules.one_cycle(0.02, steps), **options)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=schedules.one_cycle(0.02, steps), **options)
     return model, data, optimizer
 
 
@@ -63,7 +63,7 @@ def test_fit_is_the_loop_written_by_hand():
     for epoch in range(3):
         total = 0.0
         for x, t in batches:
-            loss, grad = smelt.cross_entropy(mine(x), t)
+            loss, grad = gradfuse.cross_entropy(mine(x), t)
             mine.backward(grad)
             opt.step()
             mine.zero_grad()
@@ -88,7 +88,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch():
     x, t = toy(128)
     for model, size, accumulate in zip(models, (32, 8), (1, 4), strict=True):
         data = Batches(x, t, batch_size=size, seed=1)
-        optimizer = smelt.optim.SGD(model.parameters(), lr=0.1, max_grad_norm=0.5)
+        optimizer = gradfuse.optim.SGD(model.parameters(), lr=0.1, max_grad_norm=0.5)
         fit(model, data, optimizer, epochs=2, accumulate=accumulate, progress=False)
         assert optimizer.t == 8
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -136,7 +136,7 @@ def test_plateau_is_told_the_validation_loss(warmed):
     plateau = schedules.Plateau(0.1, patience=1, factor=0.5, threshold=10.0, threshold_mode="abs")  # nothing is better
     if warmed:
         plateau = schedules.warmup(plateau, 0)
-    optimizer = smelt.optim.SGD(model.parameters(), lr=plateau)
+    optimizer = gradfuse.optim.SGD(model.parameters(), lr=plateau)
     history = fit(model, data, optimizer, epochs=6, validation=toy(seed=5), progress=False)
     assert history["lr"] == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
 
@@ -158,7 +158,7 @@ def test_mixed_precision(scale):
     assert model[0].weight.data.dtype == np.float16
     x, t = toy()
     data = Batches(x.astype(np.float16), t, batch_size=16, seed=3)
-    optimizer = smelt.optim.NAdam(model.parameters(), lr=0.01, nonfinite="skip", master_weights=True)
+    optimizer = gradfuse.optim.NAdam(model.parameters(), lr=0.01, nonfinite="skip", master_weights=True)
     history = fit(model, data, optimizer, epochs=15, loss_scale=scale, progress=False)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert all(np.isfinite(p.data).all() for p in model.parameters())
@@ -172,10 +172,10 @@ def test_gradients_are_scaled_before_they_are_rounded():
     for scale in (None, 2.0**20):
         model = net().astype("float16")
         before = model.state_dict()
-        optimizer = smelt.optim.SGD(model.parameters(), lr=2.0**24, nonfinite="skip", master_weights=True)
+        optimizer = gradfuse.optim.SGD(model.parameters(), lr=2.0**24, nonfinite="skip", master_weights=True)
 
         def tiny(prediction, target):
-            loss, grad = smelt.cross_entropy(prediction, target)
+            loss, grad = gradfuse.cross_entropy(prediction, target)
             return loss, grad * grad.dtype.type(2.0**-20) * grad.dtype.type(2.0**-4)
 
         fit(model, Batches(x, t), optimizer, epochs=3, loss=tiny, loss_scale=scale, progress=False)
@@ -188,7 +188,7 @@ def test_a_dynamic_scale_halves_where_gradients_overflow():
     model = net().astype("float16")
     x, t = toy()
     data = Batches(1000 * x.astype(np.float16), t, batch_size=16, seed=3)
-    optimizer = smelt.optim.SGD(model.parameters(), lr=1e-5, nonfinite="skip", master_weights=True)
+    optimizer = gradfuse.optim.SGD(model.parameters(), lr=1e-5, nonfinite="skip", master_weights=True)
     runs = []
     fit(model, data, optimizer, epochs=2, loss_scale="dynamic", callbacks=[runs.append], progress=False)
     run = runs[-1]
@@ -203,7 +203,7 @@ def test_evaluate():
     figures = evaluate(model, (x, t), metrics={"accuracy": accuracy}, batch_size=10)
     assert model.training
     logits = copy.deepcopy(model).eval()(x)
-    assert figures["loss"] == pytest.approx(float(smelt.cross_entropy(logits, t)[0]), rel=1e-6)
+    assert figures["loss"] == pytest.approx(float(gradfuse.cross_entropy(logits, t)[0]), rel=1e-6)
     assert figures["accuracy"] == pytest.approx((logits.argmax(1) == t).mean())
     assert evaluate(model, Batches(x, t, batch_size=7), metrics={})["loss"] == pytest.approx(figures["loss"], rel=1e-6)
     with pytest.raises(ValueError, match="at least one sample"):
@@ -254,9 +254,9 @@ def test_arguments(options, error, text):
 @pytest.mark.parametrize(
     ("part", "given", "error", "text"),
     [
-        ("model", 3, TypeError, "fit: model must be a smelt.nn.Layer, got int"),
-        ("optimizer", 3, TypeError, "fit: optimizer must be a smelt.optim.Optimizer, got int"),
-        ("data", [toy()], TypeError, "fit: data must be a smelt.data.Batches, got list"),
+        ("model", 3, TypeError, "fit: model must be a gradfuse.nn.Layer, got int"),
+        ("optimizer", 3, TypeError, "fit: optimizer must be a gradfuse.optim.Optimizer, got int"),
+        ("data", [toy()], TypeError, "fit: data must be a gradfuse.data.Batches, got list"),
         ("data", Batches(toy()[0]), ValueError, r"data must be batches of \(x, target\), got of 1 arrays"),
         ("data", Batches(*toy(), batch_size=999, drop_last=True), ValueError, "at least one batch an epoch, got none"),
     ],
@@ -273,7 +273,7 @@ def test_master_weights_follow_what_changes_the_weights(inner):
     x, t = toy()
     x = x.astype(np.float16)
     model = net().astype("float16")
-    optimizer = smelt.optim.SGD(model.parameters(), lr=1e-3, master_weights=True)
+    optimizer = gradfuse.optim.SGD(model.parameters(), lr=1e-3, master_weights=True)
     if inner:
         fit(model, Batches(x, t), optimizer, epochs=4, validation=(x, 2 - t), patience=1, progress=False)
     else:
@@ -314,7 +314,7 @@ def test_a_plateau_for_what_is_to_grow_is_refused():
     model, data, _ = setting()
     rising = schedules.warmup(schedules.warmup(schedules.Plateau(0.1, mode="max"), 2), 2)
     with pytest.raises(ValueError, match="fit: a Plateau must have mode='min', for it is told a loss, got 'max'"):
-        fit(model, data, smelt.optim.SGD(model.parameters(), lr=rising), epochs=1, progress=False)
+        fit(model, data, gradfuse.optim.SGD(model.parameters(), lr=rising), epochs=1, progress=False)
 
 
 def test_what_a_resumed_run_may_not_change(tmp_path):
@@ -353,11 +353,11 @@ def test_accuracy():
 
 def test_an_optimizer_of_another_model_is_refused():
     model, data, _ = setting()
-    other = smelt.optim.SGD(copy.deepcopy(model).parameters())
+    other = gradfuse.optim.SGD(copy.deepcopy(model).parameters())
     with pytest.raises(ValueError, match="optimizer must have been given parameters of the model"):
         fit(model, data, other, epochs=1, progress=False)
     half = model.astype("float16")
-    masters = smelt.optim.SGD(half.parameters(), master_weights=True)
+    masters = gradfuse.optim.SGD(half.parameters(), master_weights=True)
     with pytest.raises(ValueError, match="constraints must be none where the optimizer keeps master_weights"):
         fit(half, data, masters, epochs=1, constraints=[nn.MaxNorm(1)], progress=False)
 
@@ -467,6 +467,21 @@ def test_names_with_dots_and_bytes_of_another_order(tmp_path):
     np.testing.assert_array_equal(loaded["a"]["swapped"], [0, 1, 2])
 
 
+def test_checkpoints_of_the_old_name(tmp_path):
+    """A file that was written when the package was called smelt."""
+    import safetensors.numpy
+
+    path = tmp_path / "state.safetensors"
+    save(path, {"a": np.arange(3.0), "b": [1, "two"]})
+    data = path.read_bytes()
+    header = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + header])["__metadata__"]
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load(data), {"smelt": metadata["gradfuse"]}))
+    loaded = load(path)
+    np.testing.assert_array_equal(loaded["a"], np.arange(3.0))
+    assert loaded["b"] == [1, "two"]
+
+
 def test_damage_is_seen(tmp_path):
     """Every byte flipped, and cut short anywhere: an error, never another state."""
     path = tmp_path / "state.safetensors"
@@ -478,7 +493,7 @@ def test_damage_is_seen(tmp_path):
             load(path)
     for length in range(len(good)):
         path.write_bytes(good[:length])
-        with pytest.raises(ValueError, match="must be a checkpoint of smelt, undamaged"):
+        with pytest.raises(ValueError, match="must be a checkpoint of gradfuse, undamaged"):
             load(path)
     path.write_bytes(good + b"x")
     with pytest.raises(ValueError, match="must be"):
@@ -497,7 +512,7 @@ def test_foreign_files(tmp_path):
         safetensors.numpy.save({"a": np.ones(3)}),
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="must be a checkpoint of smelt"):
+        with pytest.raises(ValueError, match="must be a checkpoint of gradfuse"):
             load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nothing")
@@ -572,7 +587,7 @@ def test_resuming_in_the_process_that_was_interrupted(tmp_path):
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
-        return smelt.cross_entropy(prediction, target)
+        return gradfuse.cross_entropy(prediction, target)
 
     options = {"epochs": 2, "accumulate": 2, "checkpoint": path, "checkpoint_every": 1, "progress": False}
     with pytest.raises(KeyboardInterrupt):
@@ -604,7 +619,7 @@ def test_a_loss_that_is_not_a_number_is_no_best():
 
     def loss(prediction, target):
         nonlocal calls
-        value, grad = smelt.cross_entropy(prediction, target)
+        value, grad = gradfuse.cross_entropy(prediction, target)
         calls += not model.training
         return (value * np.float32(np.nan) if calls == 1 and not model.training else value), grad
 
@@ -621,7 +636,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fit(model, data, optimizer, epochs=1, checkpoint=path, progress=False)
     other = nn.Sequential(nn.Linear(6, 3), rng=0)
     with pytest.raises(ValueError, match="checkpoint must be of 0 generators, got 1"):
-        fit(other, data, smelt.optim.SGD(other.parameters()), epochs=2, checkpoint=path, progress=False)
+        fit(other, data, gradfuse.optim.SGD(other.parameters()), epochs=2, checkpoint=path, progress=False)
     model, _, optimizer = setting(nonfinite="skip")
     before = everything(model, optimizer)
     with pytest.raises(ValueError, match="loss_scale must be None, as in the checkpoint, got 'dynamic'"):
@@ -695,7 +710,7 @@ def test_transfer():
 
 def test_rates_by_group():
     model = net()
-    optimizer = smelt.optim.SGD(groups([(model[0], {"lr": 0.0}), (model[4], {"lr": 0.1})]), lr=1.0)
+    optimizer = gradfuse.optim.SGD(groups([(model[0], {"lr": 0.0}), (model[4], {"lr": 0.1})]), lr=1.0)
     below, above = model[0].weight.data.copy(), model[4].weight.data.copy()
     fit(model, Batches(*toy()), optimizer, epochs=1, progress=False)
     assert_identical(model[0].weight.data, below)

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-import smelt
-from smelt import _core
+import gradfuse
+from gradfuse import _core
 
 PACKED = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|max|min|andn?|cmp\w*|blend[vm]?|fn?m(?:add|sub)\d+)p([sd])\b")
 REGISTER = {"baseline": "%xmm", "avx2": "%ymm", "avx512": "%zmm"}
@@ -39,7 +39,7 @@ def packed(code, isa, dtype):
 
 def find(functions, isa, pattern):
     """The functions of that build whose name matches; their cold parts, taken only by exceptions, aside."""
-    found = [code for name, code in functions.items() if re.search(rf"smelt::{isa}::.*{pattern}(?!.*cold)", name)]
+    found = [code for name, code in functions.items() if re.search(rf"gradfuse::{isa}::.*{pattern}(?!.*cold)", name)]
     assert found, f"no function of the {isa} build matches {pattern}"
     return found
 
@@ -51,10 +51,10 @@ def class_name(row):
 
 @pytest.mark.parametrize("isa", built_instruction_sets())
 @pytest.mark.parametrize("dtype", SUFFIX)
-@pytest.mark.parametrize("row", smelt.activations())
+@pytest.mark.parametrize("row", gradfuse.activations())
 def test_activations(functions, row, dtype, isa):
     for direction in ("forward", "backward"):
-        (loop,) = find(functions, isa, rf"{direction}_loop<smelt::{isa}::{class_name(row)}, {dtype}>")
+        (loop,) = find(functions, isa, rf"{direction}_loop<gradfuse::{isa}::{class_name(row)}, {dtype}>")
         assert packed(loop, isa, dtype) > 0, direction
 
 
@@ -62,7 +62,7 @@ def test_activations(functions, row, dtype, isa):
 @pytest.mark.parametrize("dtype", SUFFIX)
 @pytest.mark.parametrize("name", [spec["name"] for spec in _core.optimizer_list()])
 def test_optimizers(functions, name, dtype, isa):
-    loops = [key for key in functions if re.search(rf"::update<smelt::{isa}::{class_name(name)}, {dtype}, \d", key)]
+    loops = [key for key in functions if re.search(rf"::update<gradfuse::{isa}::{class_name(name)}, {dtype}, \d", key)]
     assert loops
     for loop in loops:  # one for each set of state arrays
         assert packed(functions[loop], isa, dtype) > 0, loop

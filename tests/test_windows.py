@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import assert_identical, cast, to_numpy
 
-from smelt import _core
+from gradfuse import _core
 
 # Images (C, H, W, N), kernel, output rows and columns, first row, stride, padding, dilation.
 SHAPES = {

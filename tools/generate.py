@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import smelt
-from smelt import _core, optim
-from smelt.bench import report
+import gradfuse
+from gradfuse import _core, optim
+from gradfuse.bench import report
 
 ROOT = Path(__file__).resolve().parent.parent
-STUBS = ROOT / "python" / "smelt"
+STUBS = ROOT / "python" / "gradfuse"
 
 HEADER = '''"""Generated from the compiled module by `make stubs`; do not edit."""
 
@@ -175,7 +175,7 @@ def optim_stub() -> str:
 
 def activation_table() -> str:
     rows = ["| function | formula | parameters | backward from | source |", "|---|---|---|---|---|"]
-    for name in smelt.activations():
+    for name in gradfuse.activations():
         info = _core.activation_info(name)
         parameters = ", ".join(f"{k} = {v:g}" for k, v in info["parameters"].items())
         rows.append(f"| `{name}` | {info['formula']} | {parameters} | {info['saves']} | {info['source']} |")

@@ -2,7 +2,7 @@
 # On a machine with a GPU and nvcc: builds the extension for that GPU, tests it there and measures it, in nine minutes.
 # With --sanitize: builds it and runs every kind of kernel under compute-sanitizer instead. Nothing is fetched.
 # Usage: tools/gpu.sh [--sanitize] OUTPUT_DIR. PYTHON names the interpreter; its environment has CuPy and what builds and
-# tests need, and of PyTorch, Triton and JAX those that are to be measured. SMELT_COMMIT says what is measured where there
+# tests need, and of PyTorch, Triton and JAX those that are to be measured. GRADFUSE_COMMIT says what is measured where there
 # is no git to ask.
 set -uo pipefail
 
@@ -46,7 +46,7 @@ part() {  # part NAME LIMIT COMMAND...: with a log of its own and a line in the 
 
 build() {
     rm -rf build/gpu/python  # what is older must not be taken for this build
-    CUDAFLAGS=-lineinfo part build 200 tools/variant.sh gpu -DCMAKE_BUILD_TYPE=Release -DSMELT_CUDA=ON -DSMELT_ISAS=baseline
+    CUDAFLAGS=-lineinfo part build 200 tools/variant.sh gpu -DCMAKE_BUILD_TYPE=Release -DGRADFUSE_CUDA=ON -DGRADFUSE_ISAS=baseline
     local code=$?
     [ $code -eq 0 ] || rm -rf build/gpu/python
     cp build/gpu.log "$out/build.log" 2> /dev/null  # with the registers and spills of every kernel
@@ -76,7 +76,7 @@ else
     # It begins nothing after its deadline; what it has begun, and its imports, take some more.
     seconds=$(left)
     run benchmark "$seconds" \
-        "$python" -m smelt.bench --device cuda --output "$out" --deadline $((seconds > 75 ? seconds - 45 : 30))
+        "$python" -m gradfuse.bench --device cuda --output "$out" --deadline $((seconds > 75 ? seconds - 45 : 30))
 fi
 
 echo

@@ -1,6 +1,6 @@
 """Every kind of CUDA kernel once, on small arrays, compared with the CPU: short enough for compute-sanitizer.
 
-Usage: python tools/gpu_smoke.py [NAME...], with smelt and CuPy importable; `tools/gpu.sh --sanitize` runs it.
+Usage: python tools/gpu_smoke.py [NAME...], with gradfuse and CuPy importable; `tools/gpu.sh --sanitize` runs it.
 """
 
 import sys
@@ -8,7 +8,7 @@ import sys
 import cupy
 import numpy as np
 
-import smelt
+import gradfuse
 
 CHECKS = {}
 RNG = np.random.default_rng(0)
@@ -44,42 +44,42 @@ DTYPES = dtypes()
 def elementwise(to):
     for dtype in DTYPES:
         x, g = normal(1003, dtype=dtype), normal(1003, dtype=dtype)
-        for name in smelt.activations():
-            y = getattr(smelt, name)(to(x))
-            saved = to(x) if smelt.saves(name) == "x" else y
-            yield from (y, getattr(smelt, f"{name}_backward")(to(g), saved))
+        for name in gradfuse.activations():
+            y = getattr(gradfuse, name)(to(x))
+            saved = to(x) if gradfuse.saves(name) == "x" else y
+            yield from (y, getattr(gradfuse, f"{name}_backward")(to(g), saved))
 
 
 @check
 def strided(to):
     x, g = normal(37, 58), normal(37, 58)
-    y = smelt.elu(to(x)[:, ::2])
+    y = gradfuse.elu(to(x)[:, ::2])
     yield y
-    yield smelt.elu_backward(to(g)[:, ::2], y)
-    yield smelt.silu(to(x)[::-1, 1:-1])
+    yield gradfuse.elu_backward(to(g)[:, ::2], y)
+    yield gradfuse.silu(to(x)[::-1, 1:-1])
     out = to(np.zeros((37, 58), np.float32))
-    smelt.gelu(to(x)[3:, 5:20], out=out[3:, 5:20])
+    gradfuse.gelu(to(x)[3:, 5:20], out=out[3:, 5:20])
     yield out
 
 
 @check
 def misaligned(to):
-    yield smelt.gelu_tanh(to(normal(1003))[1:])
+    yield gradfuse.gelu_tanh(to(normal(1003))[1:])
 
 
 @check
 def dropout(to):
     x, g = normal(1003), normal(1003)
     for forward, backward in (
-        (smelt.dropout_forward, smelt.dropout_backward),
-        (smelt.alpha_dropout_forward, smelt.alpha_dropout_backward),
-        (smelt.rrelu_forward, smelt.rrelu_backward),
+        (gradfuse.dropout_forward, gradfuse.dropout_backward),
+        (gradfuse.alpha_dropout_forward, gradfuse.alpha_dropout_backward),
+        (gradfuse.rrelu_forward, gradfuse.rrelu_backward),
     ):
         y, ctx = forward(to(x), rng=5)
         yield from (y, backward(to(g), ctx))
-    rng = smelt.Generator(7, capturable=not isinstance(to(x), np.ndarray))
+    rng = gradfuse.Generator(7, capturable=not isinstance(to(x), np.ndarray))
     for _ in range(2):
-        yield smelt.dropout_forward(to(x), 0.3, rng=rng)[0]
+        yield gradfuse.dropout_forward(to(x), 0.3, rng=rng)[0]
 
 
 LAYOUTS = (((4, 6, 9, 9), 1), ((40, 6), -1), ((4, 9, 9, 6), -1), ((2, 3, 150, 150), 1), ((5000, 3), 1))
@@ -89,8 +89,8 @@ LAYOUTS = (((4, 6, 9, 9), 1), ((40, 6), -1), ((4, 9, 9, 6), -1), ((2, 3, 150, 15
 def prelu(to):
     for shape, axis in LAYOUTS:
         x = normal(*shape)
-        y, ctx = smelt.prelu_forward(to(x), to(normal(shape[axis])), axis=axis)
-        yield from (y, *smelt.prelu_backward(to(x), ctx))
+        y, ctx = gradfuse.prelu_forward(to(x), to(normal(shape[axis])), axis=axis)
+        yield from (y, *gradfuse.prelu_backward(to(x), ctx))
 
 
 @check
@@ -102,15 +102,15 @@ def channels(to):
             options = {"axis": axis, "activation": "gelu", "dropout": 0.5, "residual": to(residual), "rng": 3}
             for order in ("bn_act", "act_bn"):
                 mean, var, weight, bias = map(to, vectors)
-                y, ctx = smelt.batch_norm_forward(to(x), mean, var, weight, bias, order=order, **options)
-                yield from (y, mean, var, *smelt.batch_norm_backward(to(g), ctx))
-            y, ctx = smelt.batch_norm_forward(to(x), *map(to, vectors), axis=axis, frozen=True)
-            yield from (y, *smelt.batch_norm_backward(to(g), ctx))
-            yield smelt.batch_norm(to(x), *map(to, vectors), axis=axis, activation="relu")
-            y, ctx = smelt.bias_act_forward(to(x), to(vectors[0]), **options)
-            yield from (y, *smelt.bias_act_backward(to(g), ctx))
+                y, ctx = gradfuse.batch_norm_forward(to(x), mean, var, weight, bias, order=order, **options)
+                yield from (y, mean, var, *gradfuse.batch_norm_backward(to(g), ctx))
+            y, ctx = gradfuse.batch_norm_forward(to(x), *map(to, vectors), axis=axis, frozen=True)
+            yield from (y, *gradfuse.batch_norm_backward(to(g), ctx))
+            yield gradfuse.batch_norm(to(x), *map(to, vectors), axis=axis, activation="relu")
+            y, ctx = gradfuse.bias_act_forward(to(x), to(vectors[0]), **options)
+            yield from (y, *gradfuse.bias_act_backward(to(g), ctx))
     W, vectors = normal(8, 5), [normal(5) ** 2 + np.float32(1) for _ in range(5)]
-    yield from smelt.fold_batch_norm(to(W), *map(to, vectors))
+    yield from gradfuse.fold_batch_norm(to(W), *map(to, vectors))
 
 
 @check
@@ -119,8 +119,8 @@ def rows(to):
     for shape, axis in (((7, 33), -1), ((3, 5000), -1), ((2, 60001), -1), ((4, 11, 13), 1), ((300, 8), -1)):
         x, g = normal(*shape), normal(*shape)
         for forward, backward in (
-            (smelt.softmax, smelt.softmax_backward),
-            (smelt.log_softmax, smelt.log_softmax_backward),
+            (gradfuse.softmax, gradfuse.softmax_backward),
+            (gradfuse.log_softmax, gradfuse.log_softmax_backward),
         ):
             y = forward(to(x), axis=axis)
             yield from (y, backward(to(g), y, axis=axis))
@@ -132,18 +132,18 @@ def losses(to):
         x, labels = normal(*shape), np.arange(shape[0], dtype=np.int64) % shape[1]
         q = abs(normal(*shape))
         for reduction in ("mean", "none"):
-            yield from smelt.cross_entropy(to(x), to(labels), label_smoothing=0.1, reduction=reduction)
-            yield from smelt.cross_entropy(to(x), to(labels.astype(np.int32)), reduction=reduction)
-            yield from smelt.cross_entropy(to(x), to(q), reduction=reduction)
-            yield from smelt.mse_loss(to(x), to(q), reduction=reduction)
+            yield from gradfuse.cross_entropy(to(x), to(labels), label_smoothing=0.1, reduction=reduction)
+            yield from gradfuse.cross_entropy(to(x), to(labels.astype(np.int32)), reduction=reduction)
+            yield from gradfuse.cross_entropy(to(x), to(q), reduction=reduction)
+            yield from gradfuse.mse_loss(to(x), to(q), reduction=reduction)
 
 
 @check
 def maxout(to):
     for shape, axis in (((40, 24), 1), ((3, 8, 5, 5), 1)):
         x = normal(*shape)
-        y, ctx = smelt.maxout_forward(to(x), 4, axis=axis)
-        yield from (y, smelt.maxout_backward(y, ctx))
+        y, ctx = gradfuse.maxout_forward(to(x), 4, axis=axis)
+        yield from (y, gradfuse.maxout_backward(y, ctx))
 
 
 SHAPES = ((3,), (65, 33), (9001,), (1,))
@@ -151,7 +151,7 @@ SHAPES = ((3,), (65, 33), (9001,), (1,))
 
 @check
 def optimizers(to):
-    for name in smelt.optim.__all__:
+    for name in gradfuse.optim.__all__:
         if name == "Optimizer":
             continue
         for dtype in DTYPES:
@@ -159,7 +159,7 @@ def optimizers(to):
                 params = [to(normal(*shape, dtype=dtype)) for shape in SHAPES] + [to(normal(8, 6, dtype=dtype))[:, ::2]]
                 if isinstance(params[0], np.ndarray):
                     options = {k: v for k, v in options.items() if k != "capturable"}
-                optimizer = getattr(smelt.optim, name)(params, master_weights=dtype.itemsize == 2, **options)
+                optimizer = getattr(gradfuse.optim, name)(params, master_weights=dtype.itemsize == 2, **options)
                 for _ in range(2):
                     optimizer.step([to(normal(*p.shape, dtype=dtype)) for p in params])
                 yield from params
@@ -170,13 +170,13 @@ def norms(to):
     for dtype in DTYPES:
         for per_array in (False, True):
             grads = [to(normal(*shape, dtype=dtype)) for shape in SHAPES]
-            norm = smelt.clip_grad_norm_(grads, 0.5, per_array=per_array)
+            norm = gradfuse.clip_grad_norm_(grads, 0.5, per_array=per_array)
             yield from (norm, *grads)
-        smelt.clip_grad_value_(grads, 0.01)
+        gradfuse.clip_grad_value_(grads, 0.01)
         yield from grads
         for axis in (0, 1):
             w = to(normal(30, 40, dtype=dtype))
-            smelt.max_norm_(w, 0.5, axis=axis)
+            gradfuse.max_norm_(w, 0.5, axis=axis)
             yield w
 
 
@@ -201,7 +201,7 @@ def run(name):
 STATE = RNG.bit_generator.state
 
 if __name__ == "__main__":
-    if reason := smelt.cuda.why_not():
+    if reason := gradfuse.cuda.why_not():
         sys.exit(reason)
     if hasattr(cupy.cuda, "set_allocator"):
         cupy.cuda.set_allocator(None)  # each array by itself: beyond its end is nobody's memory

@@ -10,7 +10,7 @@ tests=${TESTS:-"tests/test_activations.py tests/test_channels.py tests/test_rows
        tests/test_optim.py tests/test_clipping.py tests/test_layouts.py tests/test_windows.py tests/test_cuda.py"}
 
 build() {  # build NAME SANITIZERS [CMake arguments]
-    PYTHON="$python" tools/variant.sh "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMELT_SANITIZE="$2" -DSMELT_ISAS=baseline "${@:3}"
+    PYTHON="$python" tools/variant.sh "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGRADFUSE_SANITIZE="$2" -DGRADFUSE_ISAS=baseline "${@:3}"
 }
 
 run() {  # run NAME LIBRARY: the tests with that build, the sanitizer's runtime loaded first
@@ -23,12 +23,12 @@ run() {  # run NAME LIBRARY: the tests with that build, the sanitizer's runtime 
 skip="torch or jax or (cuda-emulated and not (layouts or windows or test_cuda or ten_steps))"
 case "${1:-all}" in
     address | all)
-        build asan address,undefined -DSMELT_CUDA=EMULATED
+        build asan address,undefined -DGRADFUSE_CUDA=EMULATED
         # Leaks are not asked for: an interpreter frees little at its end.
         ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
             run asan libasan.so ;;&
     thread | all)
-        build tsan thread -DSMELT_CUDA=OFF
+        build tsan thread -DGRADFUSE_CUDA=OFF
         # A process with threads cannot fork under this sanitizer; other instruction sets are other processes.
         tests=${TESTS:-"tests/test_robustness.py tests/test_optim.py tests/test_windows.py"} skip="fork or child or instruction or torch or jax"
         TSAN_OPTIONS=halt_on_error=1 run tsan libtsan.so ;;

@@ -14,6 +14,6 @@ version=$("$python" -c 'import re; print(re.search(r"version = .(.+?).\n", open(
     cmake --build "build/$name"
 } > "$log" 2>&1 || { cat "$log"; exit 1; }
 rm -rf "build/$name/python" && mkdir -p "build/$name/python"
-cp -r python/smelt "build/$name/python/"
-rm -f "build/$name/python/smelt/"_core*.so
-cp "build/$name/"_core*.so "build/$name/python/smelt/"
+cp -r python/gradfuse "build/$name/python/"
+rm -f "build/$name/python/gradfuse/"_core*.so
+cp "build/$name/"_core*.so "build/$name/python/gradfuse/"

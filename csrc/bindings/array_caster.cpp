@@ -8,7 +8,7 @@
 
 #include "cpu/tile.h"
 
-namespace smelt {
+namespace gradfuse {
 
 bool Bytes::take(const Array& a) {
     bool free = true;
@@ -177,7 +177,7 @@ bool is_dense(const Array& a) {
     return true;
 }
 
-py::module_ interop() { return py::module_::import("smelt._interop"); }
+py::module_ interop() { return py::module_::import("gradfuse._interop"); }
 
 void import_numpy() {
     if (_import_array() < 0) throw py::error_already_set();
@@ -359,4 +359,4 @@ std::optional<View> integer_view(py::handle object, const std::string& where) {
     return v;
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

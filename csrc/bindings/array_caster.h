@@ -12,7 +12,7 @@
 #include "bindings/function.h"
 #include "core/array.h"
 
-namespace smelt {
+namespace gradfuse {
 
 void import_numpy();  // once, when the module is made
 
@@ -133,6 +133,6 @@ py::object numpy_dtype(DType dtype);
 DType dtype_from_numpy(py::handle dtype, const std::string& where);  // of floats or of 32 or 64 bit integers
 bool is_dense(const Array& a);
 [[noreturn]] void fail_dtype(const std::string& where, const std::string& given);
-py::module_ interop();  // smelt._interop
+py::module_ interop();  // gradfuse._interop
 
-}  // namespace smelt
+}  // namespace gradfuse

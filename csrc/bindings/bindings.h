@@ -9,7 +9,7 @@
 #include "core/backend.h"
 #include "cuda/runtime.h"
 
-namespace smelt {
+namespace gradfuse {
 
 const Backend& cpu_backend();  // of the instruction set in use
 
@@ -143,4 +143,4 @@ void register_rows(py::module_& m);
 void register_windows(py::module_& m);
 void register_optimizers(py::module_& m);
 
-}  // namespace smelt
+}  // namespace gradfuse

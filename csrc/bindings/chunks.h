@@ -6,7 +6,7 @@
 
 #include "core/backend.h"
 
-namespace smelt {
+namespace gradfuse {
 
 class Chunks {
 public:
@@ -55,4 +55,4 @@ private:
     std::unique_ptr<Resident> resident_;
 };
 
-}  // namespace smelt
+}  // namespace gradfuse

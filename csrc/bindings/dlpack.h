@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-namespace smelt::dlpack {
+namespace gradfuse::dlpack {
 
 constexpr std::int32_t cpu = 1, cuda = 2, cuda_host = 3, cuda_managed = 13;
 constexpr std::uint8_t kind_int = 0, kind_float = 2, kind_bfloat = 4;
@@ -56,4 +56,4 @@ struct ExchangeApi {
     int (*current_stream)(std::int32_t device_type, std::int32_t device, void** out);
 };
 
-}  // namespace smelt::dlpack
+}  // namespace gradfuse::dlpack

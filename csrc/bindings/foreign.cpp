@@ -11,7 +11,7 @@
 #include "bindings/dlpack.h"
 #include "cuda/runtime.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -311,4 +311,4 @@ std::uintptr_t stream_of(const View& v) {
 
 bool is_immutable(const View& v) { return library_of(v.object).immutable; }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -2,7 +2,7 @@
 
 #include <pybind11/eval.h>
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -144,9 +144,9 @@ void define(py::module_& m, const std::string& signature, const std::string& doc
     f->definition = {f->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)),
                      METH_FASTCALL | METH_KEYWORDS, f->qualified_doc.c_str()};
     const py::capsule self(f);
-    const py::str module_name("smelt");
+    const py::str module_name("gradfuse");
     m.attr(f->name.c_str()) =
         py::reinterpret_steal<py::object>(PyCFunction_NewEx(&f->definition, self.ptr(), module_name.ptr()));
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace smelt {
+namespace gradfuse {
 
 namespace py = pybind11;
 
@@ -72,4 +72,4 @@ std::string describe(py::handle object);
 // Adds the function that `signature` declares, such as "elu(x, alpha=1.0, *, out=None)".
 void define(py::module_& m, const std::string& signature, const std::string& doc, Function::Body body, int tag = 0);
 
-}  // namespace smelt
+}  // namespace gradfuse

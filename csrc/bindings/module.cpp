@@ -3,7 +3,7 @@
 #include "bindings/bindings.h"
 #include "cpu/parallel.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -17,12 +17,12 @@ std::string names_of_backends() {
     return names;
 }
 
-// The best this processor can run, or what SMELT_ISA asks for.
+// The best this processor can run, or what GRADFUSE_ISA asks for.
 void choose_backend() {
     int count = 0;
     const Backend* const* all = backends(count);
     chosen = all[count - 1];
-    const char* const wanted = std::getenv("SMELT_ISA");
+    const char* const wanted = std::getenv("GRADFUSE_ISA");
     if (!wanted || !*wanted) return;
     for (int k = 0; k < count; ++k) {
         if (std::string(wanted) == all[k]->name) {
@@ -30,18 +30,18 @@ void choose_backend() {
             return;
         }
     }
-    fail<py::value_error>("SMELT_ISA must be one of ", names_of_backends(), " on this machine, got '", wanted, "'");
+    fail<py::value_error>("GRADFUSE_ISA must be one of ", names_of_backends(), " on this machine, got '", wanted, "'");
 }
 
 }  // namespace
 
 const Backend& cpu_backend() { return *chosen; }
 
-}  // namespace smelt
+}  // namespace gradfuse
 
 PYBIND11_MODULE(_core, m) {
-    using namespace smelt;
-    m.doc() = "The compiled core of smelt.";
+    using namespace gradfuse;
+    m.doc() = "The compiled core of gradfuse.";
     import_numpy();
     choose_backend();
     register_elementwise(m);
@@ -62,17 +62,17 @@ PYBIND11_MODULE(_core, m) {
            [](const Args&) { return py::object(py::int_(get_num_threads())); });
     define(m, "build_info()", "How this core was built and what it runs on, as a dict.", [](const Args&) {
         py::dict info;
-        info["version"] = SMELT_VERSION;
+        info["version"] = GRADFUSE_VERSION;
         info["isa"] = cpu_backend().name;
         info["isas"] = names_of_backends();
-        info["built"] = SMELT_BUILT_ISAS;
-        info["compiler"] = SMELT_COMPILER;
+        info["built"] = GRADFUSE_BUILT_ISAS;
+        info["compiler"] = GRADFUSE_COMPILER;
         info["cuda"] = cuda::built();
         info["why_not_cuda"] = cuda::why_not();
         return py::object(info);
     });
 
-    // What smelt itself offers of this; the rest serves its Python layer.
+    // What gradfuse itself offers of this; the rest serves its Python layer.
     py::list names;
     for (const auto& [key, value] : m.attr("__dict__").cast<py::dict>()) {
         const auto name = key.cast<std::string>();

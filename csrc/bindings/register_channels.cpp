@@ -3,7 +3,7 @@
 
 #include "bindings/bindings.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -256,17 +256,18 @@ void register_channels(py::module_& m) {
         "float32 where x is float16 or bfloat16). ";
     const std::string errors =
         "Raises TypeError for a wrong kind or dtype, ValueError for a wrong shape, axis or value";
-    define(
-        m,
-        "batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, "
-        "residual=None, out=None)",
-        "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" + vectors +
-            "y and residual have the shape and dtype of x. activation is a name of smelt.activations(), a pair (name, "
-            "{parameter: value}), or None. out, if given, receives the result; it may be x itself.\n" +
-            errors +
-            ".\nSource: Ioffe and Szegedy 2015; "
-            "torch.nn.functional.batch_norm.",
-        batch_norm);
+    define(m,
+           "batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, "
+           "residual=None, out=None)",
+           "Inference: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).\n\n" +
+               vectors +
+               "y and residual have the shape and dtype of x. activation is a name of gradfuse.activations(), a pair "
+               "(name, "
+               "{parameter: value}), or None. out, if given, receives the result; it may be x itself.\n" +
+               errors +
+               ".\nSource: Ioffe and Szegedy 2015; "
+               "torch.nn.functional.batch_norm.",
+           batch_norm);
     define(
         m,
         "batch_norm_forward(x, running_mean, running_var, weight=None, bias=None, momentum=0.1, eps=1e-5, *, axis=1, "
@@ -321,4 +322,4 @@ void register_channels(py::module_& m) {
            fold_batch_norm);
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

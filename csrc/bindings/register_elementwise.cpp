@@ -4,7 +4,7 @@
 #include "formulas/activations/list.h"
 #include "formulas/dropout.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -276,7 +276,7 @@ Output::Output(const Args& args, int i, const View& like, const char* like_name)
 std::optional<View> Saved::view(const Args& args, const char* name) const {
     if (!object_) return std::nullopt;
     const std::string where = args.where(1) + "." + name;
-    const View v = smelt::view(object_, where);
+    const View v = gradfuse::view(object_, where);
     require_alike(v, where, form_, "what the forward was given");
     return v;
 }
@@ -370,7 +370,7 @@ Activation activation_of(const Args& args, int i) {
         if (wanted == info_of(row).name) a.row = row;
     }
     if (a.row < 0) {
-        fail<py::value_error>(args.where(i), " must be one of smelt.activations(), got '", wanted, "'");
+        fail<py::value_error>(args.where(i), " must be one of gradfuse.activations(), got '", wanted, "'");
     }
     const ActivationInfo& info = info_of(a.row);
     for (int k = 0; k < parameter_count(info); ++k) a.parameters[k] = info.parameters[k].value;
@@ -477,4 +477,4 @@ void register_elementwise(py::module_& m) {
            prelu_backward);
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -8,7 +8,7 @@
 #include "cpu/tile.h"
 #include "formulas/optimizers/list.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -101,8 +101,8 @@ struct Gradients {
     template <class F>
     void compute(const F& f) {
         if (views.empty()) return;
-        smelt::compute(views[0], chunks.elements(),
-                       [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
+        gradfuse::compute(views[0], chunks.elements(),
+                          [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
     }
 
     py::tuple list;
@@ -576,7 +576,7 @@ private:
 
 const char* kind_text(Kind kind) { return kind == Kind::number ? "number" : kind == Kind::pair ? "pair" : "flag"; }
 
-// The list as Python sees it; smelt.optim makes its classes from this.
+// The list as Python sees it; gradfuse.optim makes its classes from this.
 py::object optimizer_list(const Args&) {
     py::list rows;
     for (int row = 0; row < Optimizers::size; ++row) {
@@ -660,4 +660,4 @@ void register_optimizers(py::module_& m) {
            max_norm);
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

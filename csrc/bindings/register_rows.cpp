@@ -3,7 +3,7 @@
 
 #include "bindings/bindings.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -172,4 +172,4 @@ void register_rows(py::module_& m) {
            maxout_backward);
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

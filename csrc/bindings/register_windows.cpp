@@ -1,10 +1,10 @@
-// Windows of images, for the convolutions and pools of smelt.nn.
+// Windows of images, for the convolutions and pools of gradfuse.nn.
 #include <utility>
 
 #include "bindings/bindings.h"
 #include "core/windows.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -94,4 +94,4 @@ void register_windows(py::module_& m) {
            "images[c, y, x, n] += windows[c, i, j, r, q, n], with y and x as in gather_windows.", add_windows);
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -5,16 +5,16 @@
 
 #include "core/config.h"
 
-namespace smelt {
+namespace gradfuse {
 
 enum class DType : std::uint8_t { f16, bf16, f32, f64, i32, i64 };  // integers: class indices only
 
-SMELT_HD constexpr std::int64_t itemsize(DType d) {
+GRADFUSE_HD constexpr std::int64_t itemsize(DType d) {
     return d == DType::f64 || d == DType::i64 ? 8 : d == DType::f32 || d == DType::i32 ? 4 : 2;
 }
 
 // Half types are computed in float, double in double.
-SMELT_HD constexpr bool computes_in_double(DType d) { return d == DType::f64; }
+GRADFUSE_HD constexpr bool computes_in_double(DType d) { return d == DType::f64; }
 
 constexpr int cpu_device = -1;
 
@@ -37,7 +37,7 @@ struct Array {
 struct ChannelShape {
     std::int64_t outer = 1, channels = 1, inner = 1;
 
-    SMELT_HD std::int64_t size() const { return outer * channels * inner; }
+    GRADFUSE_HD std::int64_t size() const { return outer * channels * inner; }
 };
 
 inline ChannelShape channel_shape(const Array& x, int axis) {
@@ -46,4 +46,4 @@ inline ChannelShape channel_shape(const Array& x, int axis) {
     return s;
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -14,7 +14,7 @@
 #include "core/philox.h"
 #include "core/windows.h"
 
-namespace smelt {
+namespace gradfuse {
 
 // A row of the list of activations with its parameters; row -1 is the identity.
 struct Activation {
@@ -38,7 +38,7 @@ struct ChannelOp {
     bool normalize = true;
     bool frozen = false;  // statistics are constants: the backward does not go through them
 
-    SMELT_HD bool through_statistics() const { return normalize && !frozen; }
+    GRADFUSE_HD bool through_statistics() const { return normalize && !frozen; }
 };
 
 // The arrays of a ChannelOp. Those that are absent are null; an absent x is zeros.
@@ -163,7 +163,7 @@ struct Backend {
 
 // The names of the table's functions, in its order: a device declares them all and fills the table with them.
 // clang-format off
-#define SMELT_OPERATIONS(each) \
+#define GRADFUSE_OPERATIONS(each) \
     each(activation_forward) each(activation_backward) each(dropout) each(rrelu) \
     each(prelu_forward) each(prelu_backward) \
     each(batch_statistics) each(given_statistics) each(channel_forward) each(channel_backward) \
@@ -171,9 +171,9 @@ struct Backend {
     each(gather_windows) each(add_windows) \
     each(gradient_norms) each(clip_to_norm) each(clamp) each(max_norm) each(optimizer_step) each(set_groups)
 // clang-format on
-#define SMELT_DECLARE(operation) std::remove_pointer_t<decltype(Backend::operation)> operation;
-#define SMELT_ENTER(operation) operation,
+#define GRADFUSE_DECLARE(operation) std::remove_pointer_t<decltype(Backend::operation)> operation;
+#define GRADFUSE_ENTER(operation) operation,
 
 const Backend* const* backends(int& count);  // those this processor can run, the best last
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -7,11 +7,11 @@
 #include "core/array.h"
 #include "core/config.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class To, class From>
-SMELT_HD To bit_cast(const From& from) {
+GRADFUSE_HD To bit_cast(const From& from) {
     static_assert(sizeof(To) == sizeof(From));
     To to;
     std::memcpy(&to, &from, sizeof(To));
@@ -25,9 +25,9 @@ struct BFloat16 {
     std::uint16_t bits;
 };
 
-SMELT_HD float to_float(BFloat16 h) { return bit_cast<float>(std::uint32_t(h.bits) << 16); }
+GRADFUSE_HD float to_float(BFloat16 h) { return bit_cast<float>(std::uint32_t(h.bits) << 16); }
 
-SMELT_HD float to_float(Half h) {
+GRADFUSE_HD float to_float(Half h) {
 #if defined(__CUDA_ARCH__)
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h.bits));
@@ -42,7 +42,7 @@ SMELT_HD float to_float(Half h) {
 }
 
 // Round to nearest, ties to even; a NaN stays a quiet NaN.
-SMELT_HD BFloat16 to_bfloat16(float x) {
+GRADFUSE_HD BFloat16 to_bfloat16(float x) {
 #if defined(__CUDA_ARCH__)
     BFloat16 h;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.bits) : "f"(x));
@@ -54,7 +54,7 @@ SMELT_HD BFloat16 to_bfloat16(float x) {
 #endif
 }
 
-SMELT_HD Half to_half(float x) {
+GRADFUSE_HD Half to_half(float x) {
 #if defined(__CUDA_ARCH__)
     Half h;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(x));
@@ -74,33 +74,33 @@ SMELT_HD Half to_half(float x) {
 template <class S>
 struct Storage {  // float and double store themselves
     template <class T>
-    static SMELT_HD T load(S s) {
+    static GRADFUSE_HD T load(S s) {
         return T(s);
     }
     template <class T>
-    static SMELT_HD S store(T x) {
+    static GRADFUSE_HD S store(T x) {
         return S(x);
     }
 };
 template <>
 struct Storage<Half> {
     template <class T>
-    static SMELT_HD T load(Half h) {
+    static GRADFUSE_HD T load(Half h) {
         return T(to_float(h));
     }
     template <class T>
-    static SMELT_HD Half store(T x) {
+    static GRADFUSE_HD Half store(T x) {
         return to_half(float(x));
     }
 };
 template <>
 struct Storage<BFloat16> {
     template <class T>
-    static SMELT_HD T load(BFloat16 h) {
+    static GRADFUSE_HD T load(BFloat16 h) {
         return T(to_float(h));
     }
     template <class T>
-    static SMELT_HD BFloat16 store(T x) {
+    static GRADFUSE_HD BFloat16 store(T x) {
         return to_bfloat16(float(x));
     }
 };
@@ -110,7 +110,7 @@ struct Storage<BFloat16> {
 #pragma nv_exec_check_disable  // f may be of the host alone, then so is this
 #endif
 template <class F>
-SMELT_HD void with_storage(DType dtype, F&& f) {
+GRADFUSE_HD void with_storage(DType dtype, F&& f) {
     switch (dtype) {
         case DType::f16:
             return f(Half{});
@@ -123,5 +123,5 @@ SMELT_HD void with_storage(DType dtype, F&& f) {
     }
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

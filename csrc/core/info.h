@@ -4,7 +4,7 @@
 
 #include <limits>
 
-namespace smelt {
+namespace gradfuse {
 
 // The values a hyper-parameter may take. NaN lies in no interval.
 struct Interval {
@@ -78,4 +78,4 @@ struct OptimizerInfo {
     }
 };
 
-}  // namespace smelt
+}  // namespace gradfuse

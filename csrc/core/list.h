@@ -5,13 +5,13 @@
 
 #include "core/config.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <template <class> class... Formulas>
 struct List {
     static constexpr int size = sizeof...(Formulas);
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -12,13 +12,13 @@
 #include "core/config.h"
 
 #if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__aarch64__)
-#define SMELT_HAS_FMA 1
+#define GRADFUSE_HAS_FMA 1
 #else
-#define SMELT_HAS_FMA 0
+#define GRADFUSE_HAS_FMA 0
 #endif
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 namespace math {
 
 template <class T>
@@ -54,14 +54,14 @@ template <class T>
 using Bits = typename Format<T>::Bits;
 
 template <class T>
-SMELT_HD Bits<T> to_bits(T x) {
+GRADFUSE_HD Bits<T> to_bits(T x) {
     Bits<T> b;
     std::memcpy(&b, &x, sizeof b);
     return b;
 }
 
 template <class T>
-SMELT_HD T from_bits(Bits<T> b) {
+GRADFUSE_HD T from_bits(Bits<T> b) {
     T x;
     std::memcpy(&x, &b, sizeof x);
     return x;
@@ -69,7 +69,7 @@ SMELT_HD T from_bits(Bits<T> b) {
 
 // 2^n, where the low bits of `biased` hold n + bias.
 template <class T>
-SMELT_HD T power_of_two(Bits<T> biased) {
+GRADFUSE_HD T power_of_two(Bits<T> biased) {
     return from_bits<T>(biased << Format<T>::fraction);
 }
 
@@ -82,91 +82,91 @@ struct Bounds {
     Bits<T> ones;
 };
 #if defined(__CUDACC__)
-SMELT_HD Bounds<float> bounds(float) { return {104, -20, 89, 10, 14.5f, 0, 6, ~0u}; }
-SMELT_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull}; }
+GRADFUSE_HD Bounds<float> bounds(float) { return {104, -20, 89, 10, 14.5f, 0, 6, ~0u}; }
+GRADFUSE_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull}; }
 #else
-#define SMELT_OPAQUE __attribute__((weak, visibility("hidden"))) extern const
-SMELT_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 10, 14.5f, 0, 6, ~0u};
-SMELT_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull};
-#undef SMELT_OPAQUE
-SMELT_HD const Bounds<float>& bounds(float) { return float_bounds; }
-SMELT_HD const Bounds<double>& bounds(double) { return double_bounds; }
+#define GRADFUSE_OPAQUE __attribute__((weak, visibility("hidden"))) extern const
+GRADFUSE_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 10, 14.5f, 0, 6, ~0u};
+GRADFUSE_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull};
+#undef GRADFUSE_OPAQUE
+GRADFUSE_HD const Bounds<float>& bounds(float) { return float_bounds; }
+GRADFUSE_HD const Bounds<double>& bounds(double) { return double_bounds; }
 #endif
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
-SMELT_HD float abs(float x) { return __builtin_fabsf(x); }
-SMELT_HD double abs(double x) { return __builtin_fabs(x); }
-SMELT_HD float sqrt(float x) { return __builtin_sqrtf(x); }
-SMELT_HD double sqrt(double x) { return __builtin_sqrt(x); }
-SMELT_HD float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
-SMELT_HD double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
+GRADFUSE_HD float abs(float x) { return __builtin_fabsf(x); }
+GRADFUSE_HD double abs(double x) { return __builtin_fabs(x); }
+GRADFUSE_HD float sqrt(float x) { return __builtin_sqrtf(x); }
+GRADFUSE_HD double sqrt(double x) { return __builtin_sqrt(x); }
+GRADFUSE_HD float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
+GRADFUSE_HD double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
 
 template <class T>
-SMELT_HD bool is_finite(T x) {
+GRADFUSE_HD bool is_finite(T x) {
     return abs(x) < inf<T>;
 }
 
-#if SMELT_HAS_FMA
-SMELT_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-SMELT_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#if GRADFUSE_HAS_FMA
+GRADFUSE_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+GRADFUSE_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
-SMELT_HD float fma(float a, float b, float c) { return a * b + c; }
-SMELT_HD double fma(double a, double b, double c) { return a * b + c; }
+GRADFUSE_HD float fma(float a, float b, float c) { return a * b + c; }
+GRADFUSE_HD double fma(double a, double b, double c) { return a * b + c; }
 #endif
 
 // min and max keep a NaN in the first argument, max_or_nan in either.
 template <class T>
-SMELT_HD T min(T a, T b) {
+GRADFUSE_HD T min(T a, T b) {
     return b < a ? b : a;
 }
 template <class T>
-SMELT_HD T max(T a, T b) {
+GRADFUSE_HD T max(T a, T b) {
     return a < b ? b : a;
 }
 template <class T>
-SMELT_HD T max_or_nan(T a, T b) {
+GRADFUSE_HD T max_or_nan(T a, T b) {
     return ((a > b) | (a != a)) ? a : b;
 }
 
 // x where `keep`, else 0, for a product x. The plain choice GCC makes a multiplication under a mask, whose load from
 // memory waits for the mask.
 template <class T>
-SMELT_HD T keep_if(bool keep, T x) {
+GRADFUSE_HD T keep_if(bool keep, T x) {
     return from_bits<T>(to_bits(x) & (keep ? bounds(x).ones : 0));
 }
 
 // x held within [0, 6].
 template <class T>
-SMELT_HD T relu6(T x) {
+GRADFUSE_HD T relu6(T x) {
     return min(max(x, bounds(x).zero), bounds(x).six);
 }
 
 // c0 + c1 x + c2 x^2 + ...
 template <class T>
-SMELT_HD T horner(T, T c0) {
+GRADFUSE_HD T horner(T, T c0) {
     return c0;
 }
 template <class T, class... C>
-SMELT_HD T horner(T x, T c0, C... rest) {
+GRADFUSE_HD T horner(T x, T c0, C... rest) {
     return fma(horner(x, rest...), x, c0);
 }
 
 // The same with z = x^2, even and odd powers apart: half as long a chain, but they cancel where signs alternate.
 template <class T>
-SMELT_HD T even(T, T c0) {
+GRADFUSE_HD T even(T, T c0) {
     return c0;
 }
 template <class T>
-SMELT_HD T even(T, T c0, T) {
+GRADFUSE_HD T even(T, T c0, T) {
     return c0;
 }
 template <class T, class... C>
-SMELT_HD T even(T z, T c0, T, C... rest) {
+GRADFUSE_HD T even(T z, T c0, T, C... rest) {
     return fma(even(z, rest...), z, c0);
 }
 template <class T, class... C>
-SMELT_HD T polynomial(T x, T z, T c0, C... rest) {
+GRADFUSE_HD T polynomial(T x, T z, T c0, C... rest) {
     return fma(even(z, rest...), x, even(z, c0, rest...));
 }
 
@@ -174,7 +174,7 @@ SMELT_HD T polynomial(T x, T z, T c0, C... rest) {
 
 // x = n ln2 + r with |r| <= ln2 / 2; the low bits of `t` hold n + offset. n ln2_high is exact.
 template <class T>
-SMELT_HD T reduce(T x, int offset, T& t) {
+GRADFUSE_HD T reduce(T x, int offset, T& t) {
     using F = Format<T>;
     const T round = F::round + T(offset);
     t = fma(x, F::log2e, round);
@@ -183,17 +183,17 @@ SMELT_HD T reduce(T x, int offset, T& t) {
 }
 
 // (exp(r) - 1 - r) / r^2, z = r^2.
-SMELT_HD float exp_tail(float r, float) {
+GRADFUSE_HD float exp_tail(float r, float) {
     return horner(r, 0.499999791f, 0.166665524f, 0.0416730046f, 0.00836570002f, 0.00135122577f);
 }
-SMELT_HD double exp_tail(double r, double z) {
+GRADFUSE_HD double exp_tail(double r, double z) {
     return polynomial(r, z, 0.5, 0.16666666666666602, 0.041666666666619265, 0.00833333333338841, 0.0013888888920869803,
                       0.0001984126970960588, 2.480151581088103e-05, 2.7557424296439142e-06, 2.762247183401437e-07,
                       2.5046378815345335e-08);
 }
 
 template <class T>
-SMELT_HD T expm1_reduced(T r) {
+GRADFUSE_HD T expm1_reduced(T r) {
     const T z = r * r;
     return fma(z, exp_tail(r, z), r);
 }
@@ -201,7 +201,7 @@ SMELT_HD T expm1_reduced(T r) {
 // 2^n exp(r), 2^n as two factors: they reach the denormals with one rounding, and infinity.
 // Error: float 0.99 ulp (0.97), double 1.07 (1.05).
 template <class T>
-SMELT_HD T exp(T x) {
+GRADFUSE_HD T exp(T x) {
     const T bound = bounds(x).exp;
     T t;
     const T q = expm1_reduced(reduce(min(max(x, -bound), bound), 2 * Format<T>::bias, t));
@@ -213,7 +213,7 @@ SMELT_HD T exp(T x) {
 // 2^n (exp(r) - 1) + (2^n - 1), with s = 2^n / 2, as 2^128 is no float, and 2r, as r / 2 may lose a denormal's last
 // bit. Error: float 1.48 ulp (1.48), double 1.85 (1.85). expm1(-0) is 0.
 template <class T>
-SMELT_HD T expm1(T x) {
+GRADFUSE_HD T expm1(T x) {
     T t;
     const T r = reduce(min(max(x, bounds(x).expm1_low), bounds(x).expm1_high), Format<T>::bias - 1, t), r2 = r + r;
     const T s = power_of_two<T>(to_bits(t)), rest = s - T(0.5);
@@ -224,7 +224,7 @@ SMELT_HD T expm1(T x) {
 // overflows and only the division rounds into the denormals.
 // Error: float 2.00 ulp (2.00), double 2.00 (2.00).
 template <class T>
-SMELT_HD T sigmoid(T x) {
+GRADFUSE_HD T sigmoid(T x) {
     const T bound = bounds(x).exp;
     T t;
     const T q = expm1_reduced(reduce(min(max(-x, -bound), bound), 2 * Format<T>::bias, t));
@@ -234,8 +234,8 @@ SMELT_HD T sigmoid(T x) {
 }
 
 // (tanh(r) / r - 1) / z, z = r^2, |r| < 0.268.
-SMELT_HD float tanh_tail(float z) { return horner(z, -0.333331943f, 0.133214548f, -0.0510710329f); }
-SMELT_HD double tanh_tail(double z) {
+GRADFUSE_HD float tanh_tail(float z) { return horner(z, -0.333331943f, 0.133214548f, -0.0510710329f); }
+GRADFUSE_HD double tanh_tail(double z) {
     return polynomial(z, z * z, -0.33333333333331944, 0.13333333332839076, -0.053968253372909655, 0.02186945448506815,
                       -0.008862191388844988, 0.0035744494966138468, -0.0012989088175916136);
 }
@@ -245,7 +245,7 @@ SMELT_HD double tanh_tail(double z) {
 // result is h itself.
 // Error: float 1.75 ulp (1.68), double 1.85 (1.81).
 template <class T>
-SMELT_HD T tanh(T x) {
+GRADFUSE_HD T tanh(T x) {
     using F = Format<T>;
     const T a = min(abs(x), bounds(x).tanh), round = F::round + T(F::bias);
     const T t = fma(a, 2 * F::log2e, T(-0.27)) + round, n = t - round;
@@ -258,12 +258,12 @@ SMELT_HD T tanh(T x) {
 // ---- logarithms -----------------------------------------------------------------------------------------------------
 
 // log1p(f) - f for 1 + f in [3/4, 3/2]: f^2 P(f); in double s (s^2 P(s^2) - f), s = f / (2 + f).
-SMELT_HD float log1p_tail(float f) {
+GRADFUSE_HD float log1p_tail(float f) {
     return f * f *
            horner(f, -0.5f, 0.333334506f, -0.250001013f, 0.199908137f, -0.166470766f, 0.144785389f, -0.131634787f,
                   0.104670778f, -0.0450968482f);
 }
-SMELT_HD double log1p_tail(double f) {
+GRADFUSE_HD double log1p_tail(double f) {
     const double s = f / (2 + f), u = s * s,
                  p = polynomial(u, u * u, 0.6666666666667271, 0.399999999961606, 0.2857142939543482,
                                 0.22222138492163504, 0.18186356386630753, 0.15250183195742312, 0.15368227308535987);
@@ -272,7 +272,7 @@ SMELT_HD double log1p_tail(double f) {
 
 // log(u + c), u > 0, |c| at most half an ulp of u: u = 2^n m, f = m - 1 + c / 2^n.
 template <class T>
-SMELT_HD T log_sum(T u, T c) {
+GRADFUSE_HD T log_sum(T u, T c) {
     using F = Format<T>;
     const Bits<T> b = to_bits(u) + (F::one - F::three_quarters), e = b & F::exponent;
     const T big = power_of_two<T>(F::bias + F::fraction);  // its low bits count ones
@@ -285,7 +285,7 @@ SMELT_HD T log_sum(T u, T c) {
 
 // y with the limits at u = 0 and infinity, and NaN for u < 0.
 template <class T>
-SMELT_HD T log_limits(T u, T y) {
+GRADFUSE_HD T log_limits(T u, T y) {
     const T finite = u < inf<T> ? y : u, rest = u == 0 ? -inf<T> : nan<T>;
     return u > 0 ? finite : rest;
 }
@@ -293,7 +293,7 @@ SMELT_HD T log_limits(T u, T y) {
 // Denormals are taken times 2^64.
 // Error: float 0.96 ulp (1.00), double 0.96 (0.96).
 template <class T>
-SMELT_HD T log(T x) {
+GRADFUSE_HD T log(T x) {
     const bool denormal = x < power_of_two<T>(1);
     const T scaled = denormal ? x * T(0x1p64) : x, shift = denormal ? T(64 * 0x1.62e42fefa39efp-1) : T(0);
     return log_limits(x, log_sum(scaled, T(0)) - shift);
@@ -302,19 +302,19 @@ SMELT_HD T log(T x) {
 // log((1 + x) + what 1 + x has lost), over the whole domain.
 // Error: float 0.96 ulp (1.00), double 1.02 (1.02).
 template <class T>
-SMELT_HD T log1p(T x) {
+GRADFUSE_HD T log1p(T x) {
     const T u = 1 + x, y = log_sum(u, x - (u - 1));
     return log_limits(u, u == 1 ? x : y);
 }
 
 // log1p for 0 <= x <= 1, without reduction: log1p_tail with a longer polynomial.
 // Error: float 1.17 ulp (1.60), double 1.05 (1.30).
-SMELT_HD float log1p_unit(float x) {
+GRADFUSE_HD float log1p_unit(float x) {
     const float p = horner(x, -0.499999315f, 0.333304793f, -0.249582931f, 0.196940243f, -0.153517187f, 0.106747031f,
                            -0.0576095879f, 0.0201766267f, -0.00331249624f);
     return fma(x * x, p, x);
 }
-SMELT_HD double log1p_unit(double x) {
+GRADFUSE_HD double log1p_unit(double x) {
     const double s = x / (2 + x), u = s * s,
                  p = polynomial(u, u * u, 0.6666666666666631, 0.4000000000015616, 0.2857142854796665,
                                 0.22222223963690618, 0.18181744113494766, 0.15386556295616358, 0.13301017193059408,
@@ -327,10 +327,10 @@ SMELT_HD double log1p_unit(double x) {
 // exp(-a^2 / 2) = (1 + q) low high, low and high powers of two; returns q. The rounding of a^2 would cost the tail
 // 50 ulp: the multiple of ln2 is taken off the unrounded square.
 template <class T>
-SMELT_HD T gauss(T a, T& low, T& high) {
+GRADFUSE_HD T gauss(T a, T& low, T& high) {
     using F = Format<T>;
     const T round = F::round + T(2 * F::bias), t = fma(a * a, T(-0.5) * F::log2e, round), n = t - round;
-#if SMELT_HAS_FMA
+#if GRADFUSE_HAS_FMA
     const T r = fma(a, T(-0.5) * a, -n * F::ln2_high);
 #else
     const T top = from_bits<T>(to_bits(a) & F::high_half);
@@ -344,12 +344,12 @@ SMELT_HD T gauss(T a, T& low, T& high) {
 
 // Phi(-a) / exp(-a^2 / 2) = 1 / (sqrt(2 pi) a + P(a) / Q(a)), all coefficients positive. As one quotient in lowest
 // terms it would take no fewer operations, but the errors of P and Q would all show.
-SMELT_HD float mills(float a) {
+GRADFUSE_HD float mills(float a) {
     const float z = a * a, p = polynomial(a, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
     const float q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
     return q / fma(2.50662827f * a, q, p);
 }
-SMELT_HD double mills(double a) {
+GRADFUSE_HD double mills(double a) {
     const double z = a * a;
     const double p = polynomial(a, z, 1.8125, 2.2439326350115967, 1.4206903815899439, 0.5839229472587926,
                                 0.1692107870700696, 0.03558559707618114, 0.005416502721025437, 0.0005760886327577313,
@@ -364,7 +364,7 @@ SMELT_HD double mills(double a) {
 // cdf: float 3.63 ulp (3.89), double 3.96 (4.54).
 // pdf: float 1.40 ulp (1.55), double 1.47 (1.64).
 template <class T>
-SMELT_HD void normal_cdf_pdf(T x, T& cdf, T& pdf) {
+GRADFUSE_HD void normal_cdf_pdf(T x, T& cdf, T& pdf) {
     const T a = min(abs(x), bounds(x).gauss);
     T low, high;
     const T q = gauss(a, low, high), m = mills(a) * low, d = T(0.3989422804014327) * low;
@@ -374,25 +374,25 @@ SMELT_HD void normal_cdf_pdf(T x, T& cdf, T& pdf) {
 }
 
 template <class T>
-SMELT_HD T normal_cdf(T x) {
+GRADFUSE_HD T normal_cdf(T x) {
     T cdf, pdf;
     normal_cdf_pdf(x, cdf, pdf);
     return cdf;
 }
 
 template <class T>
-SMELT_HD T normal_pdf(T x) {
+GRADFUSE_HD T normal_pdf(T x) {
     T low, high;
     const T q = gauss(min(abs(x), bounds(x).gauss), low, high), d = T(0.3989422804014327) * low;
     return fma(d, q, d) * high;
 }
 
 // erf(x) / x - 1 for |x| < 1, z = x^2.
-SMELT_HD float erf_tail(float z) {
+GRADFUSE_HD float erf_tail(float z) {
     return polynomial(z, z * z, 0.128379166f, -0.37612626f, 0.11283581f, -0.0268535297f, 0.00518766604f,
                       -0.000800357258f, 7.82982897e-05f);
 }
-SMELT_HD double erf_tail(double z) {
+GRADFUSE_HD double erf_tail(double z) {
     return polynomial(z, z * z, 0.12837916709551256, -0.37612638903183376, 0.11283791670938538, -0.026866170642219786,
                       0.005223977598839386, -0.000854832558174047, 0.00012055283223768863, -1.4924514304994744e-05,
                       1.6444700786634392e-06, -1.6187799501617115e-07, 1.3631366070383775e-08, -7.631772613876907e-10);
@@ -401,7 +401,7 @@ SMELT_HD double erf_tail(double z) {
 // |x| < 1: x + x P(x^2); beyond: 1 - 2 Phi(-sqrt(2) |x|).
 // Error: float 1.30 ulp (1.43), double 1.31 (1.43).
 template <class T>
-SMELT_HD T erf(T x) {
+GRADFUSE_HD T erf(T x) {
     const T a = abs(x), b = min(T(0x1.6a09e667f3bcdp0) * a, bounds(x).gauss);
     T low, high;
     const T q = gauss(b, low, high), m = mills(b) * low;
@@ -410,5 +410,5 @@ SMELT_HD T erf(T x) {
 }
 
 }  // namespace math
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -8,7 +8,7 @@
 
 #include "core/config.h"
 
-namespace smelt {
+namespace gradfuse {
 
 // The random stream of one call. An element is kept iff its half-word >= threshold.
 struct RandomStream {
@@ -16,7 +16,7 @@ struct RandomStream {
     const std::uint64_t* on_device = nullptr;  // where the stream's number is, if the host does not know it
 };
 
-inline namespace SMELT_ISA {
+inline namespace GRADFUSE_ISA {
 
 constexpr int elements_per_block = 8;
 
@@ -29,12 +29,12 @@ struct PhiloxBlock {
 
 // multiply(a, b) is the 64-bit product of the low halves.
 template <class Lane, class Multiply>
-SMELT_HD PhiloxBlock<Lane> philox(RandomStream r, Lane block, const Multiply& multiply) {
+GRADFUSE_HD PhiloxBlock<Lane> philox(RandomStream r, Lane block, const Multiply& multiply) {
     constexpr std::uint64_t low = 0xffffffffu;
     const Lane none = block ^ block;
     std::uint64_t k0 = r.seed & low, k1 = r.seed >> 32;
     Lane c0 = block, c1 = block >> 32, c2 = none + r.stream, c3 = none + (r.stream >> 32);
-    SMELT_UNROLL
+    GRADFUSE_UNROLL
     for (int round = 0; round < 10; ++round) {
         const Lane p0 = multiply(c0, none + 0xD2511F53u), p1 = multiply(c2, none + 0xCD9E8D57u);
         c0 = (p1 >> 32) ^ c1 ^ k0;
@@ -47,5 +47,5 @@ SMELT_HD PhiloxBlock<Lane> philox(RandomStream r, Lane block, const Multiply& mu
     return {{c0, c1, c2, c3}};
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -12,19 +12,19 @@
 #include "cpu/parallel.h"
 #include "cpu/tile.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // K constants of one channel, or of each element of a run.
 template <class T, int K>
 struct Uniform {
     T value[K];
-    SMELT_HD T operator()(int k, std::int64_t) const { return value[k]; }
+    GRADFUSE_HD T operator()(int k, std::int64_t) const { return value[k]; }
 };
 template <class T, int K>
 struct PerElement {
     const T* value[K];
-    SMELT_HD T operator()(int k, std::int64_t i) const { return value[k][i]; }
+    GRADFUSE_HD T operator()(int k, std::int64_t i) const { return value[k][i]; }
 };
 
 struct ChannelLayout {
@@ -187,5 +187,5 @@ struct Strips {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -1,17 +1,17 @@
 // The instruction sets this build holds, those this processor has among them.
 #include "core/backend.h"
 
-namespace smelt {
+namespace gradfuse {
 
 namespace baseline {
 extern const Backend backend;
 }
-#if SMELT_HAS_AVX2
+#if GRADFUSE_HAS_AVX2
 namespace avx2 {
 extern const Backend backend;
 }
 #endif
-#if SMELT_HAS_AVX512
+#if GRADFUSE_HAS_AVX512
 namespace avx512 {
 extern const Backend backend;
 }
@@ -21,10 +21,10 @@ const Backend* const* backends(int& count) {
     static const Backend* found[3];
     int n = 0;
     found[n++] = &baseline::backend;
-#if SMELT_HAS_AVX2
+#if GRADFUSE_HAS_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &avx2::backend;
 #endif
-#if SMELT_HAS_AVX512
+#if GRADFUSE_HAS_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
         found[n++] = &avx512::backend;
@@ -34,4 +34,4 @@ const Backend* const* backends(int& count) {
     return found;
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

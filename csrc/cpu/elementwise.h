@@ -8,8 +8,8 @@
 #include "cpu/tile.h"
 #include "formulas/activations/list.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // Work is cut in blocks of this many elements (a multiple of the tile and of Philox's block); waking another thread
 // costs 15 to 40 us, so that fewer than two blocks are not worth one.
@@ -81,5 +81,5 @@ const ActivationLoops<T>& activation_loops(int row);
 template <class T>
 void dropout_tile(const Dropout& d, std::int64_t start, const T* x, T* y, std::int64_t n);
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

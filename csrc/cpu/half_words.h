@@ -14,8 +14,8 @@
 #include <immintrin.h>
 #endif
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 #if defined(__AVX512F__)
 using Blocks = std::uint64_t __attribute__((vector_size(64)));
@@ -63,5 +63,5 @@ private:
     alignas(64) std::uint16_t halves_[tile_size + 8];
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -7,8 +7,8 @@
 
 #include "core/config.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 class Heap {
@@ -26,5 +26,5 @@ private:
     T* const data_;
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,10 +3,10 @@
 
 #include "core/backend.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
-SMELT_OPERATIONS(SMELT_DECLARE)
+GRADFUSE_OPERATIONS(GRADFUSE_DECLARE)
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

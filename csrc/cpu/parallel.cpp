@@ -20,7 +20,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace smelt {
+namespace gradfuse {
 
 namespace {
 
@@ -204,4 +204,4 @@ void parallel_for(std::int64_t tasks, Task task, const void* context) {
     }
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

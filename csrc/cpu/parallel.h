@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace smelt {
+namespace gradfuse {
 
 int get_num_threads();
 void set_num_threads(int n);
@@ -21,4 +21,4 @@ inline __attribute__((always_inline)) void parallel(std::int64_t tasks, const F&
     }
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

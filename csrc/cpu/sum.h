@@ -7,8 +7,8 @@
 #include "core/config.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // `start`, the neutral element of `combine`, after partial = add(partial, i) for i in [0, n) in every lane's order.
 template <class R, class Add, class Combine>
@@ -60,5 +60,5 @@ inline R maximum(std::int64_t n, R least, const F& f) {
     return reduce(n, least, [&](R p, std::int64_t i) { return larger(p, f(i)); }, larger);
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -10,8 +10,8 @@
 #include "core/array.h"
 #include "core/dtype.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 constexpr std::int64_t tile_size = 2048;
 
@@ -98,7 +98,7 @@ public:
 
     bool direct() const { return direct_; }
 
-    SMELT_HD const T* operator()(std::int64_t start, std::int64_t n, T* scratch) const {
+    GRADFUSE_HD const T* operator()(std::int64_t start, std::int64_t n, T* scratch) const {
         if (direct_) return static_cast<const T*>(array_.data) + start;
         load(start, n, scratch);
         return scratch;
@@ -127,10 +127,10 @@ public:
 
     bool direct() const { return direct_; }
 
-    SMELT_HD T* operator()(std::int64_t start, T* scratch) const {
+    GRADFUSE_HD T* operator()(std::int64_t start, T* scratch) const {
         return direct_ ? static_cast<T*>(array_.data) + start : scratch;
     }
-    SMELT_HD void commit(std::int64_t start, std::int64_t n, const T* from) const {
+    GRADFUSE_HD void commit(std::int64_t start, std::int64_t n, const T* from) const {
         if (!direct_) store(start, n, from);
     }
 
@@ -151,7 +151,7 @@ private:
 
 // Calls f with a value of the type that arrays of `dtype` are computed in.
 template <class F>
-SMELT_HD void with_compute_type(DType dtype, const F& f) {
+GRADFUSE_HD void with_compute_type(DType dtype, const F& f) {
     if (computes_in_double(dtype)) {
         f(double{});
     } else {
@@ -159,5 +159,5 @@ SMELT_HD void with_compute_type(DType dtype, const F& f) {
     }
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -1,11 +1,12 @@
 // In the place of csrc/cuda in a build without CUDA.
 #include "cuda/runtime.h"
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
 std::string built() { return ""; }
 std::string why_not() {
-    return "this build of smelt has no CUDA: install a CUDA toolkit (nvcc) and build smelt again, or move the array to "
+    return "this build of gradfuse has no CUDA: install a CUDA toolkit (nvcc) and build gradfuse again, or move the "
+           "array to "
            "the CPU";
 }
 int current_device() { return -1; }
@@ -21,4 +22,4 @@ bool is_capturing() { return false; }
 void draw(std::uint64_t*, std::uint64_t*) { refuse(); }
 const Backend& backend() { refuse(); }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -6,8 +6,8 @@
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // The elements a thread takes together: a Philox block.
 constexpr int channel_vector = 8;
@@ -23,7 +23,7 @@ struct ChannelMap : Kernel {
     Divider channels, inner;
     std::int64_t size;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t i = (std::int64_t(blockIdx.x) * threads + threadIdx.x) * V; i < size;
              i += std::int64_t(gridDim.x) * threads * V) {
             const int n = size - i < V ? int(size - i) : V;
@@ -89,7 +89,7 @@ struct ReduceRuns : Kernel {
     std::int64_t slots, each;
     Total* totals;  // [slots][channels]
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         const std::int64_t length = shape.outer * shape.inner;
         for (std::int64_t b = blockIdx.x; b < slots * shape.channels; b += gridDim.x) {
             const std::int64_t slot = b % slots, channel = b / slots, first = slot * each;
@@ -107,9 +107,9 @@ struct ReduceRuns : Kernel {
 
 private:
     struct Merge {
-        SMELT_DEVICE void operator()(Total& a, const Total& b) const { a.merge(b); }
+        GRADFUSE_DEVICE void operator()(Total& a, const Total& b) const { a.merge(b); }
     };
-    SMELT_DEVICE std::int64_t element(std::int64_t channel, std::int64_t m) const {
+    GRADFUSE_DEVICE std::int64_t element(std::int64_t channel, std::int64_t m) const {
         const std::int64_t o = inner.divide(m);
         return (o * shape.channels + channel) * shape.inner + (m - o * shape.inner);
     }
@@ -126,7 +126,7 @@ struct ReduceColumns : Kernel {
     std::int64_t rows, channels, slots, each;
     Total* totals;  // [slots][channels]
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         const std::int64_t tiles = (channels + warp_size - 1) / warp_size;
         const int lane = int(threadIdx.x) % warp_size, warp = int(threadIdx.x) / warp_size;
         for (std::int64_t b = blockIdx.x; b < slots * tiles; b += gridDim.x) {
@@ -158,7 +158,7 @@ struct PerChannel : Kernel {
     const Total* totals;
     std::int64_t slots, channels;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t c = std::int64_t(blockIdx.x) * threads + threadIdx.x; c < channels;
              c += std::int64_t(gridDim.x) * threads) {
             Total total{};
@@ -169,7 +169,7 @@ struct PerChannel : Kernel {
 };
 
 struct Nothing {
-    SMELT_DEVICE void merge(const Nothing&) {}
+    GRADFUSE_DEVICE void merge(const Nothing&) {}
 };
 
 template <class F, class Total>
@@ -202,5 +202,5 @@ void channel_reduce(const F& f, const ChannelShape& s, const Finish& finish) {
     per_channel(finish, s.channels, totals, used);
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -5,8 +5,8 @@
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // out = f(in...). f.apply(i, x, y) takes a vector: y[j] from the x[k][j] of all inputs, i the index of its first
 // element. A block takes a tile; each thread's accesses are all under way before it computes.
@@ -19,7 +19,7 @@ struct Map : Kernel {
     View<S> in[Inputs], out;
     std::int64_t size;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         using T = Compute<S>;
         for (std::int64_t start = blockIdx.x * tile; start < size; start += gridDim.x * tile) {
             S raw[unroll][Inputs][V];
@@ -43,7 +43,7 @@ struct Map : Kernel {
     }
 
 private:
-    SMELT_DEVICE int count(std::int64_t i) const { return i >= size ? 0 : size - i < V ? int(size - i) : V; }
+    GRADFUSE_DEVICE int count(std::int64_t i) const { return i >= size ? 0 : size - i < V ? int(size - i) : V; }
 };
 
 template <int V, class S, class F, class... Arrays>
@@ -55,5 +55,5 @@ void map(const F& f, const Array& out, const Arrays&... in) {
     y.commit();
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -3,8 +3,8 @@
 
 #include "core/backend.h"
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
-SMELT_OPERATIONS(SMELT_DECLARE)
+GRADFUSE_OPERATIONS(GRADFUSE_DECLARE)
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -12,9 +12,9 @@
 #if !defined(__CUDACC__)
 #define __grid_constant__
 #endif
-#define SMELT_DEVICE __device__ __forceinline__
+#define GRADFUSE_DEVICE __device__ __forceinline__
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
 // Throws Error where a call did not succeed.
 void check(cudaError_t status);
@@ -28,7 +28,7 @@ T* allocate_array(std::int64_t n) {
     return static_cast<T*>(allocate(n * std::int64_t(sizeof(T))));
 }
 
-inline namespace SMELT_ISA {
+inline namespace GRADFUSE_ISA {
 
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiprocessor)
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiproce
 
 // The block's shared memory: as many bytes as the launch asked for.
 template <class T>
-SMELT_DEVICE T* shared_memory() {
+GRADFUSE_DEVICE T* shared_memory() {
 #if defined(__CUDACC__)
     extern __shared__ __align__(16) unsigned char bytes[];
 #else
@@ -71,5 +71,5 @@ void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0)
                            current_stream()));
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -15,8 +15,8 @@
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // One tensor as blocks see it.
 struct TensorRow {
@@ -37,14 +37,14 @@ struct Place {
     const Strides* strides;
     bool aligned;
 
-    SMELT_DEVICE S get(std::int64_t i) const {
+    GRADFUSE_DEVICE S get(std::int64_t i) const {
         const char* const from = at(i);
         if (aligned) return *reinterpret_cast<const S*>(from);
         S s;
         memcpy(&s, from, sizeof(S));
         return s;
     }
-    SMELT_DEVICE void set(std::int64_t i, S s) const {
+    GRADFUSE_DEVICE void set(std::int64_t i, S s) const {
         char* const to = at(i);
         if (aligned) {
             *reinterpret_cast<S*>(to) = s;
@@ -54,7 +54,7 @@ struct Place {
     }
 
 private:
-    SMELT_DEVICE char* at(std::int64_t i) const {
+    GRADFUSE_DEVICE char* at(std::int64_t i) const {
         return data + (strides ? strides->offset(i) : i * std::int64_t(sizeof(S)));
     }
 };
@@ -72,13 +72,13 @@ struct Vectors {
     static constexpr int count = V;
     View<S> gradient, parameter;
 
-    SMELT_DEVICE Vectors(const TensorRow& t, char* g) : gradient(g, true), parameter(t.parameter, true) {}
-    SMELT_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[V]) const { gradient.read(i, V, true, to); }
-    SMELT_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[V]) const { parameter.read(i, V, true, to); }
-    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const {
+    GRADFUSE_DEVICE Vectors(const TensorRow& t, char* g) : gradient(g, true), parameter(t.parameter, true) {}
+    GRADFUSE_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[V]) const { gradient.read(i, V, true, to); }
+    GRADFUSE_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[V]) const { parameter.read(i, V, true, to); }
+    GRADFUSE_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const {
         gradient.write(i, V, true, from);
     }
-    SMELT_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[V]) const {
+    GRADFUSE_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[V]) const {
         parameter.write(i, V, true, from);
     }
 };
@@ -87,19 +87,19 @@ struct Singles {
     static constexpr int count = 1;
     Place<S> gradient, parameter;
 
-    SMELT_DEVICE Singles(const TensorRow& t, char* g)
+    GRADFUSE_DEVICE Singles(const TensorRow& t, char* g)
         : gradient{g, t.gradient_strides, t.aligned}, parameter{t.parameter, t.parameter_strides, t.aligned} {}
-    SMELT_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(gradient, i); }
-    SMELT_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(parameter, i); }
-    SMELT_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[1]) const {
+    GRADFUSE_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(gradient, i); }
+    GRADFUSE_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[1]) const { to[0] = load(parameter, i); }
+    GRADFUSE_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[1]) const {
         gradient.set(i, Storage<S>::store(from[0]));
     }
-    SMELT_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[1]) const {
+    GRADFUSE_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[1]) const {
         parameter.set(i, Storage<S>::store(from[0]));
     }
 
 private:
-    SMELT_DEVICE static Compute<S> load(const Place<S>& from, std::int64_t i) {
+    GRADFUSE_DEVICE static Compute<S> load(const Place<S>& from, std::int64_t i) {
         return Storage<S>::template load<Compute<S>>(from.get(i));
     }
 };
@@ -235,7 +235,7 @@ struct ChunkKernel : Kernel {
     DeviceTable table;
 
     template <class F>
-    SMELT_DEVICE void for_chunks(const F& f) const {
+    GRADFUSE_DEVICE void for_chunks(const F& f) const {
         for (int c = int(blockIdx.x); c < table.chunk_count; c += int(gridDim.x)) f(c, table.chunks[c]);
     }
     static std::int64_t blocks(const ChunkTable& t) {
@@ -246,7 +246,7 @@ struct ChunkKernel : Kernel {
 // Calls f(i, access) for the chunk's elements: those of a wide tensor in vectors of V, the others and what is left over
 // one by one. Chunks begin at multiples of V.
 template <class S, int V, class F>
-SMELT_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, const F& f) {
+GRADFUSE_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, const F& f) {
     const TensorRow& t = table.tensors[chunk.tensor];
     char* const gradient = table.gradients[chunk.tensor];
     const int count = int(chunk.count), whole = t.wide ? count / V * V : 0;
@@ -257,7 +257,7 @@ SMELT_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, con
 }
 
 // True in all threads of the block that comes here last of all; its tickets are then as they were.
-SMELT_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
+GRADFUSE_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) *shared = atomicAdd(ticket, 1u) == gridDim.x - 1;
@@ -268,5 +268,5 @@ SMELT_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
     return last;
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -6,8 +6,8 @@
 #include "cuda/stage.cuh"
 #include "formulas/batch_norm.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // What the passes share: how a vector is read, brought through `before`, and made affine.
 template <class S>
@@ -25,7 +25,7 @@ struct Pipeline {
           has_x(a.x != nullptr),
           has_residual(a.residual != nullptr) {}
 
-    SMELT_DEVICE void input(std::int64_t i, int n, bool wide, T (&v)[V]) const {
+    GRADFUSE_DEVICE void input(std::int64_t i, int n, bool wide, T (&v)[V]) const {
         if (has_x) {
             x.read(i, n, wide, v);
         } else {
@@ -37,7 +37,8 @@ struct Pipeline {
 
     // z = affine(v) + residual
     template <int K>
-    SMELT_DEVICE void affine(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V], T (&z)[V]) const {
+    GRADFUSE_DEVICE void affine(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V],
+                                T (&z)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) z[j] = (v[j] - c[centre][j]) * c[scale_][j] + c[shift][j];
         if (!has_residual) return;
@@ -61,7 +62,7 @@ struct ForwardPass : Pipeline<S> {
     ForwardPass() = default;
     ForwardPass(const ChannelOp& op, const ChannelArrays& a) : Pipeline<S>(op, a), y(*a.y) {}
 
-    SMELT_DEVICE void apply(std::int64_t i, int n, const T (&c)[3][V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, int n, const T (&c)[3][V]) const {
         T v[V], z[V];
         this->input(i, n, true, v);
         this->affine(i, n, true, c, v, z);
@@ -88,7 +89,7 @@ struct BackwardPass : Pipeline<S> {
 
     // The gradient at the affine's output, recomputed from x and the dropout's random stream.
     template <int K>
-    SMELT_DEVICE void dz(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V], T (&g)[V]) const {
+    GRADFUSE_DEVICE void dz(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V], T (&g)[V]) const {
         dy.read(i, n, wide, g);
         if (this->dropout.threshold) drop(this->dropout, i, n, g);
         if (!this->after) return;
@@ -100,7 +101,8 @@ struct BackwardPass : Pipeline<S> {
 
     // dx from dz: through the statistics, where the constants have their part, then through `before`.
     template <int K>
-    SMELT_DEVICE void finish(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V], T (&g)[V]) const {
+    GRADFUSE_DEVICE void finish(std::int64_t i, int n, bool wide, const T (&c)[K][V], const T (&v)[V],
+                                T (&g)[V]) const {
         if (wants_dresidual) dresidual.write(i, n, wide, g);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
@@ -124,7 +126,7 @@ struct BackwardPass : Pipeline<S> {
     }
 
     template <int K>
-    SMELT_DEVICE void apply(std::int64_t i, int n, const T (&c)[K][V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, int n, const T (&c)[K][V]) const {
         T v[V], g[V];
         this->input(i, n, true, v);
         dz(i, n, true, c, v, g);
@@ -150,7 +152,7 @@ struct Sample {
         T pivot;
         double count = 0, sum = 0, squares = 0;
 
-        SMELT_DEVICE void add(std::int64_t i, int n, bool wide) {
+        GRADFUSE_DEVICE void add(std::int64_t i, int n, bool wide) {
             T v[V];
             Wide first = 0, second = 0;
             pipeline.input(i, n, wide, v);
@@ -165,14 +167,14 @@ struct Sample {
             sum += double(first);
             squares += double(second);
         }
-        SMELT_DEVICE Moments result() const {
+        GRADFUSE_DEVICE Moments result() const {
             if (count == 0) return {};
             const double mean = sum / count, offset = mean - double(pivot);
             const double about_mean = squares - count * offset * offset;
             return {count, mean, about_mean < 0 ? 0 : about_mean};  // rounding may leave it below 0
         }
     };
-    SMELT_DEVICE Terms start(std::int64_t, std::int64_t i) const {
+    GRADFUSE_DEVICE Terms start(std::int64_t, std::int64_t i) const {
         T v[V];
         pipeline.input(i, 1, false, v);
         return {pipeline, v[0]};
@@ -195,7 +197,7 @@ struct BackwardSums {
         T c[3][V];
         Sums total{};
 
-        SMELT_DEVICE void add(std::int64_t i, int n, bool wide) {
+        GRADFUSE_DEVICE void add(std::int64_t i, int n, bool wide) {
             T v[V], g[V];
             pass.input(i, n, wide, v);
             pass.dz(i, n, wide, c, v, g);
@@ -209,9 +211,9 @@ struct BackwardSums {
             total.merge({double(a), double(av)});
             if constexpr (Finish) pass.finish(i, n, wide, c, v, g);
         }
-        SMELT_DEVICE Sums result() const { return total; }
+        GRADFUSE_DEVICE Sums result() const { return total; }
     };
-    SMELT_DEVICE Terms start(std::int64_t channel, std::int64_t) const {
+    GRADFUSE_DEVICE Terms start(std::int64_t channel, std::int64_t) const {
         Terms terms{pass, {}, {}};
 #pragma unroll
         for (int k = 0; k < 3; ++k) {
@@ -222,5 +224,5 @@ struct BackwardSums {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

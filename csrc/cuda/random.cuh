@@ -5,11 +5,11 @@
 #include "core/philox.h"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // The half-words of the eight elements from i on, i a multiple of eight.
-SMELT_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t (&half)[elements_per_block]) {
+GRADFUSE_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t (&half)[elements_per_block]) {
     if (random.on_device) random.stream = *random.on_device;
     const auto multiply = [](std::uint64_t a, std::uint64_t b) {
         return std::uint64_t(std::uint32_t(a)) * std::uint64_t(std::uint32_t(b));
@@ -25,7 +25,7 @@ SMELT_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t 
 // x = dropout(x) of the first n of up to eight elements from i on: all of one Philox block where n = 8, or a single
 // one.
 template <class T>
-SMELT_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_per_block]) {
+GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_per_block]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
     const std::int64_t begin = i / elements_per_block * elements_per_block;
     const int skip = int(i - begin);  // 0 but for a single element
@@ -42,5 +42,5 @@ SMELT_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_
     }
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

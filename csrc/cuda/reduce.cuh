@@ -6,15 +6,15 @@
 
 #include "cuda/launch.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 constexpr int warp_size = 32;
 constexpr unsigned full_warp = 0xffffffffu;
 
 // The value of the lane `offset` lanes away (exclusive or), of any type made of words.
 template <class T>
-SMELT_DEVICE T from_lane_xor(T value, int offset) {
+GRADFUSE_DEVICE T from_lane_xor(T value, int offset) {
     static_assert(sizeof(T) % sizeof(unsigned) == 0);
     unsigned words[sizeof(T) / sizeof(unsigned)];
     memcpy(words, &value, sizeof value);
@@ -26,7 +26,7 @@ SMELT_DEVICE T from_lane_xor(T value, int offset) {
 
 // merge(a, b) -> a, a before b in order. Every one of `width` neighbouring lanes, a power of two, gets the result.
 template <class T, class Merge>
-SMELT_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
+GRADFUSE_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
     for (int offset = 1; offset < width; offset *= 2) {
         T other = from_lane_xor(value, offset);
         if (threadIdx.x & unsigned(offset)) {
@@ -42,7 +42,7 @@ SMELT_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
 // The same over `width` neighbouring threads, whole warps of the block; `scratch` has a place for each warp. All of the
 // block's threads take part.
 template <class T, class Merge>
-SMELT_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {
+GRADFUSE_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {
     value = warp_reduce(value, merge, width < warp_size ? width : warp_size);
     if (width <= warp_size) return value;
     const int warp = int(threadIdx.x) / warp_size, warps = width / warp_size, first = warp / warps * warps;
@@ -56,10 +56,10 @@ SMELT_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) 
 
 struct Add {
     template <class T>
-    SMELT_DEVICE void operator()(T& a, const T& b) const {
+    GRADFUSE_DEVICE void operator()(T& a, const T& b) const {
         a += b;
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -6,8 +6,8 @@
 #include "cuda/reduce.cuh"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // A row as its threads see it. Its elements may lie apart: then one thread takes all of it, for its neighbours take the
 // neighbouring rows.
@@ -22,7 +22,7 @@ struct Row {
 
     // Calls f(k, i, count) for this thread's vectors: elements k, k + 1 ... of the row, i the first one's index.
     template <class F>
-    SMELT_DEVICE void for_vectors(const F& f) const {
+    GRADFUSE_DEVICE void for_vectors(const F& f) const {
         const int count = step == 1 ? V : 1;
         for (std::int64_t k = std::int64_t(lane) * count; k < n; k += std::int64_t(width) * count) {
             f(k, start + k * step, n - k < count ? int(n - k) : count);
@@ -30,20 +30,20 @@ struct Row {
     }
 
     template <class S>
-    SMELT_DEVICE void read(const View<S>& from, std::int64_t i, int count, T (&to)[V]) const {
+    GRADFUSE_DEVICE void read(const View<S>& from, std::int64_t i, int count, T (&to)[V]) const {
         from.read(i, count, wide, to);
     }
     // The same of the `array`-th array, which `keep` has put by: from the chip where there was room.
     template <class S>
-    SMELT_DEVICE void read_again(const View<S>& from, int array, std::int64_t k, std::int64_t i, int count,
-                                 T (&to)[V]) const {
+    GRADFUSE_DEVICE void read_again(const View<S>& from, int array, std::int64_t k, std::int64_t i, int count,
+                                    T (&to)[V]) const {
         if (!stage) return read(from, i, count, to);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
             to[j] = j < count ? stage[array * n + k + j] : T(0);
         }
     }
-    SMELT_DEVICE void keep(int array, std::int64_t k, int count, const T (&values)[V]) const {
+    GRADFUSE_DEVICE void keep(int array, std::int64_t k, int count, const T (&values)[V]) const {
         if (!stage) return;
 #pragma unroll
         for (int j = 0; j < V; ++j) {
@@ -51,18 +51,18 @@ struct Row {
         }
     }
     template <class S>
-    SMELT_DEVICE void write(const View<S>& to, std::int64_t i, int count, const T (&from)[V]) const {
+    GRADFUSE_DEVICE void write(const View<S>& to, std::int64_t i, int count, const T (&from)[V]) const {
         to.write(i, count, wide, from);
     }
 
-    SMELT_DEVICE double sum(double value) const { return block_reduce(value, scratch(), Add{}, width); }
-    SMELT_DEVICE T largest(T value) const {
+    GRADFUSE_DEVICE double sum(double value) const { return block_reduce(value, scratch(), Add{}, width); }
+    GRADFUSE_DEVICE T largest(T value) const {
         const auto larger = [](double& a, double b) { a = math::max_or_nan(a, b); };
         return T(block_reduce(double(value), scratch(), larger, width));
     }
 
 private:
-    SMELT_DEVICE double* scratch() const { return shared_memory<double>(); }
+    GRADFUSE_DEVICE double* scratch() const { return shared_memory<double>(); }
 };
 
 // f(row, index) for every row along an axis. f.arrays is how many values it keeps of each element.
@@ -76,7 +76,7 @@ struct Rows : Kernel {
     int width;
     bool staged;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         const int per_block = threads / width, own = int(threadIdx.x) / width;
         for (std::int64_t first = std::int64_t(blockIdx.x) * per_block; first < rows;
              first += std::int64_t(gridDim.x) * per_block) {
@@ -116,5 +116,5 @@ void for_rows(const F& f, std::int64_t rows, std::int64_t n, std::int64_t inner)
     }
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -4,9 +4,9 @@
 #include "cuda/launch.h"
 #include "cuda/runtime.h"
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
-inline namespace SMELT_ISA {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -19,7 +19,7 @@ struct Write : Kernel {
     int count;
     unsigned char bytes[most];
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (int i = int(threadIdx.x); i < count; i += threads) to[i] = bytes[i];
     }
 };
@@ -27,14 +27,14 @@ struct Write : Kernel {
 struct Draw : Kernel {
     std::uint64_t *count, *slot;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         if (threadIdx.x == 0) *slot = (*count)++;
     }
 };
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 namespace {
 
@@ -66,7 +66,7 @@ std::int64_t most_shared_bytes() {
     return bytes;
 }
 
-std::string built() { return SMELT_BUILT_CUDA; }
+std::string built() { return GRADFUSE_BUILT_CUDA; }
 
 std::string why_not() {
     int count = 0;
@@ -151,4 +151,4 @@ void write(void* to, const void* from, std::int64_t bytes) {
 
 void draw(std::uint64_t* count, std::uint64_t* slot) { launch(Draw{{}, count, slot}, 1); }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -8,7 +8,7 @@
 
 #include "core/backend.h"
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
 // A CUDA call that failed. The text names the error.
 struct Error : std::runtime_error {
@@ -34,7 +34,7 @@ public:
 private:
     const Allocate allocate_;
     const int previous_;  // device
-    // Of the scope around this one: an allocation may run Python's code, and that may call smelt.
+    // Of the scope around this one: an allocation may run Python's code, and that may call gradfuse.
     std::uintptr_t outer_stream_ = 0;
     const Allocate* outer_allocate_ = nullptr;
 };
@@ -54,4 +54,4 @@ void draw(std::uint64_t* count, std::uint64_t* slot);
 
 const Backend& backend();
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -8,8 +8,8 @@
 #include "cuda/launch.h"
 #include "formulas/activations/list.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 template <class T, template <class> class... Formulas>
 constexpr std::size_t largest_formula(List<Formulas...>) {
@@ -31,18 +31,18 @@ public:
         });
     }
 
-    SMELT_HD explicit operator bool() const { return row_ >= 0; }
-    SMELT_HD bool saves_y() const { return saves_y_; }
+    GRADFUSE_HD explicit operator bool() const { return row_ >= 0; }
+    GRADFUSE_HD bool saves_y() const { return saves_y_; }
 
     template <int V>
-    SMELT_DEVICE void forward(T (&x)[V]) const {
+    GRADFUSE_DEVICE void forward(T (&x)[V]) const {
         const_cast<Stage*>(this)->visit([&](const auto& f) {
 #pragma unroll
             for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
         });
     }
     template <int V>
-    SMELT_DEVICE void backward(T (&dy)[V], const T (&saved)[V]) const {
+    GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&saved)[V]) const {
         const_cast<Stage*>(this)->visit([&](const auto& f) {
 #pragma unroll
             for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], saved[j]);
@@ -54,14 +54,14 @@ private:
 #pragma nv_exec_check_disable  // f is of the host in the constructor
 #endif
     template <class F>
-    SMELT_HD void visit(const F& f) {
+    GRADFUSE_HD void visit(const F& f) {
         visit_row(f, Activations{});
     }
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
     template <class F, template <class> class... Formulas>
-    SMELT_HD void visit_row(const F& f, List<Formulas...>) {
+    GRADFUSE_HD void visit_row(const F& f, List<Formulas...>) {
         int row = 0;
         (void)((row++ == row_ && (f(*reinterpret_cast<Formulas<T>*>(formula_)), true)) || ...);
     }
@@ -71,5 +71,5 @@ private:
     alignas(T) unsigned char formula_[largest_formula<T>(Activations{})];
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -6,20 +6,20 @@
 #include "core/array.h"
 #include "cuda/launch.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // Quotients and remainders of indices, in 32 bits where they all fit.
 struct Divider {
     explicit Divider(std::int64_t divisor = 1, std::int64_t size = 0)
         : divisor(divisor), narrow(size <= 0xffffffff && divisor <= 0xffffffff) {}
 
-    SMELT_HD std::int64_t divide(std::int64_t i) const {
+    GRADFUSE_HD std::int64_t divide(std::int64_t i) const {
         return narrow ? std::int64_t(std::uint32_t(i) / std::uint32_t(divisor)) : i / divisor;
     }
 
     // Takes an axis of this extent, the last one, off an index.
-    SMELT_HD std::int64_t split(std::int64_t& index) const {
+    GRADFUSE_HD std::int64_t split(std::int64_t& index) const {
         const std::int64_t rest = divide(index), last = index - rest * divisor;
         index = rest;
         return last;
@@ -45,7 +45,7 @@ struct Strides {
     }
 
     // In bytes, of the element with index i in C order.
-    SMELT_HD std::int64_t offset(std::int64_t i) const {
+    GRADFUSE_HD std::int64_t offset(std::int64_t i) const {
         std::int64_t at = 0;
         for (int d = ndim - 1; d >= 0; --d) at += extent[d].split(i) * strides[d];
         return at;
@@ -63,7 +63,7 @@ inline bool is_aligned(const Array& a) {
     return a.dense || bits % std::uintptr_t(itemsize(a.dtype)) == 0;
 }
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 // A dense array in the call's scratch memory, with the elements of `from` or to be written.
 Array dense_like(const Array& like);
@@ -116,4 +116,4 @@ const Array* pointer_to(const std::optional<D>& d) {
     return d ? &**d : nullptr;
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

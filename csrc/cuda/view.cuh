@@ -8,8 +8,8 @@
 #include "core/dtype.h"
 #include "cuda/launch.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 // How many elements of a storage type one access of 16 bytes moves.
 template <class S>
@@ -35,12 +35,12 @@ template <class S>
 using Compute = typename ComputeType<S>::type;
 
 template <class S, int V>
-SMELT_DEVICE void widen(const S (&from)[V], Compute<S> (&to)[V]) {
+GRADFUSE_DEVICE void widen(const S (&from)[V], Compute<S> (&to)[V]) {
 #pragma unroll
     for (int j = 0; j < V; ++j) to[j] = Storage<S>::template load<Compute<S>>(from[j]);
 }
 template <class S, int V>
-SMELT_DEVICE void narrow(const Compute<S> (&from)[V], S (&to)[V]) {
+GRADFUSE_DEVICE void narrow(const Compute<S> (&from)[V], S (&to)[V]) {
 #pragma unroll
     for (int j = 0; j < V; ++j) to[j] = Storage<S>::store(from[j]);
 }
@@ -49,12 +49,12 @@ template <class S>
 class View {
 public:
     View() = default;
-    SMELT_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
+    GRADFUSE_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
     explicit View(const Array& dense) : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
 
     // Elements [i, i + n), n <= V; what is beyond them is zero. `whole` promises that i is a multiple of V.
     template <int V>
-    SMELT_DEVICE void load(std::int64_t i, int n, bool whole, S (&to)[V]) const {
+    GRADFUSE_DEVICE void load(std::int64_t i, int n, bool whole, S (&to)[V]) const {
         using A = Access<S, V>;
         if (wide_ && whole && n == V) {
             const auto* from = reinterpret_cast<const A*>(data_) + i / A::count;
@@ -71,7 +71,7 @@ public:
     }
 
     template <int V>
-    SMELT_DEVICE void store(std::int64_t i, int n, bool whole, const S (&from)[V]) const {
+    GRADFUSE_DEVICE void store(std::int64_t i, int n, bool whole, const S (&from)[V]) const {
         using A = Access<S, V>;
         if (wide_ && whole && n == V) {
             auto* to = reinterpret_cast<A*>(data_) + i / A::count;
@@ -92,13 +92,13 @@ public:
 
     // The same in the compute type.
     template <int V>
-    SMELT_DEVICE void read(std::int64_t i, int n, bool whole, Compute<S> (&to)[V]) const {
+    GRADFUSE_DEVICE void read(std::int64_t i, int n, bool whole, Compute<S> (&to)[V]) const {
         S raw[V];
         load(i, n, whole, raw);
         widen<S>(raw, to);
     }
     template <int V>
-    SMELT_DEVICE void write(std::int64_t i, int n, bool whole, const Compute<S> (&from)[V]) const {
+    GRADFUSE_DEVICE void write(std::int64_t i, int n, bool whole, const Compute<S> (&from)[V]) const {
         S raw[V];
         narrow<S>(from, raw);
         store(i, n, whole, raw);
@@ -116,7 +116,7 @@ public:
     explicit DoubleView(const Array* dense)
         : data_(dense ? dense->data : nullptr), dtype_(dense ? dense->dtype : DType::f64) {}
 
-    SMELT_DEVICE double get(std::int64_t i, double otherwise = 0) const {
+    GRADFUSE_DEVICE double get(std::int64_t i, double otherwise = 0) const {
         double value = otherwise;
         if (data_) {
             with_storage(dtype_, [&](auto s) {
@@ -126,7 +126,7 @@ public:
         }
         return value;
     }
-    SMELT_DEVICE void set(std::int64_t i, double value) const {
+    GRADFUSE_DEVICE void set(std::int64_t i, double value) const {
         if (!data_) return;
         with_storage(dtype_, [&](auto s) {
             using S = decltype(s);
@@ -139,5 +139,5 @@ private:
     DType dtype_ = DType::f64;
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt::cuda
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

@@ -6,15 +6,15 @@
 
 #include "core/config.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // Count, mean and sum of squared deviations of a sample.
 struct Moments {
     double count = 0, mean = 0, squares = 0;
 
     // Chan, Golub and LeVeque 1979.
-    SMELT_HD void merge(const Moments& b) {
+    GRADFUSE_HD void merge(const Moments& b) {
         if (b.count == 0) return;
         if (count == 0) {
             *this = b;
@@ -25,10 +25,10 @@ struct Moments {
         squares += b.squares + delta * delta * (count * b.count / n);
         count = n;
     }
-    SMELT_HD double variance() const { return count > 0 ? squares / count : 0; }
+    GRADFUSE_HD double variance() const { return count > 0 ? squares / count : 0; }
 
     // running = (1 - momentum) * running + momentum * batch
-    SMELT_HD void move(double momentum, bool unbiased, double& running_mean, double& running_var) const {
+    GRADFUSE_HD void move(double momentum, bool unbiased, double& running_mean, double& running_var) const {
         if (count == 0) return;
         const double correction = unbiased ? count / (count - 1) : 1;
         running_mean += momentum * (mean - running_mean);
@@ -36,13 +36,13 @@ struct Moments {
     }
 };
 
-SMELT_HD double inverse_deviation(double variance, double eps) { return 1 / std::sqrt(variance + eps); }
+GRADFUSE_HD double inverse_deviation(double variance, double eps) { return 1 / std::sqrt(variance + eps); }
 
 // Two sums over a channel: of a, and of a * (v - centre).
 struct Sums {
     double a = 0, av = 0;
 
-    SMELT_HD void merge(const Sums& b) {
+    GRADFUSE_HD void merge(const Sums& b) {
         a += b.a;
         av += b.av;
     }
@@ -57,7 +57,7 @@ struct Channel {
 
     // The mean's rounding to T is made good in the shift.
     template <class T>
-    SMELT_HD void forward_constants(T* value) const {
+    GRADFUSE_HD void forward_constants(T* value) const {
         const double scale = invstd * weight;
         value[centre] = T(mean);
         value[scale_] = T(scale);
@@ -66,13 +66,13 @@ struct Channel {
 
     // Sum of dz * (v - mean) * invstd, from the sums of dz and dz * (v - centre).
     template <class T>
-    SMELT_HD double dweight(const Sums& dz) const {
+    GRADFUSE_HD double dweight(const Sums& dz) const {
         return (dz.av - (mean - double(T(mean))) * dz.a) * invstd;
     }
 
     // dv = scale * (dz - mean(dz) - vhat * mean(dz * vhat)) over n elements.
     template <class T>
-    SMELT_HD void backward_constants(const Sums& dz, double n, T* value) const {
+    GRADFUSE_HD void backward_constants(const Sums& dz, double n, T* value) const {
         forward_constants(value);
         const double scale = invstd * weight, per_v = -scale * invstd * dweight<T>(dz) / n;
         value[slope] = T(per_v);
@@ -80,5 +80,5 @@ struct Channel {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

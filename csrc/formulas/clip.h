@@ -3,11 +3,11 @@
 
 #include "core/config.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // The factor that brings `norm` down to `limit`: exactly 1 where it is no higher, NaN of a NaN.
-SMELT_HD double clip_factor(double norm, double limit) { return norm <= limit ? 1 : limit / norm; }
+GRADFUSE_HD double clip_factor(double norm, double limit) { return norm <= limit ? 1 : limit / norm; }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

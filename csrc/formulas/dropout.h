@@ -5,7 +5,7 @@
 
 #include "core/backend.h"
 
-namespace smelt {
+namespace gradfuse {
 
 // Of 65536 half-words those below the threshold are dropped: p is rounded so, and the constants follow the p in force.
 inline std::uint32_t dropout_threshold(double p) { return std::uint32_t(std::floor(p * 65536 + 0.5)); }
@@ -36,4 +36,4 @@ inline Dropout alpha_dropout_gradient(double p) {
     return d;
 }
 
-}  // namespace smelt
+}  // namespace gradfuse

@@ -143,15 +143,15 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
 }
 
 // For those who make arrays for it: memory of a device, and memory no longer.
-#define SMELT_EXPORTED extern "C" inline __attribute__((used, visibility("default")))
-SMELT_EXPORTED void smelt_emulator_allocated(const char* at, std::size_t bytes, int device) {
+#define GRADFUSE_EXPORTED extern "C" inline __attribute__((used, visibility("default")))
+GRADFUSE_EXPORTED void gradfuse_emulator_allocated(const char* at, std::size_t bytes, int device) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
     emulator::allocations[at] = {bytes, device};
 }
-SMELT_EXPORTED void smelt_emulator_freed(const char* at) {
+GRADFUSE_EXPORTED void gradfuse_emulator_freed(const char* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
     emulator::allocations.erase(at);
 }
-SMELT_EXPORTED void smelt_emulator_capture(bool on) { emulator::capturing = on; }
-SMELT_EXPORTED void smelt_emulator_fail(bool on) { emulator::failing = on; }
-SMELT_EXPORTED int smelt_emulator_launches() { return emulator::launches; }
+GRADFUSE_EXPORTED void gradfuse_emulator_capture(bool on) { emulator::capturing = on; }
+GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
+GRADFUSE_EXPORTED int gradfuse_emulator_launches() { return emulator::launches; }

@@ -9,17 +9,17 @@
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
 
-using namespace smelt;
-using namespace smelt::cuda;
+using namespace gradfuse;
+using namespace gradfuse::cuda;
 
 // What the bindings' scopes would give.
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 void check(cudaError_t status) {
     if (status != cudaSuccess) std::printf("error: %s\n", cudaGetErrorString(status));
 }
 cudaStream_t current_stream() { return nullptr; }
 void* allocate(std::int64_t) { return nullptr; }
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda
 
 namespace {
 

@@ -2,14 +2,14 @@
 
 #include "cpu/kernels.h"
 
-#define SMELT_TEXT_(x) #x
-#define SMELT_TEXT(x) SMELT_TEXT_(x)
+#define GRADFUSE_TEXT_(x) #x
+#define GRADFUSE_TEXT(x) GRADFUSE_TEXT_(x)
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 extern const Backend backend;
-const Backend backend = {SMELT_TEXT(SMELT_ISA), SMELT_OPERATIONS(SMELT_ENTER)};
+const Backend backend = {GRADFUSE_TEXT(GRADFUSE_ISA), GRADFUSE_OPERATIONS(GRADFUSE_ENTER)};
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

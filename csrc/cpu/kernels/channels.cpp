@@ -7,8 +7,8 @@
 #include "cpu/sum.h"
 #include "formulas/batch_norm.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -500,5 +500,5 @@ void max_norm(const ChannelShape& shape, double limit, const Array& w) {
     });
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

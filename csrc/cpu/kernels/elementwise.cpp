@@ -4,8 +4,8 @@
 #include "cpu/half_words.h"
 #include "cpu/kernels.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -127,5 +127,5 @@ void rrelu(RandomStream random, double lower, double upper, const Array& x, cons
     });
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -13,8 +13,8 @@
 #include <xmmintrin.h>
 #endif
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -184,5 +184,5 @@ void clamp(const ChunkTable& table, double limit) {
     });
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -6,8 +6,8 @@
 #include "cpu/kernels.h"
 #include "cpu/sum.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -355,5 +355,5 @@ void maxout_backward(const ChannelShape& s, int num_pieces, const Array& dy, con
     });
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

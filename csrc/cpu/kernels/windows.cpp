@@ -7,8 +7,8 @@
 #include "cpu/heap.h"
 #include "cpu/kernels.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -106,5 +106,5 @@ void add_windows(const WindowShape& w, const Array& windows, const Array& images
     });
 }
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -2,8 +2,8 @@
 #include "cuda/kernels.h"
 #include "formulas/activations/list.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -12,7 +12,7 @@ struct Backward {
     Formula f;
 
     template <int V>
-    SMELT_DEVICE void apply(std::int64_t, const T (&x)[2][V], T (&dx)[V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t, const T (&x)[2][V], T (&dx)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) dx[j] = f.backward(x[0][j], x[1][j]);
     }
@@ -35,10 +35,10 @@ void backward_of(const Activation& a, const Array& dy, const Array& saved, const
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void activation_backward(const Activation& a, const Array& dy, const Array& saved, const Array& dx) {
     backward_of(a, dy, saved, dx, Activations{});
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -2,8 +2,8 @@
 #include "cuda/kernels.h"
 #include "formulas/activations/list.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -12,7 +12,7 @@ struct Forward {
     Formula f;
 
     template <int V>
-    SMELT_DEVICE void apply(std::int64_t, const T (&x)[1][V], T (&y)[V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t, const T (&x)[1][V], T (&y)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) y[j] = f.forward(x[0][j]);
     }
@@ -35,8 +35,8 @@ void forward_of(const Activation& a, const Array& x, const Array& y, List<Formul
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void activation_forward(const Activation& a, const Array& x, const Array& y) { forward_of(a, x, y, Activations{}); }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

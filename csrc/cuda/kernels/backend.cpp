@@ -3,11 +3,11 @@
 #include "cuda/kernels.h"
 #include "cuda/runtime.h"
 
-namespace smelt::cuda {
+namespace gradfuse::cuda {
 
 const Backend& backend() {
-    static const Backend table = {"cuda", SMELT_OPERATIONS(SMELT_ENTER)};
+    static const Backend table = {"cuda", GRADFUSE_OPERATIONS(GRADFUSE_ENTER)};
     return table;
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -3,8 +3,8 @@
 #include "cuda/kernels.h"
 #include "cuda/pipeline.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -17,7 +17,7 @@ struct ChannelNumbers {
           weight(a.weight),
           bias(a.bias) {}
 
-    SMELT_DEVICE Channel operator[](std::int64_t c) const {
+    GRADFUSE_DEVICE Channel operator[](std::int64_t c) const {
         return {mean ? mean[c] : 0, invstd ? invstd[c] : 1, weight.get(c, 1), bias.get(c, 0)};
     }
 
@@ -31,7 +31,7 @@ struct MakeForwardTable {
     T* table;
     std::int64_t channels;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
         T value[3];
         numbers[c].forward_constants(value);
 #pragma unroll
@@ -75,7 +75,7 @@ struct FinishStatistics {
     DoubleView running_mean, running_var;
     double *mean, *invstd;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Moments& batch) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Moments& batch) const {
         mean[c] = batch.mean;
         invstd[c] = inverse_deviation(batch.variance(), eps);
         double m = running_mean.get(c), v = running_var.get(c);
@@ -90,7 +90,7 @@ struct UseStatistics {
     double eps;
     double *mean, *invstd;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
         mean[c] = given_mean.get(c);
         invstd[c] = inverse_deviation(given_var.get(c), eps);
     }
@@ -105,7 +105,7 @@ struct FinishBackward {
     T* table;  // null where dx is done
     std::int64_t channels;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Sums& dz) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& dz) const {
         const Channel channel = numbers[c];
         dweight.set(c, channel.template dweight<T>(dz));
         dbias.set(c, dz.a);
@@ -140,7 +140,7 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void batch_statistics(const ChannelOp& op, const Array& x_, double eps, const RunningStatistics& running, double* mean,
                       double* invstd) {
@@ -187,4 +187,4 @@ void channel_backward(const ChannelOp& op, const ChannelArrays& given) {
     with_storage(given.dy->dtype, [&](auto s) { backward<decltype(s)>(op, *arrays); });
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

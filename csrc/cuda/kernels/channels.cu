@@ -3,8 +3,8 @@
 #include "cuda/kernels.h"
 #include "formulas/batch_norm.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -15,7 +15,7 @@ struct MakeWeightTable {
     DoubleView weight;
     T* table;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Nothing&) const { table[c] = T(weight.get(c)); }
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const { table[c] = T(weight.get(c)); }
 };
 
 template <class T>
@@ -31,7 +31,7 @@ struct PRelu {
     using T = Compute<S>;
     View<S> x, y;
 
-    SMELT_DEVICE void apply(std::int64_t i, int n, const T (&a)[1][V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, int n, const T (&a)[1][V]) const {
         T v[V];
         x.read(i, n, true, v);
 #pragma unroll
@@ -54,7 +54,7 @@ struct PReluBackward {
         T slope;
         Sums total{};
 
-        SMELT_DEVICE void add(std::int64_t i, int n, bool wide) {
+        GRADFUSE_DEVICE void add(std::int64_t i, int n, bool wide) {
             T g[V], v[V], sum = 0;
             f.dy.read(i, n, wide, g);
             f.x.read(i, n, wide, v);
@@ -66,15 +66,15 @@ struct PReluBackward {
             total.a += double(sum);
             f.dx.write(i, n, wide, g);
         }
-        SMELT_DEVICE Sums result() const { return total; }
+        GRADFUSE_DEVICE Sums result() const { return total; }
     };
-    SMELT_DEVICE Terms start(std::int64_t channel, std::int64_t) const { return {*this, table[channel], {}}; }
+    GRADFUSE_DEVICE Terms start(std::int64_t channel, std::int64_t) const { return {*this, table[channel], {}}; }
 };
 
 struct StoreSum {
     DoubleView to;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Sums& total) const { to.set(c, total.a); }
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& total) const { to.set(c, total.a); }
 };
 
 template <class S>
@@ -86,7 +86,7 @@ struct Squares {
         const View<S>& w;
         Sums total{};
 
-        SMELT_DEVICE void add(std::int64_t i, int n, bool wide) {
+        GRADFUSE_DEVICE void add(std::int64_t i, int n, bool wide) {
             S raw[V];
             w.load(i, n, wide, raw);
 #pragma unroll
@@ -96,9 +96,9 @@ struct Squares {
                 total.a += v * v;
             }
         }
-        SMELT_DEVICE Sums result() const { return total; }
+        GRADFUSE_DEVICE Sums result() const { return total; }
     };
-    SMELT_DEVICE Terms start(std::int64_t, std::int64_t) const { return {w, {}}; }
+    GRADFUSE_DEVICE Terms start(std::int64_t, std::int64_t) const { return {w, {}}; }
 };
 
 template <class T>
@@ -106,7 +106,7 @@ struct MakeFactors {
     double limit;
     T* table;
 
-    SMELT_DEVICE void operator()(std::int64_t c, const Sums& squares) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& squares) const {
         const double norm = std::sqrt(squares.a);
         table[c] = norm > limit ? T(limit / norm) : T(1);
     }
@@ -117,7 +117,7 @@ struct Scale {
     using T = Compute<S>;
     View<S> w;
 
-    SMELT_DEVICE void apply(std::int64_t i, int n, const T (&factor)[1][V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, int n, const T (&factor)[1][V]) const {
         T v[V];
         w.read(i, n, true, v);
 #pragma unroll
@@ -128,7 +128,7 @@ struct Scale {
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void prelu_forward(const ChannelShape& shape, const Array& x_, const Array& weight, const Array& y) {
     const Dense x(x_);
@@ -162,4 +162,4 @@ void max_norm(const ChannelShape& shape, double limit, const Array& w_) {
     w.commit();
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

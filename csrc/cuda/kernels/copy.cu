@@ -1,8 +1,8 @@
 // Elements from one layout to another.
 #include "cuda/strides.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -17,7 +17,7 @@ struct Copy : Kernel {
     std::int64_t size;
     bool aligned;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t i = std::int64_t(blockIdx.x) * threads + threadIdx.x; i < size;
              i += std::int64_t(gridDim.x) * threads) {
             const char* const source = from + from_strides.offset(i);
@@ -41,7 +41,7 @@ void copy(const Array& from, const Array& to) {
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 Array dense_like(const Array& like) {
     Array a = like;
@@ -66,4 +66,4 @@ void copy_elements(const Array& from, const Array& to) {
     }
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -9,8 +9,8 @@
 #include "formulas/optimizers/list.h"
 #include "formulas/optimizers/update.h"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -40,7 +40,7 @@ struct GradientNorms : ChunkKernel {
         int last;
     };
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         Shared& shared = *shared_memory<Shared>();
         for_chunks([&](int c, const Chunk& chunk) {
             double sum = 0;
@@ -77,7 +77,7 @@ struct FillZeros : Kernel {
     double* to;
     std::int64_t count;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t i = threadIdx.x; i < count; i += threads) to[i] = 0;
     }
 };
@@ -87,7 +87,7 @@ struct ClipToNorm : ChunkKernel {
     const double* norms;
     double limit;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for_chunks([&](int, const Chunk& chunk) {
             const double norm = norms[per_tensor ? chunk.tensor : 0];
             const double scale = all || math::is_finite(norm) ? clip_factor(norm, limit) : 1;
@@ -109,7 +109,7 @@ struct ClipToNorm : ChunkKernel {
 struct Clamp : ChunkKernel {
     double limit;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for_chunks([&](int, const Chunk& chunk) {
             with_storage(table.tensors[chunk.tensor].dtype, [&](auto s) {
                 using S = decltype(s);
@@ -147,7 +147,7 @@ struct Step : ChunkKernel {
         Update<Formula, double> precise;
     };
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         const double n = norm ? *norm : 0;
         if (skip && !math::is_finite(n)) return;
         int* const last = shared_memory<int>();
@@ -183,8 +183,8 @@ struct Step : ChunkKernel {
     }
 
 private:
-    SMELT_DEVICE const GroupStep& group(int g) const { return groups ? groups[g] : given[g]; }
-    SMELT_DEVICE Clock advanced(int g) const {
+    GRADFUSE_DEVICE const GroupStep& group(int g) const { return groups ? groups[g] : given[g]; }
+    GRADFUSE_DEVICE Clock advanced(int g) const {
         Clock c = clocks[g];
         ++c.t;
         Formula<float>::advance(group(g).values, c);
@@ -192,7 +192,7 @@ private:
     }
 
     template <class S, class T>
-    SMELT_DEVICE void update(const Update<Formula, T>& u, const TensorRow& t, const Chunk& chunk) const {
+    GRADFUSE_DEVICE void update(const Update<Formula, T>& u, const TensorRow& t, const Chunk& chunk) const {
         // Of a half type no more than of float32, of float64 one by one: else the state does not fit the registers.
         for_elements<S, sizeof(T) == 8 ? 1 : 4>(table, chunk, [&](std::int64_t i, const auto& access) {
             constexpr int V = std::decay_t<decltype(access)>::count;
@@ -222,7 +222,7 @@ private:
 
     // The optimizer's own memory: dense and on a boundary of 16 bytes.
     template <class T>
-    SMELT_DEVICE static View<T> own(T* data) {
+    GRADFUSE_DEVICE static View<T> own(T* data) {
         return {data, true};
     }
 };
@@ -316,7 +316,7 @@ DeviceTable Tables::update(const ChunkTable& table) {
             table.tensor_count};
 }
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void gradient_norms(const ChunkTable& table, bool per_tensor, double* norms) {
     if (table.chunk_count == 0) {
@@ -344,4 +344,4 @@ void optimizer_step(const ChunkTable& table, const OptimizerStep& step) { step_o
 
 void set_groups(const ChunkTable& table, const OptimizerStep& step) { TablesOf(table)->groups(step); }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

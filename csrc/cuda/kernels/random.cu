@@ -3,8 +3,8 @@
 #include "cuda/kernels.h"
 #include "cuda/random.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -14,7 +14,7 @@ template <class T>
 struct Drop {
     Dropout d;
 
-    SMELT_DEVICE void apply(std::int64_t i, const T (&x)[1][V], T (&y)[V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, const T (&x)[1][V], T (&y)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) y[j] = x[0][j];
         drop(d, i, V, y);
@@ -26,7 +26,7 @@ struct RRelu {
     RandomStream random;
     T low, step;
 
-    SMELT_DEVICE void apply(std::int64_t i, const T (&x)[2][V], T (&y)[V]) const {
+    GRADFUSE_DEVICE void apply(std::int64_t i, const T (&x)[2][V], T (&y)[V]) const {
         std::uint32_t half[V];
         half_words(random, i, half);
 #pragma unroll
@@ -39,7 +39,7 @@ struct RRelu {
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void dropout(const Dropout& d, const Array& x, const Array& y) {
     with_storage(x.dtype, [&](auto s) {
@@ -56,4 +56,4 @@ void rrelu(RandomStream random, double lower, double upper, const Array& x, cons
     });
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -4,14 +4,14 @@
 #include "cuda/rows.cuh"
 #include "cuda/strides.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
 // Sum of f(j) over a vector in the compute type; in double beyond it.
 template <class T, class F>
-SMELT_DEVICE double vector_sum(int count, const F& f) {
+GRADFUSE_DEVICE double vector_sum(int count, const F& f) {
     T total = 0;
 #pragma unroll
     for (int j = 0; j < Row<T>::V; ++j) {
@@ -22,7 +22,7 @@ SMELT_DEVICE double vector_sum(int count, const F& f) {
 
 // The row's maximum; its elements are kept.
 template <class S, class T>
-SMELT_DEVICE T row_maximum(const Row<T>& row, const View<S>& x) {
+GRADFUSE_DEVICE T row_maximum(const Row<T>& row, const View<S>& x) {
     T top = -math::inf<T>;
     row.for_vectors([&](std::int64_t k, std::int64_t i, int count) {
         T v[Row<T>::V];
@@ -43,7 +43,7 @@ struct Softmax {
 
     View<S> x, y;
 
-    SMELT_DEVICE void operator()(const Row<T>& row, std::int64_t) const {
+    GRADFUSE_DEVICE void operator()(const Row<T>& row, std::int64_t) const {
         const T top = row_maximum(row, x);
         double sum = 0;
         row.for_vectors([&](std::int64_t k, std::int64_t i, int count) {
@@ -77,7 +77,7 @@ struct SoftmaxBackward {
 
     View<S> dy, y, dx;
 
-    SMELT_DEVICE void operator()(const Row<T>& row, std::int64_t) const {
+    GRADFUSE_DEVICE void operator()(const Row<T>& row, std::int64_t) const {
         double sum = 0;
         row.for_vectors([&](std::int64_t k, std::int64_t i, int count) {
             T g[V], v[V];
@@ -104,7 +104,7 @@ struct Labels {
     const void* data = nullptr;
     DType dtype = DType::i64;
 
-    SMELT_DEVICE std::int64_t operator[](std::int64_t row) const {
+    GRADFUSE_DEVICE std::int64_t operator[](std::int64_t row) const {
         return dtype == DType::i32 ? static_cast<const std::int32_t*>(data)[row]
                                    : static_cast<const std::int64_t*>(data)[row];
     }
@@ -121,7 +121,7 @@ struct CrossEntropy {
     double smoothing, scale;
     double* losses;
 
-    SMELT_DEVICE void operator()(const Row<T>& row, std::int64_t index) const {
+    GRADFUSE_DEVICE void operator()(const Row<T>& row, std::int64_t index) const {
         const bool indices = labels.data != nullptr;
         const std::int64_t label = indices && row.n > 0 ? labels[index] : 0;
         const T keep = T(1 - smoothing), spread = T(smoothing / double(row.n)), rate = T(scale);
@@ -173,7 +173,7 @@ struct Total : Kernel {
     double scale;
     DoubleView to;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         double sum = 0;
         for (std::int64_t i = threadIdx.x; i < count; i += threads) sum += values[i];
         sum = block_reduce(sum, shared_memory<double>(), Add{}, threads);
@@ -186,7 +186,7 @@ struct StoreEach : Kernel {
     std::int64_t count;
     DoubleView to;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t i = std::int64_t(blockIdx.x) * threads + threadIdx.x; i < count;
              i += std::int64_t(gridDim.x) * threads) {
             to.set(i, values[i]);
@@ -212,7 +212,7 @@ struct SquaredError : Kernel {
     double* totals;
     std::int64_t size;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         double sum = 0;
         for (std::int64_t i = (std::int64_t(blockIdx.x) * threads + threadIdx.x) * V; i < size;
              i += std::int64_t(gridDim.x) * threads * V) {
@@ -247,7 +247,7 @@ struct Maxout : Kernel {
     int pieces;
     Divider group;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         const bool wide = group.divisor % V == 0;
         const int step = wide ? V : 1;
         for (std::int64_t i = (std::int64_t(blockIdx.x) * threads + threadIdx.x) * step; i < size;
@@ -299,7 +299,7 @@ void maxout(const ChannelShape& s, int pieces, const Array& x_, const Array& y, 
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void softmax(const ChannelShape& s, bool log, const Array& x_, const Array& y_) {
     const Dense x(x_);
@@ -377,4 +377,4 @@ void maxout_backward(const ChannelShape& s, int pieces, const Array& dy, const A
     maxout<true>(s, pieces, x, Dense(dy), &dx);
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

@@ -5,8 +5,8 @@
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
 
-namespace smelt::cuda {
-inline namespace SMELT_ISA {
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
 
 namespace {
 
@@ -19,7 +19,7 @@ struct Gather : Kernel {
     std::int64_t size;
     Divider batch, window_columns, window_rows, kernel_width, kernel_height;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
              at += std::int64_t(gridDim.x) * threads) {
             std::int64_t c = at;
@@ -43,7 +43,7 @@ struct Add : Kernel {
     std::int64_t size;
     Divider batch, image_width, image_height;
 
-    SMELT_DEVICE void operator()() const {
+    GRADFUSE_DEVICE void operator()() const {
         using T = Compute<S>;
         for (std::int64_t at = std::int64_t(blockIdx.x) * threads + threadIdx.x; at < size;
              at += std::int64_t(gridDim.x) * threads) {
@@ -67,7 +67,7 @@ struct Add : Kernel {
 
 }  // namespace
 
-}  // namespace SMELT_ISA
+}  // namespace GRADFUSE_ISA
 
 void gather_windows(const WindowShape& w, const Array& images, double fill, const Array& windows) {
     with_storage(images.dtype, [&](auto storage) {
@@ -106,4 +106,4 @@ void add_windows(const WindowShape& w, const Array& windows, const Array& images
     });
 }
 
-}  // namespace smelt::cuda
+}  // namespace gradfuse::cuda

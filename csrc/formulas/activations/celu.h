@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Celu {
@@ -16,11 +16,11 @@ struct Celu {
 
     T alpha, inv_alpha;
 
-    explicit SMELT_HD Celu(const double* p) : alpha(T(p[0])), inv_alpha(T(1 / p[0])) {}
+    explicit GRADFUSE_HD Celu(const double* p) : alpha(T(p[0])), inv_alpha(T(1 / p[0])) {}
 
-    SMELT_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x * inv_alpha); }
-    SMELT_HD T backward(T dy, T y) const { return y > 0 ? dy : dy * math::fma(y, inv_alpha, T(1)); }
+    GRADFUSE_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x * inv_alpha); }
+    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy : dy * math::fma(y, inv_alpha, T(1)); }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Elu {
@@ -16,11 +16,11 @@ struct Elu {
 
     T alpha;
 
-    explicit SMELT_HD Elu(const double* p) : alpha(T(p[0])) {}
+    explicit GRADFUSE_HD Elu(const double* p) : alpha(T(p[0])) {}
 
-    SMELT_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x); }
-    SMELT_HD T backward(T dy, T y) const { return y > 0 ? dy : dy * (y + alpha); }
+    GRADFUSE_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x); }
+    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy : dy * (y + alpha); }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

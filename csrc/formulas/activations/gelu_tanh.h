@@ -3,25 +3,25 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct GeluTanh {
     static constexpr ActivationInfo info{"gelu_tanh", Saves::x, "0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))",
                                          "Hendrycks and Gimpel 2016; torch.nn.functional.gelu(approximate='tanh')"};
 
-    explicit SMELT_HD GeluTanh(const double*) {}
+    explicit GRADFUSE_HD GeluTanh(const double*) {}
 
     static constexpr T root = T(1.5957691216057307117597842397375);  // 2 sqrt(2 / pi)
     static constexpr T cubic = T(0.044715);
 
     // 0.5 (1 + tanh(u)) = sigmoid(2u). Beyond 32 the sigmoid is 0 or 1, and x^2 or inf * 0 would spoil the products.
-    SMELT_HD T forward(T x) const {
+    GRADFUSE_HD T forward(T x) const {
         const T s = math::sigmoid(root * x * math::fma(cubic * x, x, T(1)));
         return x == -math::inf<T> ? T(0) : x * s;
     }
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T x2 = x * x;
         const T s = math::sigmoid(root * x * math::fma(cubic, x2, T(1)));
         const T slope = root * x * math::fma(3 * cubic, x2, T(1));  // of the sigmoid's argument, times x
@@ -29,5 +29,5 @@ struct GeluTanh {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,22 +3,22 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Hardswish {
     static constexpr ActivationInfo info{"hardswish", Saves::x, "x * min(max(x + 3, 0), 6) / 6",
                                          "Howard et al. 2019; torch.nn.functional.hardswish"};
 
-    explicit SMELT_HD Hardswish(const double*) {}
+    explicit GRADFUSE_HD Hardswish(const double*) {}
 
-    SMELT_HD T forward(T x) const { return x * (math::relu6(x + 3) * T(1.0 / 6)); }
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T forward(T x) const { return x * (math::relu6(x + 3) * T(1.0 / 6)); }
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T inside = dy * (x < 3 ? math::fma(x, T(1.0 / 3), T(0.5)) : T(1));
         return math::keep_if(!(x <= -3), inside);
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Hardtanh {
@@ -17,11 +17,11 @@ struct Hardtanh {
 
     T min_val, max_val;
 
-    explicit SMELT_HD Hardtanh(const double* p) : min_val(T(p[0])), max_val(T(p[1])) {}
+    explicit GRADFUSE_HD Hardtanh(const double* p) : min_val(T(p[0])), max_val(T(p[1])) {}
 
-    SMELT_HD T forward(T x) const { return math::min(math::max(x, min_val), max_val); }
-    SMELT_HD T backward(T dy, T x) const { return (x <= min_val) | (x >= max_val) ? T(0) : dy; }
+    GRADFUSE_HD T forward(T x) const { return math::min(math::max(x, min_val), max_val); }
+    GRADFUSE_HD T backward(T dy, T x) const { return (x <= min_val) | (x >= max_val) ? T(0) : dy; }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct LeakyRelu {
@@ -16,11 +16,11 @@ struct LeakyRelu {
 
     T negative_slope;
 
-    explicit SMELT_HD LeakyRelu(const double* p) : negative_slope(T(p[0])) {}
+    explicit GRADFUSE_HD LeakyRelu(const double* p) : negative_slope(T(p[0])) {}
 
-    SMELT_HD T forward(T x) const { return x > 0 ? x : negative_slope * x; }
-    SMELT_HD T backward(T dy, T y) const { return y > 0 ? dy : negative_slope * dy; }
+    GRADFUSE_HD T forward(T x) const { return x > 0 ? x : negative_slope * x; }
+    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy : negative_slope * dy; }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -1,5 +1,6 @@
-// Every elementwise activation, one line each: a new one is its header, its line here and its pair in smelt.reference.
-// CPU, CUDA, bindings, tests, benchmarks, stubs and the documentation's table are all made from this list.
+// Every elementwise activation, one line each: a new one is its header, its line here and its pair in
+// gradfuse.reference. CPU, CUDA, bindings, tests, benchmarks, stubs and the documentation's table are all made from
+// this list.
 #pragma once
 
 #include "core/list.h"
@@ -22,8 +23,8 @@
 #include "formulas/activations/softsign.h"
 #include "formulas/activations/tanh.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 using Activations = List<  //
     Relu,                  //
@@ -45,5 +46,5 @@ using Activations = List<  //
     Hardsigmoid,           //
     Hardswish>;
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

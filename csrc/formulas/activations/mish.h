@@ -3,27 +3,27 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Mish {
     static constexpr ActivationInfo info{"mish", Saves::x, "x * tanh(softplus(x))",
                                          "Misra 2019; torch.nn.functional.mish"};
 
-    explicit SMELT_HD Mish(const double*) {}
+    explicit GRADFUSE_HD Mish(const double*) {}
 
     // With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2); from x = 20 on it is 1.
-    SMELT_HD T forward(T x) const {
+    GRADFUSE_HD T forward(T x) const {
         const T e = math::exp(math::min(x, T(20))), n = e * (e + 2);
         return x == -math::inf<T> ? T(0) : x * (n / (n + 2));
     }
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T z = math::min(x, T(20)), e = math::exp(z), n = e * (e + 2), d = 1 / (n + 2);
         const T derivative = math::fma(4 * e * z, (1 + e) * d * d, n * d);
         return dy * (x == -math::inf<T> ? T(0) : derivative);
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

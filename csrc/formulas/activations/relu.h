@@ -3,20 +3,20 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Relu {
     static constexpr ActivationInfo info{"relu", Saves::y, "max(x, 0)", "Nair and Hinton 2010; torch.relu"};
 
-    explicit SMELT_HD Relu(const double*) {}
+    explicit GRADFUSE_HD Relu(const double*) {}
 
     // Written as selects on the negative side, so that NaN passes and so does its gradient.
-    SMELT_HD T forward(T x) const { return x < 0 ? T(0) : x; }
+    GRADFUSE_HD T forward(T x) const { return x < 0 ? T(0) : x; }
     // The second comparison is idle: without it GCC makes the choice a load of dy that waits for y.
-    SMELT_HD T backward(T dy, T y) const { return (y <= 0) | (y == -math::inf<T>) ? T(0) : dy; }
+    GRADFUSE_HD T backward(T dy, T y) const { return (y <= 0) | (y == -math::inf<T>) ? T(0) : dy; }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Selu {
@@ -12,14 +12,14 @@ struct Selu {
                                          "1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))",
                                          "Klambauer, Unterthiner, Mayr and Hochreiter 2017; torch.selu"};
 
-    explicit SMELT_HD Selu(const double*) {}
+    explicit GRADFUSE_HD Selu(const double*) {}
 
     static constexpr T lambda = T(1.0507009873554804934193349852946);
     static constexpr T lambda_alpha = T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717);
 
-    SMELT_HD T forward(T x) const { return x > 0 ? lambda * x : lambda_alpha * math::expm1(x); }
-    SMELT_HD T backward(T dy, T y) const { return y > 0 ? dy * lambda : dy * (y + lambda_alpha); }
+    GRADFUSE_HD T forward(T x) const { return x > 0 ? lambda * x : lambda_alpha * math::expm1(x); }
+    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy * lambda : dy * (y + lambda_alpha); }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

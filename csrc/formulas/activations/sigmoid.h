@@ -3,18 +3,18 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Sigmoid {
     static constexpr ActivationInfo info{"sigmoid", Saves::y, "1 / (1 + exp(-x))", "torch.sigmoid"};
 
-    explicit SMELT_HD Sigmoid(const double*) {}
+    explicit GRADFUSE_HD Sigmoid(const double*) {}
 
-    SMELT_HD T forward(T x) const { return math::sigmoid(x); }
-    SMELT_HD T backward(T dy, T y) const { return dy * (y * (1 - y)); }
+    GRADFUSE_HD T forward(T x) const { return math::sigmoid(x); }
+    GRADFUSE_HD T backward(T dy, T y) const { return dy * (y * (1 - y)); }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

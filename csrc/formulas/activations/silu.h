@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Silu {
@@ -16,18 +16,18 @@ struct Silu {
 
     T beta;
 
-    explicit SMELT_HD Silu(const double* p) : beta(T(p[0])) {}
+    explicit GRADFUSE_HD Silu(const double* p) : beta(T(p[0])) {}
 
     // At an infinity the product would be inf * 0: its limit is taken instead.
-    SMELT_HD T forward(T x) const {
+    GRADFUSE_HD T forward(T x) const {
         const T z = beta * x;
         return z == -math::inf<T> ? T(0) : x * math::sigmoid(z);
     }
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T z = beta * x, s = math::sigmoid(z);
         return dy * (math::abs(z) == math::inf<T> ? s : s * math::fma(z, 1 - s, T(1)));
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

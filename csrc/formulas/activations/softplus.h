@@ -3,8 +3,8 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Softplus {
@@ -16,19 +16,19 @@ struct Softplus {
 
     T beta, threshold, inv_beta;
 
-    explicit SMELT_HD Softplus(const double* p) : beta(T(p[0])), threshold(T(p[1])), inv_beta(T(1 / p[0])) {}
+    explicit GRADFUSE_HD Softplus(const double* p) : beta(T(p[0])), threshold(T(p[1])), inv_beta(T(1 / p[0])) {}
 
-    SMELT_HD T forward(T x) const {
+    GRADFUSE_HD T forward(T x) const {
         const T z = beta * x;
         const T soft = (math::max(z, T(0)) + math::log1p_unit(math::exp(-math::abs(z)))) * inv_beta;
         return z > threshold ? x : soft;
     }
     // From x, not y: above a low threshold the two branches share values of y, but not of the derivative.
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T z = beta * x;
         return z > threshold ? dy : dy * math::sigmoid(z);
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

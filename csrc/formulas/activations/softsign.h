@@ -3,22 +3,22 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Softsign {
     static constexpr ActivationInfo info{"softsign", Saves::x, "x / (1 + abs(x))",
                                          "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
 
-    explicit SMELT_HD Softsign(const double*) {}
+    explicit GRADFUSE_HD Softsign(const double*) {}
 
-    SMELT_HD T forward(T x) const { return x / (1 + math::abs(x)); }
-    SMELT_HD T backward(T dy, T x) const {
+    GRADFUSE_HD T forward(T x) const { return x / (1 + math::abs(x)); }
+    GRADFUSE_HD T backward(T dy, T x) const {
         const T d = 1 / (1 + math::abs(x));
         return dy * (d * d);
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

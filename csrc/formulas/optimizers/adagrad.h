@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Adagrad : Optimizer {
@@ -20,20 +20,20 @@ struct Adagrad : Optimizer {
                                         "initial_accumulator_value"};
     enum { lr, lr_decay, weight_decay, initial_accumulator_value, eps };
     using Slots = SlotSets<1>;
-    static SMELT_HD unsigned slots(const double*) { return 1; }
+    static GRADFUSE_HD unsigned slots(const double*) { return 1; }
 
     T rate, epsilon;
 
-    SMELT_HD Adagrad(const double* h, const Clock& clock)
+    GRADFUSE_HD Adagrad(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 + double(clock.t - 1) * h[lr_decay]))), epsilon(T(h[eps])) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         const T s = math::fma(g, g, state[0]);
         p -= rate * g / (math::sqrt(s) + epsilon);
         state[0] = s;
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Adam : Optimizer {
@@ -20,11 +20,11 @@ struct Adam : Optimizer {
          {"amsgrad", Kind::flag}}};
     enum { lr, beta1, beta2, eps, weight_decay, amsgrad };
     using Slots = SlotSets<3, 7>;
-    static SMELT_HD unsigned slots(const double* h) { return h[amsgrad] ? 7 : 3; }
+    static GRADFUSE_HD unsigned slots(const double* h) { return h[amsgrad] ? 7 : 3; }
 
     T rate, rest1, b2, rest2, scale, epsilon;
 
-    SMELT_HD Adam(const double* h, const Clock& clock)
+    GRADFUSE_HD Adam(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 - std::pow(h[beta1], double(clock.t))))),
           rest1(T(1 - h[beta1])),
           b2(T(h[beta2])),
@@ -33,7 +33,7 @@ struct Adam : Optimizer {
           epsilon(T(h[eps])) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         const T m = state[0] = average(state[0], rest1, g);
         T v = state[1] = math::fma(b2, state[1], rest2 * g * g);
         if constexpr (S == 7) v = state[2] = math::max_or_nan(state[2], v);
@@ -41,5 +41,5 @@ struct Adam : Optimizer {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Adamax : Optimizer {
@@ -18,23 +18,23 @@ struct Adamax : Optimizer {
          {"weight_decay", Kind::number, 0, 0, at_least_zero}}};
     enum { lr, beta1, beta2, eps, weight_decay };
     using Slots = SlotSets<3>;
-    static SMELT_HD unsigned slots(const double*) { return 3; }
+    static GRADFUSE_HD unsigned slots(const double*) { return 3; }
 
     T rate, rest1, b2, epsilon;
 
-    SMELT_HD Adamax(const double* h, const Clock& clock)
+    GRADFUSE_HD Adamax(const double* h, const Clock& clock)
         : rate(T(h[lr] / (1 - std::pow(h[beta1], double(clock.t))))),
           rest1(T(1 - h[beta1])),
           b2(T(h[beta2])),
           epsilon(T(h[eps])) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         const T m = state[0] = average(state[0], rest1, g);
         const T u = state[1] = math::max_or_nan(b2 * state[1], math::abs(g) + epsilon);
         p -= rate * m / u;
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

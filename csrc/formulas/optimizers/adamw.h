@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/adam.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct AdamW : Adam<T> {
@@ -21,5 +21,5 @@ struct AdamW : Adam<T> {
     using Adam<T>::Adam;
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

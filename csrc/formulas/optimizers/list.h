@@ -1,4 +1,4 @@
-// Every optimizer, one line each: a new one is its header, its line here and its class in smelt.reference.
+// Every optimizer, one line each: a new one is its header, its line here and its class in gradfuse.reference.
 // CPU, CUDA, the Python classes, tests, benchmarks, stubs and the documentation's table are all made from this list.
 #pragma once
 
@@ -11,8 +11,8 @@
 #include "formulas/optimizers/rmsprop.h"
 #include "formulas/optimizers/sgd.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 using Optimizers = List<  //
     Sgd,                  //
@@ -23,5 +23,5 @@ using Optimizers = List<  //
     NAdam,                //
     Adamax>;
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct NAdam : Optimizer {
@@ -20,16 +20,16 @@ struct NAdam : Optimizer {
          {"momentum_decay", Kind::number, 4e-3, 0, at_least_zero}}};
     enum { lr, beta1, beta2, eps, weight_decay, momentum_decay };
     using Slots = SlotSets<3>;
-    static SMELT_HD unsigned slots(const double*) { return 3; }
+    static GRADFUSE_HD unsigned slots(const double*) { return 3; }
 
-    static SMELT_HD double mu(const double* h, std::int64_t t) {
+    static GRADFUSE_HD double mu(const double* h, std::int64_t t) {
         return h[beta1] * (1 - 0.5 * std::pow(0.96, double(t) * h[momentum_decay]));
     }
-    static SMELT_HD void advance(const double* h, Clock& clock) { clock.momentum_product *= mu(h, clock.t); }
+    static GRADFUSE_HD void advance(const double* h, Clock& clock) { clock.momentum_product *= mu(h, clock.t); }
 
     T of_gradient, of_mean, rest1, b2, rest2, scale, epsilon;
 
-    SMELT_HD NAdam(const double* h, const Clock& clock)
+    GRADFUSE_HD NAdam(const double* h, const Clock& clock)
         : of_gradient(T(h[lr] * (1 - mu(h, clock.t)) / (1 - clock.momentum_product))),
           of_mean(T(h[lr] * mu(h, clock.t + 1) / (1 - clock.momentum_product * mu(h, clock.t + 1)))),
           rest1(T(1 - h[beta1])),
@@ -39,12 +39,12 @@ struct NAdam : Optimizer {
           epsilon(T(h[eps])) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         const T m = state[0] = average(state[0], rest1, g);
         const T v = state[1] = math::fma(b2, state[1], rest2 * g * g);
         p -= math::fma(of_gradient, g, of_mean * m) / math::fma(math::sqrt(v), scale, epsilon);
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

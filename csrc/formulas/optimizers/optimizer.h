@@ -13,9 +13,9 @@
 #include "core/info.h"
 #include "core/math.h"
 
-namespace smelt {
+namespace gradfuse {
 
-inline namespace SMELT_ISA {
+inline namespace GRADFUSE_ISA {
 
 // The sets of state arrays a formula is compiled for.
 template <unsigned... Slots>
@@ -23,13 +23,13 @@ struct SlotSets {};
 
 // mean + rest * (x - mean), with nothing lost where x is small beside the mean.
 template <class T>
-SMELT_HD T average(T mean, T rest, T x) {
+GRADFUSE_HD T average(T mean, T rest, T x) {
     return math::fma(rest, x, math::fma(-rest, mean, mean));
 }
 
 struct Optimizer {
-    static SMELT_HD void advance(const double*, Clock&) {}  // called once a step, after t has been counted
+    static GRADFUSE_HD void advance(const double*, Clock&) {}  // called once a step, after t has been counted
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct RMSprop : Optimizer {
@@ -21,17 +21,17 @@ struct RMSprop : Optimizer {
     enum { lr, alpha, eps, weight_decay, momentum, centered };
     enum : unsigned { square = 1, mean = 2, buffer = 4 };
     using Slots = SlotSets<square, square | mean, square | buffer, square | mean | buffer>;
-    static SMELT_HD unsigned slots(const double* h) {
+    static GRADFUSE_HD unsigned slots(const double* h) {
         return square | (h[centered] ? unsigned(mean) : 0) | (h[momentum] != 0 ? unsigned(buffer) : 0);
     }
 
     T rate, decay, rest, epsilon, mu;
 
-    SMELT_HD RMSprop(const double* h, const Clock&)
+    GRADFUSE_HD RMSprop(const double* h, const Clock&)
         : rate(T(h[lr])), decay(T(h[alpha])), rest(T(1 - h[alpha])), epsilon(T(h[eps])), mu(T(h[momentum])) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         T v = state[0] = math::fma(decay, state[0], rest * g * g);
         if constexpr ((S & mean) != 0) {
             const T m = state[1] = math::fma(decay, state[1], rest * g);
@@ -43,5 +43,5 @@ struct RMSprop : Optimizer {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

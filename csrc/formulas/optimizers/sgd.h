@@ -2,8 +2,8 @@
 
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Sgd : Optimizer {
@@ -21,12 +21,12 @@ struct Sgd : Optimizer {
     enum { lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum };
     enum : unsigned { buffer = 1 };
     using Slots = SlotSets<0, buffer>;
-    static SMELT_HD unsigned slots(const double* h) { return h[momentum] != 0 ? unsigned(buffer) : 0; }
+    static GRADFUSE_HD unsigned slots(const double* h) { return h[momentum] != 0 ? unsigned(buffer) : 0; }
 
     T mu, inside, gain, outside;  // lr stands inside the buffer or outside it
     bool look_ahead;
 
-    SMELT_HD Sgd(const double* h, const Clock& clock)
+    GRADFUSE_HD Sgd(const double* h, const Clock& clock)
         : mu(T(h[momentum])),
           inside(T(h[lr_in_momentum] ? h[lr] : 1)),
           gain(T((clock.t == 1 ? 1 : 1 - h[dampening]) * (h[lr_in_momentum] ? h[lr] : 1))),
@@ -34,7 +34,7 @@ struct Sgd : Optimizer {
           look_ahead(h[nesterov] != 0) {}
 
     template <unsigned S>
-    SMELT_HD void update(T& p, T g, T* state) const {
+    GRADFUSE_HD void update(T& p, T g, T* state) const {
         if constexpr (S == 0) {
             p -= outside * (inside * g);
         } else {
@@ -45,5 +45,5 @@ struct Sgd : Optimizer {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -4,8 +4,8 @@
 #include "core/backend.h"
 #include "formulas/optimizers/optimizer.h"
 
-namespace smelt {
-inline namespace SMELT_ISA {
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
 
 // A run of one tensor's elements: contiguous and of the compute type.
 template <class T>
@@ -24,7 +24,7 @@ struct Update {
     T factor, coupled, decoupled;
 
     // The clock has counted this step; `clip` is the clipping's factor.
-    SMELT_HD Update(const GroupStep& s, const Clock& clock, double clip)
+    GRADFUSE_HD Update(const GroupStep& s, const Clock& clock, double clip)
         : formula(s.values, clock),
           slots(Formula<T>::slots(s.values)),
           factor(T(s.gradient_factor * clip)),
@@ -34,7 +34,7 @@ struct Update {
     // Slots has the bits of `slots`. A function, for as locals of the loop the state would stay in memory,
     // unvectorised.
     template <unsigned Slots>
-    SMELT_HD void element(const Slices<T>& at, std::int64_t i) const {
+    GRADFUSE_HD void element(const Slices<T>& at, std::int64_t i) const {
         T state[OptimizerInfo::max_slots] = {};
         if constexpr (Slots & 1) state[0] = at.state[0][i];
         if constexpr (Slots & 2) state[1] = at.state[1][i];
@@ -51,5 +51,5 @@ struct Update {
     }
 };
 
-}  // namespace SMELT_ISA
-}  // namespace smelt
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

@@ -1,0 +1,110 @@
+"""What a run leaves: a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+TIE = 0.95  # below it, a contender has lost
+
+
+def best_peer(row: Row, among: tuple[str, ...] | None = None) -> tuple[str, float] | None:
+    """The fastest contender besides gradfuse, of those named if any are, and its time over gradfuse's."""
+    others = {k: v["median"] for k, v in row["seconds"].items() if k != "gradfuse" and (not among or k in among)}
+    if not others:
+        return None
+    name = min(others, key=lambda k: others[k])
+    return name, others[name] / row["seconds"]["gradfuse"]["median"]
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text: time per element, share of the copy speed, and each peer's time over gradfuse's."""
+    names = sorted(
+        {k for r in rows for k in r["seconds"]} - {"gradfuse"}, key=lambda k: (k != "numpy", k != "torch", k)
+    )
+    head = ["case", "where", "threads", "ns/element", "of copy", *(f"x {n}" for n in names)]
+    lines = [head]
+    for r in rows:
+        mine = r["seconds"]["gradfuse"]["median"]
+        share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
+        ratios = [f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in names]
+        lines.append([r["case"], r["where"], str(r["threads"]), f"{mine / r['elements'] * 1e9:.3f}", share, *ratios])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    """The README's table: how many times as long the faster of NumPy and PyTorch takes, by case, size and threads."""
+    counts = sorted({r["threads"] for r in rows})
+    columns = [(where, threads) for threads in counts for where in ("L2", "L3", "DRAM")]
+    names = [f"{where}, {threads} thread{'s' * (threads > 1)}" for where, threads in columns]
+    lines = [
+        f"| operation | ns per element | share of copy | {' | '.join(names)} |",
+        "|---" * (3 + len(columns)) + "|",
+    ]
+    for case in dict.fromkeys(r["case"] for r in rows):
+        cells = {(r["where"], r["threads"]): r for r in rows if r["case"] == case}
+        own = {key: r for key, r in cells.items() if key[0] == "own"}
+        cells |= {("L2", threads): r for (_, threads), r in own.items()}  # small: shown where the small ones are
+        first = cells.get(("DRAM", counts[0])) or cells[("L2", counts[0])]
+        peers = [best_peer(cells[key], ("numpy", "torch")) if key in cells else None for key in columns]
+        share = f"{first['copy_share']:.2f}" if first["copy_share"] else ""
+        time = first["seconds"]["gradfuse"]["median"] / first["elements"] * 1e9
+        texts = ["" if p is None else f"**{p[1]:.2f}**" if p[1] < TIE else f"{p[1]:.1f}" for p in peers]
+        lines.append(f"| {case} | {time:.2f} | {share} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def picture(rows: list[Row], path: Path) -> None:
+    """How many times faster gradfuse is than the best peer: one line per case, a dot per size, one thread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [r for r in rows if r["threads"] == 1 and best_peer(r)]
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    figure, axes = plt.subplots(figsize=(8, 0.22 * len(cases) + 1.2), layout="constrained")
+    for where, colour in {"L2": "#4c78a8", "L3": "#72b7b2", "DRAM": "#f58518", "own": "#54a24b"}.items():
+        points = [(peer[1], cases.index(r["case"])) for r in rows if r["where"] == where and (peer := best_peer(r))]
+        if points:
+            ratios, places = zip(*points, strict=True)
+            axes.scatter(ratios, places, s=18, color=colour, label=where, zorder=3)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(cases)), cases, fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="x", which="both", linewidth=0.3)
+    axes.set_xlabel("times faster than the best peer installed, one thread")
+    axes.legend(title="data in")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write(
+    results: dict[str, Any],
+    folder: Path,
+    stem: str,
+    text: Callable[[dict[str, Any]], str] = lambda results: table(results["rows"]),
+    draw: Callable[[dict[str, Any], Path], None] = lambda results, path: picture(results["rows"], path),
+) -> list[Path]:
+    """Writes stem.txt, stem.json and, where matplotlib is installed, stem.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.json", folder / f"{stem}.txt", folder / f"{stem}.png"]
+    paths[0].write_text(json.dumps(results, indent=1) + "\n")
+    machine = "\n".join(f"{k}: {v}" for k, v in results["machine"].items())
+    paths[1].write_text(f"{machine}\n\n{text(results)}\n")
+    try:
+        draw(results, paths[2])
+    except ImportError:
+        paths.pop()
+    return paths
