@@ -35,10 +35,11 @@ test-emulated: $(VENV)/.tools  ## the tests of the functions and optimizers, the
 	PYTHON=$(BIN)/python tools/variant.sh emulated -DGRADFUSE_CUDA=EMULATED
 	PYTHONPATH=build/emulated/python $(BIN)/python -m pytest -n auto --dist worksteal -k cuda-emulated $(TESTS) || [ $$? = 5 ]  # 5: none
 
-bench:  ## measure against NumPy, PyTorch and JAX, in an environment of its own; writes benchmarks/results
+bench:  ## measure against NumPy, PyTorch and JAX for twenty minutes; writes benchmarks/results
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
-	.venv-bench/bin/python -m gradfuse.bench --output benchmarks/results
-	.venv-bench/bin/python -m gradfuse.bench.training --output benchmarks/results
+	.venv-bench/bin/python -m benchmarks --output benchmarks/results
+	.venv-bench/bin/python -m benchmarks.training --output benchmarks/results
+	.venv-bench/bin/python -m benchmarks.busy --output benchmarks/results
 
 gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for the results
 	tools/gpu.sh $(or $(OUTPUT),benchmarks/results)

@@ -18,9 +18,12 @@ from typing import Any
 
 import gradfuse
 from gradfuse import _core, optim
-from gradfuse.bench import report
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import report  # noqa: E402
+
 STUBS = ROOT / "python" / "gradfuse"
 
 HEADER = '''"""Generated from the compiled module by `make stubs`; do not edit."""
@@ -190,7 +193,8 @@ def optimizer_table() -> str:
 
 def benchmark_table() -> str:
     parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json"), reverse=True):
+    full = [path for path in (ROOT / "benchmarks" / "results").glob("cpu-*.json") if report.PARTIAL not in path.name]
+    for path in sorted(full, reverse=True):
         results = json.loads(path.read_text())
         m = results["machine"]
         title = f"{m['processor']}, {m['instruction set']} build, {m['versions']}, commit {m['commit']}, {m['date']}"

@@ -76,7 +76,7 @@ else
     # It begins nothing after its deadline; what it has begun, and its imports, take some more.
     seconds=$(left)
     run benchmark "$seconds" \
-        "$python" -m gradfuse.bench --device cuda --output "$out" --deadline $((seconds > 75 ? seconds - 45 : 30))
+        "$python" -m benchmarks --device cuda --output "$out" --deadline $((seconds > 75 ? seconds - 45 : 30))
 fi
 
 echo

@@ -1,4 +1,4 @@
-"""`python -m gradfuse.bench --device cuda`: a GPU, beside PyTorch, CuPy, JAX and Triton where installed."""
+"""`python -m benchmarks --device cuda`: a GPU, beside PyTorch, CuPy, JAX and Triton where installed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gradfuse
+from benchmarks import report
+from benchmarks.cuda import report as cuda_report
+from benchmarks.cuda.arrays import TOLERANCES, Memory, as_float32, disagreement, poison_pool, torch_on_gpu
+from benchmarks.cuda.cases import MAIN_ACTIVATIONS, Case, Contest, all_cases, case_names, ceilings
+from benchmarks.cuda.timing import Contender, Unit, error_text, measure, unit_of, work_on
+from benchmarks.peers import optional
+from benchmarks.progress import progress_bar
 from gradfuse import _core
-from gradfuse.bench import report
-from gradfuse.bench.cases import optional
-from gradfuse.bench.cuda import report as cuda_report
-from gradfuse.bench.cuda.arrays import TOLERANCES, Memory, as_float32, disagreement, poison_pool, torch_on_gpu
-from gradfuse.bench.cuda.cases import Case, Contest, all_cases, ceilings
-from gradfuse.bench.cuda.timing import Contender, Unit, error_text, measure, unit_of, work_on
 
 PEERS = ("cupy", "torch", "triton", "jax")
 UNIT_BYTES = 4e9  # that the calls of a unit move: a millisecond, in which a launch is not seen
 PICTURE_EVERY = 30.0  # seconds
+
+
+def why_not() -> str:
+    """Why nothing can be measured on a GPU here; empty where it can."""
+    kernels = _core.build_info()["cuda"]
+    if reason := gradfuse.cuda.why_not():
+        return reason
+    if "emulated" in kernels:
+        return f"the CUDA kernels of this build are {kernels}"
+    return "" if optional("cupy") else "CuPy is not installed"
 
 
 def machine(common: dict[str, str]) -> dict[str, str]:
@@ -105,7 +115,7 @@ def run_case(case: Case, memory: Memory, stream: Any, seconds: float, copy: floa
     with work_on(stream):
         try:
             case.build(contest)
-        except Exception as error:  # whoever is in by then takes part
+        except Exception as error:  # those that are in by then take part
             contest.problems["peers" if "gradfuse" in contest.contenders else "all"] = error_text(error)
         calls = case.calls or case.sets * max(1, round(UNIT_BYTES / (case.sets * case.bytes)))
         units: dict[str, Unit] = {}
@@ -124,9 +134,14 @@ def run_case(case: Case, memory: Memory, stream: Any, seconds: float, copy: floa
     return row
 
 
-def _failed(case: Case, error: BaseException) -> report.Row:
-    row = {"case": case.name, "dtype": case.dtype, "shape": case.shape, "clock": case.clock, "bytes": case.bytes}
-    return {**row, "gbs": None, "copy_share": None, "seconds": {}, "eager": {}, "problems": {"all": error_text(error)}}
+def _row(case: Case, memory: Memory, stream: Any, seconds: float, copy: float | None) -> report.Row:
+    """The same, or a row that says why there is none."""
+    try:
+        return run_case(case, memory, stream, seconds, copy)
+    except Exception as error:
+        row = {"case": case.name, "dtype": case.dtype, "shape": case.shape, "clock": case.clock, "bytes": case.bytes}
+        problems = {"all": error_text(error)}
+        return {**row, "gbs": None, "copy_share": None, "seconds": {}, "eager": {}, "problems": problems}
 
 
 def _clear() -> None:
@@ -143,18 +158,24 @@ def _clear() -> None:
             torch.cuda.empty_cache()
 
 
-def run(args: argparse.Namespace, common: dict[str, str]) -> None:
-    """Measures until all is done or args.deadline has come. `common` is what the machine is besides its GPU."""
+def is_full(names: list[str]) -> bool:
+    """Whether every row of the table is asked for."""
+    return set(names) >= set(case_names(MAIN_ACTIVATIONS))
+
+
+def run(args: argparse.Namespace, common: dict[str, str]) -> int:
+    """Measures until all is done or args.deadline has come; the exit status. `common`: the machine without its GPU."""
     began = time.monotonic()
-    if reason := gradfuse.cuda.why_not():
-        sys.exit(f"python -m gradfuse.bench --device cuda: {reason}")
     import cupy
 
     warnings.simplefilter("ignore")  # PyTorch's on calling what is made for graphs
     stream = cupy.cuda.Stream(non_blocking=True)
     with work_on(stream):
         memory = Memory()
-    first, cases = ceilings(), all_cases(memory.dtypes, args.only)
+    full = is_full(args.only)
+    activations = MAIN_ACTIVATIONS if full else tuple(gradfuse.activations())
+    first = ceilings()
+    queue = [*first, *(case for case in all_cases(memory.dtypes, activations) if case.name in args.only)]
     results: dict[str, Any] = {
         "machine": machine(common),
         "ceilings": [],
@@ -165,29 +186,21 @@ def run(args: argparse.Namespace, common: dict[str, str]) -> None:
     stem = "cuda-" + re.sub(r"[^A-Za-z0-9]+", "-", results["machine"]["gpu"]).strip("-")
     drawn = time.monotonic()
 
-    def write(draw: bool) -> list[Path]:
+    def save() -> None:
         nonlocal drawn
-        if draw:
-            drawn = time.monotonic()
-        drawer = cuda_report.picture if draw else lambda results, path: None
-        paths = report.write(results, args.output, stem, cuda_report.text, drawer)
-        return [path for path in paths if path.exists()]
+        draw = time.monotonic() - drawn > PICTURE_EVERY
+        report.write(results, args.output, stem, False, cuda_report.text, cuda_report.picture if draw else None)
+        drawn = time.monotonic() if draw else drawn
 
-    queue = [*first, *cases]
-    tqdm = optional("tqdm")
-    bar = tqdm.tqdm(total=len(queue), unit="case") if tqdm else None
     copy: float | None = None
     broken = False
-    for case in queue:
-        if bar:
+    try:
+        for case in (bar := progress_bar(queue)):
             bar.set_description(f"{case.name}, {case.dtype}, {case.shape}")
-        if time.monotonic() - began > args.deadline:
-            results["stopped"] = f"for {args.deadline:g} seconds had passed"
-        else:
-            try:
-                row = run_case(case, memory, stream, args.seconds, copy)
-            except Exception as error:
-                row = _failed(case, error)
+            if time.monotonic() - began > args.deadline:
+                results["stopped"] = f"for {args.deadline:g} seconds had passed"
+                break
+            row = _row(case, memory, stream, args.seconds, copy)
             results["ceilings" if case in first else "rows"].append(row)
             try:
                 stream.synchronize()
@@ -195,21 +208,18 @@ def run(args: argparse.Namespace, common: dict[str, str]) -> None:
             except Exception as error:  # a fault on the device: nothing works from here on in this process
                 broken = True
                 results["stopped"] = f"for the GPU failed in {case.name}: {error_text(error)}"
+                break
             speeds = [gbs * 1e9 for kind, _, _, gbs in cuda_report.ceiling_rows(results) if kind == "copy"]
             copy = max(speeds, default=None)
-        if results["stopped"]:
-            done = len(results["ceilings"]) + len(results["rows"])
-            results["not_measured"] = [f"{c.name}, {c.dtype}, {c.shape}" for c in queue[done:]]
-            break
-        write(draw=time.monotonic() - drawn > PICTURE_EVERY)
-        if bar:
-            bar.update()
-    if bar:
-        bar.close()
-    paths = write(draw=True)
+            save()
+    except KeyboardInterrupt:
+        results["stopped"] = "for it was interrupted"
+    done = len(results["ceilings"]) + len(results["rows"])
+    results["not_measured"] = [f"{c.name}, {c.dtype}, {c.shape}" for c in queue[done:]]
+    full = full and not results["stopped"]
+    paths = report.write(results, args.output, stem, full, cuda_report.text, cuda_report.picture)
     print(cuda_report.text(results))
     print(f"\n{time.monotonic() - began:.0f} seconds")
-    for path in paths:
-        print(f"wrote {path}")
-    if broken or any({"gradfuse", "all"} & row["problems"].keys() for row in results["rows"]):
-        sys.exit(1)
+    print(*(f"wrote {path}" for path in paths), sep="\n")
+    failed = any({"gradfuse", "all"} & row["problems"].keys() for row in results["rows"])
+    return 1 if broken or failed or "interrupted" in results["stopped"] else 0

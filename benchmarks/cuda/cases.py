@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import gradfuse
+from benchmarks import peers
+from benchmarks.cases import optimizer_bytes
+from benchmarks.cuda import peers as cuda_peers
+from benchmarks.cuda.arrays import Memory, as_torch, is_torch, jax_on_gpu, poisoned, torch_on_gpu, triton_peer
+from benchmarks.cuda.timing import Contender, error_text
 from gradfuse import _core
-from gradfuse.bench import peers
-from gradfuse.bench.cases import _optimizer_bytes
-from gradfuse.bench.cuda import peers as cuda_peers
-from gradfuse.bench.cuda.arrays import Memory, as_torch, is_torch, jax_on_gpu, poisoned, torch_on_gpu, triton_peer
-from gradfuse.bench.cuda.timing import Contender, error_text
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 ELEMENTS = {"float32": 1 << 26, "bfloat16": 1 << 27}  # of large arrays: as many bytes in either
@@ -34,7 +34,7 @@ def _nothing() -> None:
 
 
 class Contest:
-    """The contenders of a case, on the same data. Whoever cannot take part is noted in `problems`."""
+    """The contenders of a case, on the same data. What cannot take part is noted in `problems`."""
 
     def __init__(self, memory: Memory, dtype: str, sets: int, clock: str) -> None:
         self.memory, self.dtype, self.sets, self.clock = memory, dtype, sets, clock
@@ -139,7 +139,8 @@ def _activation_forward(name: str, n: int, c: Contest) -> None:
     xs = c.column(n, scale=2)
     c.gradfuse(lambda x, y: forward(x, out=y), xs, _outputs(xs))
     if torch := torch_on_gpu():
-        c.torch("torch", peers.torch_forward(torch)[name], xs, _outputs(xs))
+        if run := peers.torch_forward(torch).get(name):
+            c.torch("torch", run, xs, _outputs(xs))
         if function := cuda_peers.compiled_forward(torch).get(name):
             c.compiled(function, xs)
     triton = triton_peer()
@@ -155,8 +156,8 @@ def _activation_forward(name: str, n: int, c: Contest) -> None:
         c.cupy("cupy kernel", kernel, xs, _outputs(xs))
     if function := cuda_peers.cupy_fuse(cupy).get(name):
         c.cupy("cupy.fuse", cupy.fuse(kernel_name=f"fused_{name}")(function), xs)
-    if jax := jax_on_gpu():
-        c.jax(peers.jax_forward(jax)[name], xs)
+    if (jax := jax_on_gpu()) and (function := peers.jax_forward(jax).get(name)):
+        c.jax(function, xs)
 
 
 def _activation_backward(name: str, n: int, c: Contest) -> None:
@@ -166,7 +167,8 @@ def _activation_backward(name: str, n: int, c: Contest) -> None:
         saved = [forward(x) for x in saved]
     c.gradfuse(lambda dy, s, dx: backward(dy, s, out=dx), dys, saved, _outputs(dys))
     if torch := torch_on_gpu():
-        c.torch("torch", peers.torch_backward(torch)[name], dys, saved, _outputs(dys))
+        if run := peers.torch_backward(torch).get(name):
+            c.torch("torch", run, dys, saved, _outputs(dys))
         if function := cuda_peers.compiled_backward(torch).get(name):
             c.compiled(function, dys, saved)
     if c.dtype == "float32" and name in cuda_peers.CUPY_BACKWARD:
@@ -434,11 +436,12 @@ def _optimizer(
     def theirs(kind: str) -> Contender:
         return contender("torch", *_torch_step(torch, name, kind, start, grads, clip, options))
 
-    if torch and name not in NOT_FUSED:
+    known = torch and hasattr(torch.optim, name)
+    if known and name not in NOT_FUSED:
         c.add("torch fused", partial(theirs, "fused"))
-    if torch:
+    if known:
         c.add("torch foreach", partial(theirs, "foreach"))
-    if torch and name in COMPILED_OPTIMIZERS and clip is None and len(shapes) == 1:  # minutes, for many tensors
+    if known and name in COMPILED_OPTIMIZERS and clip is None and len(shapes) == 1:  # minutes, for many tensors
         c.add("torch.compile", partial(theirs, "compile"))
     if name == "Adam" and clip is None and len(shapes) == 1 and c.dtype == "float32":
         import cupy
@@ -584,7 +587,7 @@ def _optimizer_cases() -> Iterator[Case]:
     for spec in _core.optimizer_list():
         name = spec["name"]
         options = {"momentum": 0.9} if name == "SGD" else {}
-        moved = _optimizer_bytes(spec) + (8 if name == "SGD" else 0)
+        moved = optimizer_bytes(spec) + (8 if name == "SGD" else 0)
         build = partial(_optimizer, name, [(n,)], options=options)
         yield Case(f"{name} momentum" if options else name, "float32", _text((n,)), moved * n, build)
     total = sum(math.prod(shape) for shape in RESNET50)
@@ -613,15 +616,11 @@ def _host_cases() -> Iterator[Case]:
     yield Case("a call: Adam, 10 tensors", "float32", "16", 0, ten, clock="host", calls=20)
 
 
-def all_cases(dtypes: list[str], only: str) -> list[Case]:
-    """Those whose name, dtype or shape contains `only`; with it all activations of the list, else the main ones.
-
-    What matters most comes first, lest time run out.
-    """
-    names = gradfuse.activations() if only else MAIN_ACTIVATIONS
+def all_cases(dtypes: Sequence[str], activations: Sequence[str]) -> list[Case]:
+    """What matters most comes first, for time may run out."""
     cases: list[Case] = []
     for dtype in dtypes:
-        for name in names:
+        for name in activations:
             cases += _activation_cases(name, dtype)
         cases += _other_cases(dtype)
         if dtype == "float32":
@@ -631,4 +630,10 @@ def all_cases(dtypes: list[str], only: str) -> list[Case]:
             n = PARAMETERS
             build = partial(_optimizer, "Adam", [(n,)], master=True)
             cases.append(Case("Adam, float32 master", dtype, _text((n,)), 28 * n, build))
-    return [case for case in cases if only in f"{case.name} {case.dtype} {case.shape}"]
+    return cases
+
+
+def case_names(activations: Sequence[str] | None = None) -> list[str]:
+    """Those that --only knows: of every activation, unless some are given."""
+    cases = all_cases(list(ITEMSIZE), gradfuse.activations() if activations is None else activations)
+    return list(dict.fromkeys(case.name for case in cases))

@@ -11,14 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from gradfuse.bench.cases import optional
-from gradfuse.bench.cuda.arrays import torch_on_gpu
-from gradfuse.bench.timing import Sample
-
-# What is timed: the device's work alone; a call with all its work; the host's part of a call, the launch included.
-CLOCKS = ("device", "step", "host")
+from benchmarks.cuda.arrays import torch_on_gpu
+from benchmarks.peers import optional
+from benchmarks.timing import Sample
 
 
 @dataclass(frozen=True)
@@ -91,10 +86,12 @@ def _captured_by_torch(contender: Contender, sets: int, calls: int) -> Callable[
 
 
 def unit_of(contender: Contender, sets: int, calls: int, clock: str, stream: Any) -> tuple[Unit, str]:
-    """The unit, warm, and why it is no graph where it should be one. Raises where it cannot run."""
+    """The unit, warm, and why it is no graph where it should be one. Raises where it cannot run.
+
+    The clock: "device" times its work alone; "step" a call with all its work; "host" the host's part, launch included.
+    """
     stream.synchronize()
     reason = ""
-    unit = None
     if clock == "device" and contender.library == "jax":
         jax = optional("jax")
         unit = Unit(lambda: jax.block_until_ready(_loop(contender, sets, calls)), calls, "host")
@@ -152,22 +149,18 @@ def _round(units: dict[str, Unit], order: list[str], stream: Any) -> dict[str, f
     return seconds
 
 
-def measure(units: dict[str, Unit], seconds: float, stream: Any, least_rounds: int = 7) -> dict[str, Sample]:
+def measure(units: dict[str, Unit], seconds: float, stream: Any) -> dict[str, Sample]:
     """Times the units against each other for about `seconds` each."""
     names = list(units)
     first = _round(units, names, stream)
     longest = max(units[name].calls * first[name] for name in names)
-    rounds = min(100, max(least_rounds, int(seconds / longest)))
+    rounds = min(100, max(7, int(seconds / longest)))
     times: dict[str, list[float]] = {name: [] for name in names}
     for k in range(rounds):
         shift = k % len(names)  # another one goes first each round
         for name, value in _round(units, names[shift:] + names[:shift], stream).items():
             times[name].append(value)
-    result = {}
-    for name, values in times.items():
-        low, median, high = np.percentile(values, [20, 50, 80])
-        result[name] = Sample(float(median), float(low), float(high))
-    return result
+    return {name: Sample.of(values) for name, values in times.items()}
 
 
 def error_text(error: BaseException) -> str:

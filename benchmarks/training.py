@@ -1,4 +1,4 @@
-"""`python -m gradfuse.bench.training`: training steps through layers and `fit`, beside a loop by hand and PyTorch.
+"""`python -m benchmarks.training`: training steps through layers and `fit`, beside a loop by hand and PyTorch.
 
 One process per thread count, the contenders in turns. The dense net is that of examples/digits.py (64-300-100-10, batch
 norm, ELU, dropout, batches of 32, NAdam), its loop by hand the one written there; the convolutional net has two pairs
@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gradfuse
+from benchmarks.cases import Calls
+from benchmarks.cpu import thread_counts
+from benchmarks.machine import environment, machine
+from benchmarks.options import add_output, prepared
+from benchmarks.peers import optional
+from benchmarks.report import counted
+from benchmarks.timing import measure
 from gradfuse import data, nn
-from gradfuse.bench.cases import optional
-from gradfuse.bench.machine import environment, machine
-from gradfuse.bench.timing import measure
+from gradfuse.bench import Parser, between
 from gradfuse.training import Run, fit
 
-Calls = dict[str, Callable[[], object]]
 STEPS, EPOCHS = 50, 4  # steps to an epoch, epochs to a run of the dense net
+DESCRIPTION = """Measures steps of training beside a loop written by hand and PyTorch. A run takes about two minutes and
+writes training.json to the folder --output when all is measured."""
 DENSE, CONVOLUTIONAL = "dense net, batch 32", "convolutional net, batch 64"
 
 
@@ -141,26 +145,26 @@ def work(threads: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m gradfuse.bench.training", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--output", type=Path, default=Path("gradfuse-bench"), help="folder for the JSON file")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser = Parser(prog="python -m benchmarks.training", description=DESCRIPTION)
+    add_output(parser)
+    parser.add_argument("--worker", type=between(1, 1024), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work(args.worker)
         return
+    prepared(parser, args.output)
     results: dict[str, Any] = {"rows": []}
-    for threads in sorted({1, os.cpu_count() or 1}):
-        command = [sys.executable, "-m", "gradfuse.bench.training", "--worker", str(threads)]
-        run = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True)
+    for threads in thread_counts():
+        command = [sys.executable, "-m", "benchmarks.training", "--worker", str(threads)]
+        run = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=False)
+        if run.returncode:
+            sys.exit(f"python -m benchmarks.training: the process that measures ended with status {run.returncode}")
         results["machine"], *rows = map(json.loads, run.stdout.splitlines())
         results["rows"] += rows
         for row in rows:
             first = next(iter(row["ms"].values()))
             times = ", ".join(f"{name} {ms:.3f} ms ({ms / first:.2f})" for name, ms in row["ms"].items())
-            print(f"{row['case']}, {threads} thread{'s' * (threads > 1)}: {times}", flush=True)
-    args.output.mkdir(parents=True, exist_ok=True)
+            print(f"{row['case']}, {counted(threads, 'thread')}: {times}", flush=True)
     path = args.output / "training.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"wrote {path}")

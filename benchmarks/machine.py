@@ -9,14 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.peers import optional
+from gradfuse import _core
+
 
 def machine(peers: tuple[str, ...] = ("torch", "jax", "numexpr", "numba")) -> dict[str, str]:
-    """The machine and the versions, for whoever reads the figures."""
-    import numpy as np
-
-    from gradfuse import _core
-    from gradfuse.bench.cases import optional
-
+    """The machine and the versions, to be read beside the figures."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -32,13 +32,17 @@ def machine(peers: tuple[str, ...] = ("torch", "jax", "numexpr", "numba")) -> di
     return {
         "processor": processor,
         "cores": str(os.cpu_count()),
-        "instruction set": _core.build_info()["isa"],
+        "instruction set": instruction_set(),
         "compiler": _core.build_info()["compiler"],
         "gradfuse": _core.build_info()["version"],
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
     }
+
+
+def instruction_set() -> str:
+    return _core.build_info()["isa"]
 
 
 def _commit() -> str:
@@ -52,8 +56,6 @@ def _commit() -> str:
 
 def environment(threads: int) -> dict[str, str]:
     """Equal thread counts for all; and where gradfuse is held to less than AVX-512, so are the others."""
-    import numpy as np
-
     names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
     limits = {f"{name}_NUM_THREADS": str(threads) for name in names}
     xla = ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []

@@ -1,4 +1,4 @@
-"""How others compute on a GPU, beyond what bench/peers.py has: CuPy's kernels, and PyTorch's words to be compiled."""
+"""How others compute on a GPU, beyond benchmarks/peers.py: CuPy's kernels, and what torch.compile is given."""
 
 from __future__ import annotations
 

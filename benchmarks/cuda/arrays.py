@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import gradfuse
-from gradfuse.bench.cases import optional
+from benchmarks.peers import optional
 
 # A rounding more or less, relative to the array's root mean square: what is far off is wrong, not inexact.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
@@ -50,7 +50,7 @@ def jax_on_gpu() -> Any:
 @_usable
 def triton_peer() -> Any:
     """The module of Triton kernels, where PyTorch and Triton are installed."""
-    return importlib.import_module("gradfuse.bench.cuda.triton_peer") if torch_on_gpu() and optional("triton") else None
+    return importlib.import_module("benchmarks.cuda.triton_peer") if torch_on_gpu() and optional("triton") else None
 
 
 def is_torch(x: Any) -> bool:

@@ -17,6 +17,11 @@ class Sample:
     low: float  # 20th percentile
     high: float  # 80th percentile
 
+    @classmethod
+    def of(cls, times: list[float]) -> Sample:
+        low, median, high = np.percentile(times, [20, 50, 80])
+        return cls(float(median), float(low), float(high))
+
 
 def _once(call: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
@@ -26,16 +31,14 @@ def _once(call: Callable[[], object], repeats: int) -> float:
 
 
 def _settle(call: Callable[[], object], seconds: float) -> None:
-    """Calls, once at least: until one's data are in the cache and the threads of whoever came before asleep."""
+    """Calls, once at least: until one's data are in the cache and the threads of the one before asleep."""
     end = time.perf_counter() + seconds
     call()
     while time.perf_counter() < end:
         call()
 
 
-def measure(
-    calls: dict[str, Callable[[], object]], seconds: float, settle: float = 0.0, least_rounds: int = 9
-) -> dict[str, Sample]:
+def measure(calls: dict[str, Callable[[], object]], seconds: float, settle: float) -> dict[str, Sample]:
     """Times the calls against each other for about `seconds` each, each turn begun by `settle` seconds untimed."""
     repeats, estimates = {}, {}
     for name, call in calls.items():
@@ -43,8 +46,7 @@ def measure(
         estimate = min(_once(call, 1) for _ in range(2))
         repeats[name] = max(1, int(max(5e-4, settle / 4) / estimate))  # half a millisecond at least
         estimates[name] = estimate * repeats[name]
-    rounds = max(least_rounds, int(seconds / max(estimates.values())))
-    rounds = min(rounds, 200)
+    rounds = min(200, max(9, int(seconds / max(estimates.values()))))
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for round_ in range(rounds):
@@ -52,8 +54,4 @@ def measure(
             name = names[(k + round_) % len(names)]
             _settle(calls[name], settle)
             times[name].append(_once(calls[name], repeats[name]))
-    result = {}
-    for name, values in times.items():
-        low, median, high = np.percentile(values, [20, 50, 80])
-        result[name] = Sample(float(median), float(low), float(high))
-    return result
+    return {name: Sample.of(values) for name, values in times.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+SUFFIXES = (".json", ".txt", ".png")
+PARTIAL = "-partial"
 
 TIE = 0.95  # below it, a contender has lost
 
@@ -21,32 +24,40 @@ def best_peer(row: Row, among: tuple[str, ...] | None = None) -> tuple[str, floa
     return name, others[name] / row["seconds"]["gradfuse"]["median"]
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
+
+
+def aligned(lines: list[list[str]], left: tuple[int, ...]) -> str:
+    """Lines of cells as columns, those in `left` aligned on the left."""
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if k in left else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def table(rows: list[Row]) -> str:
     """The rows as aligned text: time per element, share of the copy speed, and each peer's time over gradfuse's."""
     names = sorted(
         {k for r in rows for k in r["seconds"]} - {"gradfuse"}, key=lambda k: (k != "numpy", k != "torch", k)
     )
-    head = ["case", "where", "threads", "ns/element", "of copy", *(f"x {n}" for n in names)]
-    lines = [head]
+    lines = [["case", "where", "threads", "ns/element", "of copy", *(f"x {n}" for n in names)]]
     for r in rows:
         mine = r["seconds"]["gradfuse"]["median"]
         share = f"{r['copy_share']:.2f}" if r["copy_share"] else ""
         ratios = [f"{r['seconds'][n]['median'] / mine:.2f}" if n in r["seconds"] else "" for n in names]
         lines.append([r["case"], r["where"], str(r["threads"]), f"{mine / r['elements'] * 1e9:.3f}", share, *ratios])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines, (0, 1))
 
 
 def markdown(rows: list[Row]) -> str:
     """The README's table: how many times as long the faster of NumPy and PyTorch takes, by case, size and threads."""
     counts = sorted({r["threads"] for r in rows})
     columns = [(where, threads) for threads in counts for where in ("L2", "L3", "DRAM")]
-    names = [f"{where}, {threads} thread{'s' * (threads > 1)}" for where, threads in columns]
+    names = [f"{where}, {counted(threads, 'thread')}" for where, threads in columns]
     lines = [
         f"| operation | ns per element | share of copy | {' | '.join(names)} |",
         "|---" * (3 + len(columns)) + "|",
@@ -72,6 +83,8 @@ def picture(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = [r for r in rows if r["threads"] == 1 and best_peer(r)]
+    if not rows:
+        return
     cases = list(dict.fromkeys(r["case"] for r in rows))
     figure, axes = plt.subplots(figsize=(8, 0.22 * len(cases) + 1.2), layout="constrained")
     for where, colour in {"L2": "#4c78a8", "L3": "#72b7b2", "DRAM": "#f58518", "own": "#54a24b"}.items():
@@ -94,17 +107,24 @@ def write(
     results: dict[str, Any],
     folder: Path,
     stem: str,
+    full: bool,
     text: Callable[[dict[str, Any]], str] = lambda results: table(results["rows"]),
-    draw: Callable[[dict[str, Any], Path], None] = lambda results, path: picture(results["rows"], path),
+    draw: Callable[[dict[str, Any], Path], None] | None = lambda results, path: picture(results["rows"], path),
 ) -> list[Path]:
-    """Writes stem.txt, stem.json and, where matplotlib is installed, stem.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.json", folder / f"{stem}.txt", folder / f"{stem}.png"]
-    paths[0].write_text(json.dumps(results, indent=1) + "\n")
+    """Writes stem.json, stem.txt and, where matplotlib is installed, stem.png; stem-partial where it is no full run.
+
+    A full run removes the partial files, which it has written itself on the way.
+    """
+    partial = [folder / f"{stem}{PARTIAL}{suffix}" for suffix in SUFFIXES]
+    paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES] if full else partial
     machine = "\n".join(f"{k}: {v}" for k, v in results["machine"].items())
+    paths[0].write_text(json.dumps(results, indent=1) + "\n")
     paths[1].write_text(f"{machine}\n\n{text(results)}\n")
-    try:
-        draw(results, paths[2])
-    except ImportError:
-        paths.pop()
-    return paths
+    if draw:
+        paths[2].unlink(missing_ok=True)
+        with contextlib.suppress(ImportError):
+            draw(results, paths[2])
+    if full:
+        for path in partial:
+            path.unlink(missing_ok=True)
+    return [path for path in paths if path.exists()]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Forward = Callable[[np.ndarray, np.ndarray], Any]
+SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946  # alpha, scale
+
+
+def optional(name: str) -> Any:
+    """The module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def _select(x: np.ndarray, out: np.ndarray, negative: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -104,7 +114,7 @@ NUMPY_BACKWARD: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Any]] =
 def torch_forward(torch: Any) -> dict[str, Callable[[Any, Any], Any]]:
     """PyTorch's kernels, with the result written to `out`."""
     a = torch.ops.aten
-    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    alpha, scale = SELU
     return {
         "relu": lambda x, out: a.relu.out(x, out=out),
         "leaky_relu": lambda x, out: a.leaky_relu.out(x, 0.01, out=out),
@@ -130,7 +140,7 @@ def torch_forward(torch: Any) -> dict[str, Callable[[Any, Any], Any]]:
 def torch_backward(torch: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
     """PyTorch's backward kernels, with the result written to `out`."""
     a = torch.ops.aten
-    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    alpha, scale = SELU
     buffers: dict[int, Any] = {}
 
     def logsigmoid(dy: Any, x: Any, out: Any) -> Any:

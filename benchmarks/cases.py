@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import gradfuse
+from benchmarks import peers
+from benchmarks.peers import optional
 from gradfuse import _core
-from gradfuse.bench import peers
 
 Calls = dict[str, Callable[[], object]]
 F = np.float32
@@ -25,14 +25,7 @@ class Case:
     family: str
     bytes: float  # least bytes read and written per element
     build: Callable[[int], Calls]
-    sizes: tuple[int, ...] | None = None  # where it has sizes of its own
-
-
-def optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+    size: int | None = None  # where it has one of its own
 
 
 def _random(*shape: int) -> np.ndarray:
@@ -352,7 +345,7 @@ def _optimizer(name: str, count: int = 1) -> Callable[[int], Calls]:
     return build
 
 
-def _optimizer_bytes(spec: dict[str, Any]) -> float:
+def optimizer_bytes(spec: dict[str, Any]) -> float:
     values: list[float] = []
     for hyper in spec["hypers"]:
         values += hyper["default"] if hyper["kind"] == "pair" else [hyper["default"]]
@@ -390,10 +383,14 @@ def all_cases() -> list[Case]:
         Case("L2 norm", "optimizer", 4, _norm),
     ]
     for spec in _core.optimizer_list():
-        cases.append(Case(spec["name"], "optimizer", _optimizer_bytes(spec), _optimizer(spec["name"])))
+        cases.append(Case(spec["name"], "optimizer", optimizer_bytes(spec), _optimizer(spec["name"])))
     cases += [
-        Case("Adam, 200 tensors of 1000", "optimizer", 28, _optimizer("Adam", 200), (200_000,)),
-        Case("Adam, 1000 tensors of 100", "optimizer", 28, _optimizer("Adam", 1000), (100_000,)),
-        Case("a call on 16 floats", "call", 8, _call, (16,)),
+        Case("Adam, 200 tensors of 1000", "optimizer", 28, _optimizer("Adam", 200), 200_000),
+        Case("Adam, 1000 tensors of 100", "optimizer", 28, _optimizer("Adam", 1000), 100_000),
+        Case("a call on 16 floats", "call", 8, _call, 16),
     ]
     return cases
+
+
+def case_names() -> list[str]:
+    return [case.name for case in all_cases()]

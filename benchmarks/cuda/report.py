@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gradfuse.bench.report import Row, best_peer
+from benchmarks.report import Row, aligned, best_peer
 
 EAGER = "*"  # marks who was timed as called, not as a graph
 
@@ -23,16 +23,6 @@ def ceiling_rows(results: dict[str, Any]) -> list[tuple[str, str, str, float]]:
         for name, sample in row["seconds"].items():
             found.append((row["case"], row["shape"], name, row["bytes"] / sample["median"] / 1e9))
     return sorted(found, key=lambda each: (("read", "copy", "add").index(each[0]), each[3]))
-
-
-def _aligned(lines: list[list[str]], left: tuple[int, ...]) -> str:
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if k in left else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _others(row: Row) -> str:
@@ -65,14 +55,14 @@ def table(rows: list[Row]) -> str:
                 _others(row),
             ]
         )
-    return _aligned(lines, (0, 1, 2, 7, 9))
+    return aligned(lines, (0, 1, 2, 7, 9))
 
 
 def text(results: dict[str, Any]) -> str:
-    """All of it: ceilings, table, who could not take part, what time did not suffice for."""
+    """All of it: ceilings, table, who could not take part, what was not measured."""
     parts = []
     ceilings = [[kind, size, name, f"{gbs:.0f}"] for kind, size, name, gbs in ceiling_rows(results)]
-    parts.append(_aligned([["memory", "floats", "by", "GB/s"], *ceilings], (0, 1, 2)))
+    parts.append(aligned([["memory", "floats", "by", "GB/s"], *ceilings], (0, 1, 2)))
     parts.append(table(results["rows"]))
     notes = [
         f"{row['case']}, {row['dtype']}, {row['shape']}: {name}: {problem}"

@@ -1,1 +1,0 @@
-"""The same on a GPU: `python -m gradfuse.bench --device cuda`."""
