@@ -1,10 +1,24 @@
 """Fixtures of the functions' tests. A device, a dtype or a layout more is a word more in helpers.py."""
 
+import os
+
 import helpers
 import numpy as np
 import pytest
 
 import gradfuse
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A fault takes the GPU from its process: that ends after the test that met it, and pytest-xdist starts another."""
+    failed = item.session.testsfailed
+    result = yield
+    if item.session.testsfailed > failed and (fault := helpers.fault()):
+        if hasattr(item.config, "workerinput"):
+            os._exit(1)
+        pytest.exit(f"no test after {item.nodeid} can use the GPU ({fault}): pytest -n 1 goes on in a new process", 1)
+    return result
 
 
 @pytest.fixture(params=helpers.DEVICES)

@@ -70,22 +70,73 @@ def root_of(a):
     return a
 
 
-def to_device(a, device):
-    """`a` on the device, in the same layout. Emulated devices share its memory."""
-    if device == "cpu":
-        return a
-    import cupy
-
-    if device == "cuda-emulated":
-        return cupy.ndarray(a)
+def memory_of(a):
+    """All bytes of the memory that `a` views, as they lie there."""
     root = root_of(a)
-    memory = cupy.asarray(np.frombuffer(root.tobytes() if root.size else b" ", np.uint8))
-    at = a.__array_interface__["data"][0] - root.__array_interface__["data"][0] if a.size else 0
-    return cupy.ndarray(a.shape, a.dtype, memory.data + at, a.strides)
+    bytes_ = root.ravel(order="K").view(np.uint8)
+    assert root.size == 0 or np.shares_memory(bytes_, root)
+    return bytes_
+
+
+class Copies:
+    """Arrays on a device, in the layouts they have here: of each memory that they view there is one copy."""
+
+    def __init__(self, device):
+        self._device = device
+        self._copies = {}  # by address: of the memory here, and there
+
+    def to_device(self, a):
+        if self._device == "cpu":
+            return a
+        import cupy
+
+        here = memory_of(a)
+        _, there = self._copies.setdefault(
+            address(here), (here, cupy.asarray(here if here.size else np.zeros(1, "u1")))
+        )
+        return cupy.ndarray(a.shape, a.dtype, there.data + (address(a) - address(here) if a.size else 0), a.strides)
+
+    def to_host(self):
+        """Brings home whatever has changed, around the arrays too."""
+        for here, there in self._copies.values():
+            now = there.get()[: here.size]
+            if (now != here).any():
+                here[...] = now
+
+
+def address(a):
+    return a.__array_interface__["data"][0]
+
+
+def to_device(a, device):
+    """`a` on the device, in the same layout."""
+    return Copies(device).to_device(a)
 
 
 def to_numpy(a):
-    return a.get() if type(a).__module__ == "cupy" else a
+    """An array of the device as it lies there: its bytes, for CuPy's kernels fault on misaligned elements."""
+    if type(a).__module__ != "cupy":
+        return a
+    if a.size == 0:
+        return np.empty(a.shape, a.dtype)
+    import cupy
+
+    reach = [(n - 1) * step for n, step in zip(a.shape, a.strides, strict=True)]
+    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    bytes_ = cupy.ndarray((high - low + a.itemsize,), np.uint8, a.data + low).get()
+    return np.ndarray(a.shape, a.dtype, bytes_, -low, a.strides)
+
+
+def fault():
+    """Why this process can no longer use its CUDA device; empty where it can, or has none."""
+    if len(DEVICES) > 1:
+        import cupy
+
+        try:
+            cupy.cuda.Device().synchronize()
+        except RuntimeError as error:
+            return str(error)
+    return ""
 
 
 class DeviceOptimizer:
@@ -93,7 +144,7 @@ class DeviceOptimizer:
 
     def __init__(self, name, device, params, **options):
         self._arrays = []  # of the test, and on the device
-        self._device = device
+        self._device, self._copies = device, Copies(device)
         groups = list(params)
         if groups and isinstance(groups[0], dict):
             groups = [{**group, "params": self._moved(group["params"])} for group in groups]
@@ -104,7 +155,7 @@ class DeviceOptimizer:
 
     def _moved(self, arrays):
         arrays = [arrays] if isinstance(arrays, np.ndarray) else arrays
-        moved = [to_device(a, self._device) for a in arrays]
+        moved = [self._copies.to_device(a) for a in arrays]
         self._arrays += zip(arrays, moved, strict=True)
         return moved
 
@@ -114,8 +165,7 @@ class DeviceOptimizer:
         try:
             self._optimizer.step(grads, **options)
         finally:
-            for a, b in self._arrays:
-                a[...] = to_numpy(b)
+            self._copies.to_host()
 
     @property
     def last_grad_norm(self):
@@ -134,7 +184,7 @@ class DeviceOptimizer:
         return getattr(self._optimizer, name)
 
     def __setattr__(self, name, value):
-        own = name in ("params", "_arrays", "_device", "_optimizer")
+        own = name in ("params", "_arrays", "_device", "_copies", "_optimizer")
         object.__setattr__(self if own else self._optimizer, name, value)
 
 
@@ -145,12 +195,10 @@ def in_place(function, device):
     """A function that changes a list of arrays, or one, for NumPy arrays."""
 
     def call(arrays, *args, **kwargs):
-        many = isinstance(arrays, (list, tuple))
-        known = arrays if many else [arrays]
-        moved = [to_device(a, device) if isinstance(a, np.ndarray) else a for a in known]
+        many, copies = isinstance(arrays, (list, tuple)), Copies(device)
+        moved = [copies.to_device(a) if isinstance(a, np.ndarray) else a for a in (arrays if many else [arrays])]
         result = function(type(arrays)(moved) if many else moved[0], *args, **kwargs)
-        for a, b in zip(known, moved, strict=True):
-            a[...] = to_numpy(b)
+        copies.to_host()
         if result is None or isinstance(result, (float, list)):
             return result
         return to_numpy(result).tolist()
@@ -185,15 +233,14 @@ class Kernels:
         outputs = [a for name, a in arrays.items() if name in written]
         inputs = [a for a in arrays.values() if not any(np.shares_memory(a, out) for out in outputs)]
         before = [a.copy() for a in inputs]
-        moved = {id(a): to_device(a, self.device) for a in arrays.values()}
+        copies = Copies(self.device)
+        moved = {id(a): copies.to_device(a) for a in arrays.values()}
         for a in inputs:
             np.full(a.nbytes, 0xFF, np.uint8)  # NaN, and free again
         result = function(*(moved.get(id(a), a) for a in args), **{k: moved.get(id(a), a) for k, a in kwargs.items()})
+        copies.to_host()
         for a, unchanged in zip(inputs, before, strict=True):
-            assert to_numpy(moved[id(a)]).tobytes() == unchanged.tobytes()
-        for a in outputs:
-            if moved[id(a)] is not a:
-                a[...] = to_numpy(moved[id(a)])
+            assert a.tobytes() == unchanged.tobytes()
         if isinstance(arguments.get("out"), np.ndarray):
             assert result is moved[id(arguments["out"])]
             return arguments["out"]

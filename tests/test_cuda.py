@@ -1,14 +1,17 @@
 """What is CUDA's alone: whose arrays it takes, what it refuses, and what a graph may capture. On a GPU, or emulated."""
 
 import ctypes
+import importlib.util
+import operator
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import COMPILED, DEVICES, DTYPES, OPERATIONS, assert_identical, cast, python, to_numpy
+from helpers import COMPILED, DEVICES, DTYPES, LAYOUTS, OPERATIONS, assert_identical, cast, python, to_device, to_numpy
 
 import gradfuse
-from gradfuse import _core
+from gradfuse import _arrays, _core, _interop
 
 (DEVICE,) = [d for d in DEVICES if d != "cpu"] or ["none"]
 pytestmark = [
@@ -29,10 +32,12 @@ def emulator():
     """The emulator's own functions: whose memory is whose."""
     library = ctypes.CDLL(_core.__file__)
     library.gradfuse_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    library.gradfuse_emulator_freed.argtypes = [ctypes.c_void_p]
+    library.gradfuse_emulator_freed.argtypes = library.gradfuse_emulator_read.argtypes = [ctypes.c_void_p]
+    library.gradfuse_emulator_checks_alignment.restype = ctypes.c_bool
     yield library
     library.gradfuse_emulator_capture(False)
     library.gradfuse_emulator_fail(False)
+    library.gradfuse_emulator_fault(False)
 
 
 class Interface:
@@ -50,7 +55,7 @@ def interface(emulator, host, device=0, **changes):
     emulator.gradfuse_emulator_allocated(host.ctypes.data, max(host.nbytes, 1), device)
     import cupy
 
-    return Interface(cupy.ndarray(host, device), **changes)
+    return Interface(cupy.ndarray.over(host, device), **changes)
 
 
 # Whose arrays
@@ -96,7 +101,7 @@ def test_cuda_array_interface(on, emulator, dtype):
     host = cast(np.linspace(-3, 3, 35).reshape(5, 7), dtype)
     for a in (host, host[::2, 1:], host.T, host[:0]):
         x = interface(emulator, host)
-        x = Interface(type(x.array)(a)) if a is not host else x
+        x = Interface(type(x.array).over(a)) if a is not host else x
         assert_identical(np.ascontiguousarray(to_numpy(gradfuse.elu(x))), gradfuse.elu(a.copy()))
     out = np.empty_like(host)
     y = interface(emulator, out)
@@ -150,7 +155,7 @@ def test_devices_are_not_mixed(on, emulator):
     import cupy
 
     x, y = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
-    first, second = cupy.ndarray(x, 0), cupy.ndarray(y, 1)
+    first, second = cupy.ndarray.over(x, 0), cupy.ndarray.over(y, 1)
     assert_identical(to_numpy(gradfuse.elu(second)), gradfuse.elu(y))
     for other, where in ((second, "CUDA device 1"), (y, "the CPU")):
         with pytest.raises(
@@ -170,7 +175,7 @@ def test_devices_are_not_mixed(on, emulator):
         with pytest.raises(ValueError, match=rf"grads\[1\] must be on the device of the first, .* {where}$"):
             gradfuse.clip_grad_norm_([first, other], 1.0)
         with pytest.raises(ValueError, match=rf"target must be on the device of logits, .* {where}$"):
-            gradfuse.cross_entropy(first, np.zeros(4, int) if other is y else cupy.ndarray(np.zeros(4, int), 1))
+            gradfuse.cross_entropy(first, np.zeros(4, int) if other is y else cupy.ndarray.over(np.zeros(4, int), 1))
 
 
 def test_host_labels_are_refused(on):
@@ -198,6 +203,178 @@ def test_a_class_that_does_not_exist_gives_nan_and_touches_no_other_row(on, bad)
     assert np.isnan(to_numpy(d)[1]).all()
     np.testing.assert_allclose(to_numpy(losses)[[0, 2]], good[[0, 2]], rtol=1e-6)
     np.testing.assert_allclose(to_numpy(d)[[0, 2]], dgood[[0, 2]], rtol=1e-5, atol=1e-7)
+
+
+# Misaligned arrays, on which CuPy's own kernels fault
+
+
+def odd(values, dtype):
+    """On the device, every other column of a matrix that begins at an odd address; and on the host."""
+    host = LAYOUTS["misaligned"](np.repeat(np.asarray(values, dtype), 2, axis=-1))
+    return to_device(host, DEVICE)[..., ::2], host[..., ::2].copy()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "int64", "uint16"])
+def test_misaligned_arrays_are_copied_and_assigned(on, dtype):
+    import cupy
+
+    x, expected = odd(np.arange(12).reshape(3, 4), dtype)
+    for copy in (_interop.copied(x), _interop.aligned(x)):
+        assert isinstance(copy, cupy.ndarray)
+        assert_identical(copy.get(), expected)
+        assert not _interop.is_misaligned(copy)
+    assert _interop.aligned(copy) is copy
+    assert_identical(_arrays.to_numpy(x), expected)
+    for values in (expected + 1, cupy.asarray(expected + 2), odd(expected + 3, dtype)[0], expected.astype("f4") + 4):
+        _interop.assign(x, values)
+        host = to_numpy(values)
+        assert_identical(np.ascontiguousarray(to_numpy(x)), np.ascontiguousarray(host).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("to", LAYOUTS)
+@pytest.mark.parametrize("of", LAYOUTS)
+def test_copy_elements(on, dtype, of, to):
+    x = cast(np.arange(24).reshape(2, 3, 4), dtype)
+    source, target = to_device(LAYOUTS[of](x), DEVICE), to_device(LAYOUTS[to](np.zeros_like(x)), DEVICE)
+    _core.copy_elements(source, target)
+    assert_identical(np.ascontiguousarray(to_numpy(target)), x)
+
+
+def test_copy_elements_refuses(on):
+    x = device_array(np.ones(4))
+    with pytest.raises(ValueError, match=r"^copy_elements: x must be on a CUDA device, got an array on the CPU$"):
+        _core.copy_elements(np.ones(3), np.ones(3))
+    with pytest.raises(
+        ValueError, match=r"^copy_elements: to must be on the device of x, CUDA device 0, got one on the"
+    ):
+        _core.copy_elements(x, np.ones(4, np.float32))
+    with pytest.raises(ValueError, match=r"^copy_elements: to must have the shape of x"):
+        _core.copy_elements(x, x[:3])
+    with pytest.raises(TypeError, match=r"^copy_elements: to must have the dtype of x, float32, got float64$"):
+        _core.copy_elements(x, device_array(np.ones(4), "float64"))
+    with pytest.raises(ValueError, match=r"^copy_elements: to must "):
+        _core.copy_elements(x[1:], x[:3])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int64"])
+def test_misaligned_labels(on, dtype):
+    logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    labels, host = odd([0, 4, 2, 1], dtype)
+    loss, _ = gradfuse.cross_entropy(device_array(logits), labels)
+    assert float(to_numpy(loss)) == pytest.approx(float(gradfuse.cross_entropy(logits, host)[0]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_misaligned_parameters(on, dtype):
+    """Their master weights are made, refreshed, saved and loaded."""
+    p, q = odd(np.linspace(-1, 1, 12).reshape(3, 4), dtype)
+    ours, host = (gradfuse.optim.Adam([a], lr=0.1, master_weights=True) for a in (p, q))
+    for optimizer, parameter in ((ours, p), (host, q)):
+        g = cast(np.full((3, 4), 0.5), dtype)
+        g = g if parameter is q else device_array(g, dtype)
+        optimizer.step([g])
+        _interop.assign(parameter, cast(np.linspace(1, 2, 12).reshape(3, 4), dtype))
+        optimizer.refresh_master_weights()
+        optimizer.step([g])
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step([g])
+    # Half types round once a step, and a GPU's powers may differ by an ulp of float64.
+    tolerance = 1e-6 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(to_numpy(p).astype("f8"), q.astype("f8"), rtol=tolerance)
+    for slot, state in ours.state[0].items():
+        np.testing.assert_allclose(to_numpy(state), host.state[0][slot], rtol=1e-6, err_msg=slot)
+
+
+KERNELS = {
+    "get": lambda x: x.get(),
+    "copy": lambda x: x.copy(),
+    "astype": lambda x: x.astype("f8"),
+    "assign": lambda x: operator.setitem(x, ..., 0),
+    "assign to a part": lambda x: operator.setitem(x, 0, 0),
+    "assign from": lambda x: operator.setitem(device_array(np.zeros((3, 4))), ..., x),
+    "add": lambda x: x + 1,
+    "add in place": lambda x: operator.iadd(x, 1),
+    "of a number of NumPy's": lambda x: np.float32(2) * x,
+    "concatenate": lambda x: __import__("cupy").concatenate([x, x]),
+    "sum": lambda x: x.sum(),
+    "index by a list": lambda x: x[[0, 2]],
+    "reshape that copies": lambda x: x[:, 1:].reshape(-1),
+    "function": lambda x: __import__("cupy").exp(x),
+    "out": lambda x: __import__("cupy").exp(device_array(np.zeros((3, 4))), out=x),
+}
+
+
+@emulated
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_of_cupy_s_faults_on_misaligned_elements_and_nothing_works_after_it(on, emulator, kernel):
+    x, expected = odd(np.arange(12).reshape(3, 4), "float32")
+    good = device_array(np.ones(3))
+    views = x[1:, ::2], x.T, x[0], x.view("int32"), x.astype("float32", copy=False)
+    assert_identical(np.ascontiguousarray(to_numpy(views[1])), np.ascontiguousarray(expected.T))
+    with pytest.raises(RuntimeError, match="misaligned address"):
+        KERNELS[kernel](x)
+    for after in (lambda: good + 1, good.get, lambda: device_array(np.ones(3)), lambda: gradfuse.relu(good)):
+        with pytest.raises(RuntimeError, match="misaligned address"):
+            after()
+
+
+@emulated
+def test_a_kernel_of_this_build_faults_on_a_misaligned_element(on, emulator):
+    if not emulator.gradfuse_emulator_checks_alignment():
+        pytest.skip("a sanitizer looks at that")
+    x, y, memory = device_array(np.ones(3)), device_array(np.ones(3)), np.ones(2, np.float32)
+    assert emulator.gradfuse_emulator_read(memory.ctypes.data) == 0
+    assert emulator.gradfuse_emulator_read(memory.ctypes.data + 2) == 716  # cudaErrorMisalignedAddress
+    with pytest.raises(
+        RuntimeError, match=r"^copy_elements: CUDA failed: misaligned address \(cudaErrorMisalignedAddress\)$"
+    ):
+        _core.copy_elements(x, y)
+
+
+@emulated
+def test_a_contiguous_misaligned_array_comes_home(on, emulator):
+    host = LAYOUTS["misaligned"](np.arange(4, dtype=np.float32))
+    assert_identical(to_device(host, DEVICE).get(), host.copy())
+
+
+FAULT = """
+import cupy, gradfuse, helpers, numpy as np
+
+def ones():
+    return helpers.to_device(helpers.LAYOUTS["misaligned"](np.ones((2, 2), "f4")), "cuda-emulated")[:, ::2]
+
+def test_before():
+    assert (gradfuse.relu(ones()).get() == 1).all()
+
+def test_that_fails_as_any_other():
+    assert False
+
+def test_fault():
+    ones() + 1
+
+test_after = test_before
+"""
+
+
+@emulated
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_spoils_no_other_test(on, tmp_path, workers):
+    """pytest-xdist's worker is replaced; without workers the run ends, and says why."""
+    pytest.importorskip("xdist")
+    (tmp_path / "test_fault.py").write_text(FAULT)
+    options = ["-p", "conftest", "-p", "no:cacheprovider", "-rA", "-n", str(workers), "--rootdir", str(tmp_path)]
+    printed = python("-m", "pytest", *options, str(tmp_path)).stdout
+    assert set(re.findall(r"^(PASSED|FAILED) .*test_fault\.py::test_(\w+)", printed, re.MULTILINE)) == {
+        ("PASSED", "before"),
+        ("FAILED", "that_fails_as_any_other"),
+        ("FAILED", "fault"),
+        *([("PASSED", "after")] if workers else []),
+    }
+    wanted = (
+        "worker 'gw0' crashed while running '.*::test_fault'" if workers else "no test after .*::test_fault can use the"
+    )
+    assert re.search(wanted, printed)
 
 
 # Bit for bit what the CPU gives: one formula, and nothing fused that it does not fuse
@@ -285,11 +462,11 @@ def test_parameters_that_autograd_follows(on):
         requires_grad = True
 
         def detach(self):
-            return cupy.ndarray(self.host)
+            return cupy.ndarray.over(self.host)
 
     p, q = np.ones(5, np.float16), np.ones(5, np.float16)
     for master_weights in (False, True):
-        ours = gradfuse.optim.Adam([Tracked(p)], master_weights=master_weights)
+        ours = gradfuse.optim.Adam([Tracked.over(p)], master_weights=master_weights)
         plain = gradfuse.optim.Adam([q], master_weights=master_weights)
         ours.step([device_array(np.ones(5), "float16")])
         plain.step([np.ones(5, np.float16)])
@@ -303,11 +480,11 @@ def test_a_parameter_that_moved_is_refused(on):
     class Tensor(cupy.ndarray):  # CuPy's own stay where they are
         requires_grad = False
 
-    p = Tensor(np.ones(5, np.float32))
+    p = Tensor.over(np.ones(5, np.float32))
     opt = gradfuse.optim.Adam([p])
     p.device = cupy.cuda.Device(1)
     with pytest.raises(ValueError, match=r"params\[0\] must stay on CUDA device 0, got it on CUDA device 1$"):
-        opt.step([cupy.ndarray(np.ones(5, np.float32), 1)])
+        opt.step([cupy.ndarray.over(np.ones(5, np.float32), 1)])
 
 
 # What a graph may capture
@@ -397,6 +574,30 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
     assert (plain.stream, fixed.t) == (0, 0)
 
 
+PRODUCTS = {
+    "@": lambda cupy, a: a @ a,
+    "method": lambda cupy, a: a.dot(a),
+    "matmul": lambda cupy, a: cupy.matmul(a, a),
+    "dot": lambda cupy, a: cupy.dot(a, a),
+    "tensordot": lambda cupy, a: cupy.tensordot(a, a, 1),
+    "einsum": lambda cupy, a: cupy.einsum("ij,jk", a, a),
+}
+
+
+@emulated
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_cupy_captures_no_matrix_product(on, emulator, product):
+    import cupy
+
+    a = device_array(np.ones((2, 2)))
+    emulator.gradfuse_emulator_capture(True)
+    total = a + a
+    with pytest.raises(NotImplementedError, match="calling cuBLAS API during stream capture is currently unsupported"):
+        PRODUCTS[product](cupy, a)
+    emulator.gradfuse_emulator_capture(False)
+    assert_identical(PRODUCTS[product](cupy, a).get(), total.get())
+
+
 # Errors of CUDA's own
 
 
@@ -477,3 +678,10 @@ del cupy.cuda.get_current_stream, cupy
 def test_a_process_ends_well(on):
     run = python("-c", LAST_WORDS)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_the_smoke_test(on):
+    spec = importlib.util.spec_from_file_location("gpu_smoke", Path(__file__).parents[1] / "tools" / "gpu_smoke.py")
+    smoke = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(smoke)
+    assert {name for name in smoke.CHECKS if smoke.run(name) == 0} == set()

@@ -137,8 +137,45 @@ def test_the_steps_are_timed(rng):
 @pytest.mark.skipif(not gradfuse.cuda.is_available(), reason="needs a GPU, or the emulated build")
 @pytest.mark.parametrize("on", DEVICES[1:])
 def test_cupy(on):
-    """The same loop on a GPU; captured as a graph only where there is one."""
-    digits_cupy, data = load("digits_cupy"), digits.load_digits()
-    for captured in (False, True)[: 1 + (on == "cuda")]:
-        accuracy, _ = digits_cupy.train(data.data.astype(np.float32), data.target, 0, 10, captured)
+    accuracy, _ = load("digits_cupy").train(*digits.load_digits(return_X_y=True), 0, 10)
+    assert accuracy >= 0.95
+
+
+@pytest.fixture
+def on_torch():
+    pytest.importorskip("torch")
+    return load("digits_torch_graph")
+
+
+def test_a_step_on_torch_tensors_is_that_on_numpy_s(on_torch, rng):
+    torch = on_torch.torch
+    training, (p, r) = on_torch.Training(0, "cpu"), digits.new_net(0)
+    optimizer, generator = gradfuse.optim.NAdam(p, lr=digits.MAX_LR / 25), gradfuse.Generator(0)
+    for _ in range(3):
+        x, t = batch(rng, np.float32)
+        training.x[...], training.t[...] = torch.from_numpy(x), torch.from_numpy(t)
+        training.run()
+        loss, grads = digits.gradients(p, r, x, t, generator)
+        optimizer.step(grads)
+        assert float(training.loss) == pytest.approx(float(loss), rel=1e-5)
+    for name, a, b in zip(p._fields + r._fields, training.p + training.r, p + r, strict=True):
+        # Sums of products in another order; NAdam's first steps take a gradient near 0 to lr or -lr.
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_torch_without_a_gpu(on_torch, monkeypatch):
+    accuracy, _ = on_torch.train(*digits.load_digits(return_X_y=True), 0, 10, device="cpu")
+    assert accuracy >= 0.95
+    monkeypatch.setattr(sys, "argv", ["digits_torch_graph.py"])
+    monkeypatch.setattr(on_torch.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^digits_torch_graph\.py needs a GPU: [^\n]+$"):
+        on_torch.main()
+
+
+@pytest.mark.parametrize("on", ["cuda"])
+def test_torch_captures_a_step(on_torch, on):
+    if reason := on_torch.why_not():
+        pytest.skip(reason)
+    for captured in (False, True):
+        accuracy, _ = on_torch.train(*digits.load_digits(return_X_y=True), 0, 10, captured)
         assert accuracy >= 0.95

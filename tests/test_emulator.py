@@ -10,23 +10,34 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs a case of emulator/test_emulator.cpp, with the address and undefined-behaviour sanitizers."""
+def built(folder, *flags):
+    """Runs a case of emulator/test_emulator.cpp, built with these flags."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
-    program = tmp_path_factory.mktemp("emulator") / "test_emulator"
-    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-DGRADFUSE_ISA=device"]
+    program = folder / "test_emulator"
+    flags = ["-std=c++17", *flags, "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-DGRADFUSE_ISA=device"]
     flags += ["-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
     source, include = "tests/emulator/test_emulator.cpp", ["-Icsrc", "-Itests/emulator"]
     subprocess.run(["g++", *flags, *include, source, "-o", str(program)], cwd=ROOT, check=True)
 
-    def run(case):
-        done = subprocess.run([str(program), case], capture_output=True, text=True, check=False)
+    def run(*case):
+        done = subprocess.run([str(program), *case], capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """With the address and undefined-behaviour sanitizers."""
+    return built(tmp_path_factory.mktemp("emulator"), "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+
+
+@pytest.fixture(scope="module")
+def run_checking_alignment(tmp_path_factory):
+    """As the emulated kernels are built for the tests."""
+    flags = ("-O3", "-fsanitize=alignment", "-fno-sanitize-recover=alignment", "-DGRADFUSE_CHECKS_ALIGNMENT")
+    return built(tmp_path_factory.mktemp("aligned"), *flags)
 
 
 def test_barriers_shuffles_and_shared_memory(run):
@@ -46,8 +57,22 @@ def test_shared_memory_is_poisoned(run):
     assert run("shared") == (0, "nan\n", "")
 
 
-@pytest.mark.parametrize(("case", "text"), [("beyond", "heap-buffer-overflow"), ("unaligned", "misaligned address")])
+@pytest.mark.parametrize(
+    ("case", "text"), [("beyond", "heap-buffer-overflow"), ("touch read4+4", "misaligned address")]
+)
 def test_the_sanitizers_see_into_kernels(run, case, text):
-    code, _, error = run(case)
+    code, _, error = run(*case.split())
     assert code != 0
     assert text in error
+
+
+@pytest.mark.parametrize("access", ["read4+4", "write4+4", "read1+1", "write1+2"])
+def test_a_misaligned_access_is_a_fault_and_so_is_every_call_after_it(run_checking_alignment, access):
+    """Of 16 bytes at a multiple of 4, of an element at an odd address."""
+    fault = "error: misaligned address\n"
+    assert run_checking_alignment("touch", access) == (0, f"{fault}nothing written\n{fault}", "")
+
+
+@pytest.mark.parametrize("access", ["write4+16", "write1+12"])
+def test_an_aligned_access_is_none(run_checking_alignment, access):
+    assert run_checking_alignment("touch", access) == (0, "written\n", "")

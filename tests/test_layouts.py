@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, OPERATIONS, Kernels, assert_identical, cast
+from helpers import DEVICES, LAYOUTS, OPERATIONS, Copies, Kernels, assert_identical, cast, memory_of, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +15,32 @@ def test_layouts(kernels, rng, dtype, operation, layout):
         views = [LAYOUTS[layout](a) for a in (x, g)]
         for a, b in zip(OPERATIONS[operation](kernels, *views), OPERATIONS[operation](kernels, x, g), strict=True):
             assert_identical(a, b)
+
+
+def owns_fortran_order(a):
+    return np.asfortranarray(a)
+
+
+def owns_another_order(a):
+    return np.copy(a.transpose(1, 0, 2)).transpose(1, 0, 2)  # np.copy keeps the order
+
+
+def misaligned_and_strided(a):
+    return LAYOUTS["misaligned"](np.repeat(a, 2, axis=-1))[..., ::2]
+
+
+@pytest.mark.parametrize("on", DEVICES[1:])
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), owns_fortran_order, owns_another_order, misaligned_and_strided])
+def test_an_array_keeps_its_layout_on_its_way_to_a_device_and_back(on, rng, dtype, layout):
+    a = layout(cast(rng.normal(size=(4, 6, 3)), dtype))
+    copies, before, values = Copies(on), memory_of(a).tobytes(), a.copy()
+    there = copies.to_device(a)
+    assert (there.shape, there.strides, there.dtype) == (a.shape, a.strides, a.dtype)
+    assert_identical(np.ascontiguousarray(to_numpy(there)), values)
+    a[...] = 0
+    copies.to_host()
+    assert memory_of(a).tobytes() == before
+    assert_identical(to_numpy(copies.to_device(a[:0])), a[:0].copy())
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -61,6 +61,7 @@ RETURNS = {
     "optimizer_slots": "int",
     "gather_windows": "None",
     "add_windows": "None",
+    "copy_elements": "None",
     "clip_grad_norm_": "Any",
     "clip_grad_value_": "None",
     "max_norm_": "None",

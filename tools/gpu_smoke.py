@@ -181,7 +181,8 @@ def norms(to):
 
 
 def on_host(a):
-    return np.asarray(a.get() if isinstance(a, cupy.ndarray) else a)
+    """A copy: a check may go on to change what it has given."""
+    return np.array(a.get() if isinstance(a, cupy.ndarray) else a)
 
 
 def run(name):

@@ -78,7 +78,7 @@ PYBIND11_MODULE(_core, m) {
         const auto name = key.cast<std::string>();
         const bool internal = name == "build_info" || name == "Plan" || name == "optimizer_list" ||
                               name == "optimizer_slots" || name == "activation_info" || name == "gather_windows" ||
-                              name == "add_windows";
+                              name == "add_windows" || name == "copy_elements";
         if (name[0] != '_' && !internal && (name == "Generator" || !py::isinstance<py::type>(value))) names.append(key);
     }
     m.attr("__all__") = names;

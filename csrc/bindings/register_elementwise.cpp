@@ -261,6 +261,15 @@ void register_generator(py::module_& m) {
                         }));
 }
 
+py::object copy_elements(const Args& args) {
+    const View x = view(args, 0), to = writeable_view(args[1], args.where(1));
+    if (!x.on_cuda()) fail<py::value_error>(args.where(0), " must be on a CUDA device, got an array on the CPU");
+    require_alike(to, args.where(1), x, "x");
+    require_no_overlap(to, args.where(1), x, "x");
+    compute(x, [&](const Backend&) { cuda::copy_elements(x, to); });
+    return py::none();
+}
+
 }  // namespace
 
 Output::Output(const Args& args, int i, const View& like, const char* like_name) {
@@ -424,6 +433,10 @@ void register_elementwise(py::module_& m) {
                if (a.row < 0) fail<py::type_error>(args.where(0), " must be a name, got None");
                return py::object(py::str(info_of(a.row).saves == Saves::x ? "x" : "y"));
            });
+
+    define(m, "copy_elements(x, to)",
+           "Copies x to another array of its shape and dtype on its CUDA device; both may have any layout.",
+           copy_elements);
 
     register_generator(m);
     py::class_<DropoutContext>(m, "DropoutContext", "What dropout's backward needs. It holds no array.");

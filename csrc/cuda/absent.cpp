@@ -20,6 +20,7 @@ void write(void*, const void*, std::int64_t) { refuse(); }
 void set(int, void*, const void*, std::int64_t) { refuse(); }
 bool is_capturing() { return false; }
 void draw(std::uint64_t*, std::uint64_t*) { refuse(); }
+void copy_elements(const Array&, const Array&) { refuse(); }
 const Backend& backend() { refuse(); }
 
 }  // namespace gradfuse::cuda

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/array.h"
 #include "core/backend.h"
 
 namespace gradfuse::cuda {
@@ -51,6 +52,9 @@ bool is_capturing();
 
 // Likewise: the next stream number of a generator's count on the device, left at `slot`.
 void draw(std::uint64_t* count, std::uint64_t* slot);
+
+// Likewise: the elements of one array to another of its dtype and shape, in whatever layout each is.
+void copy_elements(const Array& from, const Array& to);
 
 const Backend& backend();
 

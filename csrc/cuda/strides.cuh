@@ -67,7 +67,6 @@ inline bool is_aligned(const Array& a) {
 
 // A dense array in the call's scratch memory, with the elements of `from` or to be written.
 Array dense_like(const Array& like);
-void copy_elements(const Array& from, const Array& to);
 
 // What a kernel reads: the array itself, or a dense copy.
 class Dense {

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gradfuse import _interop
+
 Array = Any  # of NumPy or CuPy
 
 
@@ -38,7 +40,7 @@ def mean(x: Array, axis: int | tuple[int, ...]) -> Array:
 
 def to_numpy(x: Any) -> Array:
     """An array or a scalar of NumPy or CuPy as an array of NumPy."""
-    return np.asarray(x.get() if hasattr(x, "get") else x)
+    return np.asarray(_interop.aligned(x).get() if hasattr(x, "get") else x)
 
 
 def namespace(x: Array, where: str = "x") -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gradfuse import _core
+
 
 def _instance_of(x: Any, module: str, name: str) -> Any:
     """The module, if it has been imported and x is of its type `name`."""
@@ -75,13 +77,41 @@ def assign(to: Any, values: Any) -> None:
         to.copy_(values if isinstance(values, torch.Tensor) else torch.as_tensor(values))
         return
     with _at(to):
-        to[...] = _cupy_for(to).asarray(values) if is_cupy(to) and not is_cupy(values) else values
+        if is_cupy(to):
+            values = aligned(values if is_cupy(values) else _cupy_for(to).asarray(values))
+        if is_misaligned(to):
+            _copy(values.astype(to.dtype, copy=False), to)
+        else:
+            to[...] = values
 
 
 def copied(x: Any) -> Any:
     """A copy of an array, where it is."""
+    if is_misaligned(x):
+        return aligned(x)
     with _at(x):
         return x.clone() if is_torch(x) else x.copy()
+
+
+def is_misaligned(x: Any) -> bool:
+    """Whether x is a CuPy array with elements off the boundaries of their size: CuPy's own kernels fault there."""
+    return is_cupy(x) and x.size > 0 and any(n % x.itemsize for n in (x.data.ptr, *x.strides))
+
+
+def aligned(x: Any) -> Any:
+    """x itself, or a copy that CuPy's kernels can read."""
+    if not is_misaligned(x):
+        return x
+    with _at(x):
+        result = _cupy_for(x).empty(x.shape, x.dtype)
+    _copy(x, result)
+    return result
+
+
+def _copy(x: Any, to: Any) -> None:
+    """Copies an array of CuPy's to another of its dtype and shape, by a kernel that takes misaligned ones too."""
+    bits = f"float{8 * x.itemsize}"  # for the core reads no other dtypes; it moves them as they are
+    _core.copy_elements(x.view(bits), to.view(bits))
 
 
 def _at(x: Any) -> Any:
@@ -115,7 +145,7 @@ def integers(x: Any) -> Any:
         if hasattr(x, "__cuda_array_interface__"):
             if kind.endswith(("int32", "int64")) and "u" not in kind:
                 return x
-            return x.long() if _instance_of(x, "torch", "Tensor") is not None else x.astype("int64")
+            return x.long() if _instance_of(x, "torch", "Tensor") is not None else aligned(x).astype("int64")
         return np.from_dlpack(x)
     except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
         return None  # whoever reads it as an array says what is wrong with it

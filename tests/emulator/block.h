@@ -1,7 +1,7 @@
 // A block of a kernel on the host: its threads are fibers, which run until they wait for each other.
 //
-// A barrier that some thread never reaches fails the block, and shared memory holds NaN when it begins and is as long
-// as was asked for (the address sanitizer sees its ends).
+// A barrier that some thread never reaches fails the block, and so does an access to a misaligned address. Shared
+// memory holds NaN when it begins and is as long as was asked for (the address sanitizer sees its ends).
 #pragma once
 
 #include <ucontext.h>
@@ -39,12 +39,13 @@ public:
         warps_.resize((threads + 31) / 32);
     }
 
-    // False if the block hangs: some threads wait for others that have ended.
+    // False if the block hangs: some threads wait for others that have ended. Or if one was given up.
     bool run() {
         std::memset(shared_.get(), 0xff, shared_bytes_);
         started_ = ended_ = arrived_ = 0;
+        misaligned_ = false;
         for (Warp& w : warps_) w = Warp{};
-        while (ended_ < threads_) {
+        while (ended_ < threads_ && !misaligned_) {
             Fiber* next = nullptr;
             for (std::size_t k = 0; k < fibers_.size() && !next; ++k, ++turn_) {
                 Fiber& fiber = *fibers_[turn_ % fibers_.size()];
@@ -58,11 +59,17 @@ public:
             if (!next) break;
             resume(*next);
         }
-        for (auto& fiber : fibers_) {
-            if (fiber->waits_for) fiber.reset(new Fiber);  // of a block that hung
-        }
-        return ended_ == threads_;
+        if (ended_ == threads_) return true;
+        fibers_.clear();  // some are in the middle of a thread
+        return false;
     }
+
+    // The thread that runs has touched a misaligned address: the block is given up where it stands.
+    void give_up() {
+        misaligned_ = true;
+        leave(*current_);
+    }
+    bool misaligned() const { return misaligned_; }
 
     void barrier() {
         if (++arrived_ == threads_) {
@@ -190,6 +197,7 @@ private:
     const void* main_bottom_ = nullptr;
     std::size_t main_bytes_ = 0;
     unsigned started_ = 0, ended_ = 0, arrived_ = 0, phase_ = 0;
+    bool misaligned_ = false;
 };
 
 inline Block& block() {
@@ -199,3 +207,12 @@ inline Block& block() {
 inline unsigned char* shared_memory() { return block().shared(); }
 
 }  // namespace emulator
+
+#if defined(GRADFUSE_CHECKS_ALIGNMENT)
+// What the compiler (-fsanitize=alignment) calls in place of a misaligned access.
+extern "C" [[noreturn]] inline __attribute__((used, visibility("hidden"))) void __ubsan_handle_type_mismatch_v1_abort(
+    void*, void*) {
+    emulator::block().give_up();
+    __builtin_unreachable();
+}
+#endif

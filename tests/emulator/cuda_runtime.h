@@ -1,7 +1,7 @@
 // CUDA's words on the host: kernels run as they stand, block after block in descending order.
 //
-// Barriers, shuffles and shared memory are real (block.h). Streams and graphs are not here: every call has finished
-// when it returns, and that a capture goes on is only said.
+// Barriers, shuffles and shared memory are real (block.h), and so is a fault: after one every call fails. Streams and
+// graphs are not here: every call has finished when it returns, and that a capture goes on is only said.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ namespace emulator {
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2;
 inline thread_local int device = 0;
-inline bool capturing = false, failing = false;
+inline bool capturing = false, failing = false, faulted = false;
 inline int launches = 0;
 struct Allocation {
     std::size_t bytes;
@@ -60,6 +60,7 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInvalidDevice = 101,
+    cudaErrorMisalignedAddress = 716,
     cudaErrorLaunchFailure = 719,
 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
@@ -74,16 +75,20 @@ struct cudaPointerAttributes {
 using cudaStream_t = struct CUstream_st*;
 
 inline const char* cudaGetErrorName(cudaError_t status) {
+    if (status == cudaErrorMisalignedAddress) return "cudaErrorMisalignedAddress";
     return status == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError";
 }
 inline const char* cudaGetErrorString(cudaError_t status) {
+    if (status == cudaErrorMisalignedAddress) return "misaligned address";
     return status == cudaErrorLaunchFailure ? "not every thread of a block reached its barrier" : "invalid argument";
 }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+// Of a context that has seen a fault.
+inline cudaError_t context_status() { return emulator::faulted ? cudaErrorMisalignedAddress : cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return context_status(); }
+inline cudaError_t cudaDeviceSynchronize() { return context_status(); }
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
     *status = emulator::capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-    return cudaSuccess;
+    return context_status();
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = emulator::devices, cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = emulator::device, cudaSuccess; }
@@ -104,8 +109,8 @@ inline cudaError_t cudaFree(void* at) {
     return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
-    std::memcpy(to, from, bytes);
-    return cudaSuccess;
+    if (!emulator::faulted) std::memcpy(to, from, bytes);
+    return context_status();
 }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
@@ -127,6 +132,7 @@ template <class K>
 cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** arguments, std::size_t shared_bytes,
                              cudaStream_t) {
     static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
+    if (emulator::faulted) return context_status();
     if (emulator::failing) return cudaErrorInvalidConfiguration;
     ++emulator::launches;
     if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
@@ -137,10 +143,20 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
     emulator::grid_size = grid;
     for (unsigned b = grid.x; b-- > 0;) {
         emulator::block_index = dim3(b, 0, 0);
-        if (!block.run()) return cudaErrorLaunchFailure;
+        if (block.run()) continue;
+        emulator::faulted = block.misaligned();
+        return emulator::faulted ? cudaErrorMisalignedAddress : cudaErrorLaunchFailure;
     }
     return cudaSuccess;
 }
+
+namespace emulator {
+struct Read {
+    const float* from;
+    float* to;
+};
+inline void read(Read r) { *r.to = *r.from; }
+}  // namespace emulator
 
 // For those who make arrays for it: memory of a device, and memory no longer.
 #define GRADFUSE_EXPORTED extern "C" inline __attribute__((used, visibility("default")))
@@ -153,5 +169,21 @@ GRADFUSE_EXPORTED void gradfuse_emulator_freed(const char* at) {
     emulator::allocations.erase(at);
 }
 GRADFUSE_EXPORTED void gradfuse_emulator_capture(bool on) { emulator::capturing = on; }
+GRADFUSE_EXPORTED bool gradfuse_emulator_checks_alignment() {
+#if defined(GRADFUSE_CHECKS_ALIGNMENT)
+    return true;
+#else
+    return false;
+#endif
+}
+GRADFUSE_EXPORTED int gradfuse_emulator_read(const float* at) {  // in a kernel
+    float value;
+    emulator::Read kernel{at, &value};
+    void* arguments[] = {&kernel};
+    return cudaLaunchKernel(emulator::read, dim3(1), dim3(1), arguments, 0, nullptr);
+}
+GRADFUSE_EXPORTED bool gradfuse_emulator_is_capturing() { return emulator::capturing; }
+GRADFUSE_EXPORTED void gradfuse_emulator_fault(bool on) { emulator::faulted = on; }
+GRADFUSE_EXPORTED bool gradfuse_emulator_has_faulted() { return emulator::faulted; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
 GRADFUSE_EXPORTED int gradfuse_emulator_launches() { return emulator::launches; }

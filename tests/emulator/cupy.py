@@ -1,24 +1,44 @@
 """CuPy over the host's memory, for the emulated CUDA kernels.
 
 As strict as CuPy: arrays of NumPy do not mix with its own, results without axes are arrays, and nothing is copied from
-the device but by get(), item(), float(), int() and bool(). Its functions are NumPy's.
+the device but by get(), item(), float(), int() and bool(). Its kernels fault on misaligned arrays, and after a fault
+nothing works; a matrix product cannot be captured. Its functions are NumPy's.
 """
 
+import ctypes
 import operator
 import types
 
 import numpy as np
 
+from gradfuse import _core
+
 numpy = np
+emulator = ctypes.CDLL(_core.__file__)
+emulator.gradfuse_emulator_has_faulted.restype = emulator.gradfuse_emulator_is_capturing.restype = ctypes.c_bool
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+def _require_context():
+    if emulator.gradfuse_emulator_has_faulted():
+        raise CUDARuntimeError("cudaErrorMisalignedAddress: misaligned address")
 
 
 class ndarray:
     """A NumPy array that says it lies on a device."""
 
-    def __init__(self, host, device=0):
-        self.host, self.device = host, Device(device)
+    def __init__(self, shape, dtype, memptr, strides=None):
+        self.host, self.device = memptr.array(shape, np.dtype(dtype), strides), Device(memptr.device_id)
 
-    data = property(lambda self: Pointer(self.host.ctypes.data, self.device.id))
+    @classmethod
+    def over(cls, host, device=0):
+        """Over the memory of a NumPy array."""
+        return cls(host.shape, host.dtype, Pointer(host.ctypes.data, device, host), host.strides)
+
+    data = property(lambda self: Pointer(self.host.ctypes.data, self.device.id, self.host))
 
     @property
     def __cuda_array_interface__(self):
@@ -56,8 +76,11 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def get(self):
+        _require_context()
+        if not self.flags.c_contiguous:
+            _require_aligned(self)
         COPIED.append(self.shape)
-        return self.host
+        return self.host.copy()
 
     item = property(lambda self: self.get().item)
 
@@ -86,19 +109,37 @@ def _host(value):
 
 
 def _found(value):
-    if isinstance(value, (tuple, list)):
-        return [x.device.id for x in value if isinstance(x, ndarray)]
-    return [value.device.id] if isinstance(value, ndarray) else []
+    return [x for x in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(x, ndarray)]
 
 
 def _called(function, inputs, options=None):
     """A function's result for arrays of one device, there."""
     options = options or {}
-    devices = {number for value in (*inputs, *options.values()) for number in _found(value)} or {Device.current}
+    _require_context()
+    if function in PRODUCTS and emulator.gradfuse_emulator_is_capturing():
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    arrays = [x for value in (*inputs, *options.values()) for x in _found(value)]
+    if function not in VIEWS:
+        _require_aligned(*arrays)
+    devices = {x.device.id for x in arrays} or {Device.current}
     if len(devices) > 1:
         raise ValueError(f"Array device must be the same, got {devices}")
     result = function(*map(_host, inputs), **{name: _host(value) for name, value in options.items()})
+    if isinstance(result, np.ndarray) and not any(np.shares_memory(result, x.host) for x in arrays):
+        _require_aligned(*arrays)  # an index or a reshape that had to copy
     return _on(result, devices.pop(), [*inputs, *options.values()])
+
+
+def _require_aligned(*arrays):
+    """What a kernel of CuPy's touches; a fault where its elements do not lie on boundaries of their size."""
+    if all(x.size == 0 or _is_aligned(x) for x in arrays):
+        return
+    emulator.gradfuse_emulator_fault(True)
+    _require_context()
+
+
+def _is_aligned(x):
+    return all(n % x.itemsize == 0 for n in (x.data.ptr, *x.strides))
 
 
 def _on(result, device, inputs=()):
@@ -107,7 +148,7 @@ def _on(result, device, inputs=()):
             return x  # of an operation in place, or into out=
     if isinstance(result, tuple):
         return tuple(_on(part, device) for part in result)
-    return ndarray(np.asarray(result), device) if isinstance(result, (np.ndarray, np.generic)) else result
+    return ndarray.over(np.asarray(result), device) if isinstance(result, (np.ndarray, np.generic)) else result
 
 
 def _method(name):
@@ -115,7 +156,7 @@ def _method(name):
 
 
 PROPERTIES = "shape strides dtype size ndim flags nbytes itemsize"
-METHODS = "all any argmax argmin astype copy fill max mean min reshape std sum take transpose"
+METHODS = "all any argmax argmin astype copy dot fill max mean min reshape std sum take transpose view"
 TWOFOLD = "add sub mul truediv floordiv mod pow matmul and or xor"
 ONEFOLD = "eq ne lt le gt ge neg pos abs invert"
 
@@ -128,10 +169,24 @@ for name in TWOFOLD.split():
         setattr(ndarray, f"__{kind}{name}__", _method(f"__{kind}{name}__"))
 ndarray.T = property(lambda self: self.transpose())
 
+VIEWS = [operator.getitem, *(getattr(np.ndarray, name) for name in ("astype", "reshape", "transpose", "view"))]
+PRODUCTS = [*(getattr(np.ndarray, name) for name in ("dot", "__matmul__", "__rmatmul__", "__imatmul__"))]
+PRODUCTS += [np.matmul, np.dot, np.vdot, np.inner, np.tensordot, np.einsum]
+
 
 class Pointer:
-    def __init__(self, ptr, device_id):
-        self.ptr, self.device_id = ptr, device_id
+    """A place in memory that `owner` keeps."""
+
+    def __init__(self, ptr, device_id, owner):
+        self.ptr, self.device_id, self.owner = ptr, device_id, owner
+
+    def __add__(self, offset):
+        return Pointer(self.ptr + offset, self.device_id, self.owner)
+
+    def array(self, shape, dtype, strides):
+        """NumPy's view of it."""
+        form = {"shape": shape, "typestr": dtype.str, "strides": strides, "data": (self.ptr, False), "version": 3}
+        return np.asarray(types.SimpleNamespace(__array_interface__=form, owner=self.owner)).view(dtype)
 
 
 class Device:
@@ -148,7 +203,7 @@ class Device:
         Device.current = self.previous
 
     def synchronize(self):
-        pass
+        _require_context()
 
 
 class Stream:
@@ -181,15 +236,17 @@ class cuda:
 
 
 def empty(shape, dtype=float):
+    _require_context()
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN
-    return ndarray(host, Device.current)
+    return ndarray.over(host, Device.current)
 
 
 def asarray(a, dtype=None):
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) else a.astype(dtype)
-    return ndarray(np.array(a, dtype), Device.current)
+    _require_context()
+    return ndarray.over(np.array(a, dtype), Device.current)
 
 
 def asnumpy(a):

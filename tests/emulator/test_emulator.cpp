@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "cuda/reduce.cuh"
@@ -19,6 +20,7 @@ void check(cudaError_t status) {
 }
 cudaStream_t current_stream() { return nullptr; }
 void* allocate(std::int64_t) { return nullptr; }
+std::int64_t most_shared_bytes() { return 99 * 1024; }
 }  // namespace gradfuse::cuda
 
 namespace {
@@ -59,13 +61,27 @@ struct WritesBeyondSharedMemory : Kernel {
     }
 };
 
-struct ReadsUnaligned : Kernel {
-    float* from;
+// One thread's access, while others wait at a barrier.
+template <bool Writes>
+struct Touches : Kernel {
+    void* at;
+    bool wide;  // in one access of 16 bytes, else element by element
     void operator()() const {
-        float x[4];
-        if (threadIdx.x == 0) View<float>(from, true).load(0, 4, true, x);
+        float x[4] = {1, 1, 1, 1};
+        const View<float> view(at, wide);
+        if (threadIdx.x == 7) Writes ? view.store(0, 4, true, x) : view.load(0, 4, true, x);
+        __syncthreads();
     }
 };
+
+void touch(const char* access) {
+    alignas(16) char memory[48] = {};
+    const bool writes = std::strchr(access, 'w'), wide = std::strchr(access, '4');
+    void* const at = memory + std::atoi(std::strchr(access, '+'));
+    writes ? launch(Touches<true>{{}, at, wide}, 1) : launch(Touches<false>{{}, at, wide}, 1);
+    std::printf("%swritten\n", memory[19] ? "" : "nothing ");
+    launch(Touches<false>{{}, memory, true}, 1);  // a good one
+}
 
 void reduce() {
     static double out[2 * Kernel::threads];
@@ -125,8 +141,5 @@ int main(int, char** arguments) {
         std::printf("%s\n", out != out ? "nan" : "a number");
     }
     if (is("beyond")) launch(WritesBeyondSharedMemory{}, 1, 16);
-    if (is("unaligned")) {
-        alignas(16) float memory[8] = {};
-        launch(ReadsUnaligned{{}, memory + 1}, 1);
-    }
+    if (is("touch")) touch(arguments[2]);
 }
