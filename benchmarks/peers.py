@@ -107,7 +107,7 @@ NUMPY_BACKWARD: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Any]] =
     "relu": lambda dy, y, out: np.multiply(dy, y > 0, out=out),
     "sigmoid": lambda dy, y, out: np.multiply(dy * y, 1 - y, out=out),
     "tanh": lambda dy, y, out: np.multiply(dy, 1 - y * y, out=out),
-    "elu": lambda dy, y, out: np.multiply(dy, np.where(y > 0, np.float32(1), y + 1), out=out),
+    "elu": lambda dy, x, out: np.multiply(dy, np.exp(np.minimum(x, 0)), out=out),
 }
 
 
@@ -155,9 +155,9 @@ def torch_backward(torch: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
     return {
         "relu": lambda dy, s, out: a.threshold_backward.grad_input(dy, s, 0, grad_input=out),
         "leaky_relu": lambda dy, s, out: a.leaky_relu_backward.grad_input(dy, s, 0.01, True, grad_input=out),
-        "elu": lambda dy, s, out: a.elu_backward.grad_input(dy, 1.0, 1.0, 1.0, True, s, grad_input=out),
-        "celu": lambda dy, s, out: a.elu_backward.grad_input(dy, 1.0, 1.0, 1.0, True, s, grad_input=out),
-        "selu": lambda dy, s, out: a.elu_backward.grad_input(dy, alpha, scale, 1.0, True, s, grad_input=out),
+        "elu": lambda dy, s, out: a.elu_backward.grad_input(dy, 1.0, 1.0, 1.0, False, s, grad_input=out),
+        "celu": lambda dy, s, out: a.elu_backward.grad_input(dy, 1.0, 1.0, 1.0, False, s, grad_input=out),
+        "selu": lambda dy, s, out: a.elu_backward.grad_input(dy, alpha, scale, 1.0, False, s, grad_input=out),
         "softplus": lambda dy, s, out: a.softplus_backward.grad_input(dy, s, 1.0, 20.0, grad_input=out),
         "silu": lambda dy, s, out: a.silu_backward.grad_input(dy, s, grad_input=out),
         "gelu": lambda dy, s, out: a.gelu_backward.grad_input(dy, s, approximate="none", grad_input=out),

@@ -36,13 +36,13 @@ BOUNDS = {
     "hardswish_backward": Bound(2, 2, 1, "x / 3 + 1 / 2 cancels at -1.5"),
     "softsign": Bound(1.5, 1, 0, "a sum and a quotient"),
     "softsign_backward": Bound(5, 5, 0, "a quotient's error, squared"),
-    # expm1 and what is made of it; backward from y, a sum with alpha that cancels where the slope vanishes
+    # expm1 and what is made of it; backward, from x, exp
     "elu": Bound(2.5, 2.5, 0, "expm1 to 1 ulp, times alpha"),
-    "elu_backward": Bound(2, 1.5, 1, "y + alpha cancels"),
+    "elu_backward": Bound(2.5, 4, 0, "exp to 1 ulp, two products, alpha rounded to float32"),
     "celu": Bound(3, 4, 0.5, "expm1 to 1 ulp of a rounded quotient, times alpha"),
-    "celu_backward": Bound(1.5, 1.5, 1, "y / alpha + 1 cancels"),
+    "celu_backward": Bound(2, 3, 0.5, "exp to 1 ulp of a rounded quotient, a product"),
     "selu": Bound(2.5, 4, 0, "expm1 to 1 ulp, times a rounded constant"),
-    "selu_backward": Bound(1.5, 1.5, 1, "y + lambda alpha cancels"),
+    "selu_backward": Bound(2.5, 4, 0, "exp to 1 ulp, times a rounded constant, a product"),
     # exp and its kin
     "sigmoid": Bound(2.5, 4, 0, "exp, a sum, a quotient"),
     "sigmoid_backward": Bound(2.5, 3, 0, "1 - y is exact near 1"),

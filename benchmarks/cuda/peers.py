@@ -24,7 +24,7 @@ CUPY_BACKWARD = {
         dx = dy * 0.5f * (1 + t + s * (1 - t * t) * 0.79788456f * (1 + 0.134145f * s * s))""",
     "silu": "const float p = 1 / (1 + expf(-s)); dx = dy * p * (1 + s * (1 - p))",
     "softplus": "dx = s > 20 ? dy : dy / (1 + expf(-s))",
-    "elu": "dx = s > 0 ? dy : dy * (s + 1)",
+    "elu": "dx = s > 0 ? dy : dy * expf(s)",
     "tanh": "dx = dy * (1 - s * s)",
     "sigmoid": "dx = dy * s * (1 - s)",
 }
@@ -110,7 +110,7 @@ def compiled_backward(torch: Any) -> dict[str, Callable[[Any, Any], Any]]:
     return {
         "gelu": lambda dy, s: a.gelu_backward(dy, s),
         "softplus": lambda dy, s: a.softplus_backward(dy, s, 1.0, 20.0),
-        "elu": lambda dy, s: a.elu_backward(dy, 1.0, 1.0, 1.0, True, s),
+        "elu": lambda dy, s: a.elu_backward(dy, 1.0, 1.0, 1.0, False, s),
     }
 
 

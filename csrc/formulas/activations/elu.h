@@ -9,7 +9,7 @@ inline namespace GRADFUSE_ISA {
 template <class T>
 struct Elu {
     static constexpr ActivationInfo info{"elu",
-                                         Saves::y,
+                                         Saves::x,
                                          "x if x > 0 else alpha * expm1(x)",
                                          "Clevert, Unterthiner and Hochreiter 2016; torch.nn.functional.elu",
                                          {{"alpha", 1.0, at_least_zero}}};
@@ -19,7 +19,7 @@ struct Elu {
     explicit GRADFUSE_HD Elu(const double* p) : alpha(T(p[0])) {}
 
     GRADFUSE_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x); }
-    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy : dy * (y + alpha); }
+    GRADFUSE_HD T backward(T dy, T x) const { return x > 0 ? dy : dy * (alpha * math::exp(x)); }
 };
 
 }  // namespace GRADFUSE_ISA

@@ -8,7 +8,7 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Selu {
-    static constexpr ActivationInfo info{"selu", Saves::y,
+    static constexpr ActivationInfo info{"selu", Saves::x,
                                          "1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))",
                                          "Klambauer, Unterthiner, Mayr and Hochreiter 2017; torch.selu"};
 
@@ -18,7 +18,7 @@ struct Selu {
     static constexpr T lambda_alpha = T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717);
 
     GRADFUSE_HD T forward(T x) const { return x > 0 ? lambda * x : lambda_alpha * math::expm1(x); }
-    GRADFUSE_HD T backward(T dy, T y) const { return y > 0 ? dy * lambda : dy * (y + lambda_alpha); }
+    GRADFUSE_HD T backward(T dy, T x) const { return dy * (x > 0 ? lambda : lambda_alpha * math::exp(x)); }
 };
 
 }  // namespace GRADFUSE_ISA

@@ -47,36 +47,36 @@ def leaky_relu_backward(g: Float64, y: Float64, negative_slope: float = 0.01) ->
     return np.where(y > 0, g, negative_slope * g)
 
 
-@forward(saves="y")
+@forward(saves="x")
 def elu(x: Float64, alpha: float = 1.0) -> Float64:
     """Clevert et al., Fast and Accurate Deep Network Learning by Exponential Linear Units, arXiv:1511.07289."""
     return np.where(x > 0, x, alpha * np.expm1(x))
 
 
 @backward
-def elu_backward(g: Float64, y: Float64, alpha: float = 1.0) -> Float64:
-    return np.where(y > 0, g, g * (y + alpha))
+def elu_backward(g: Float64, x: Float64, alpha: float = 1.0) -> Float64:
+    return np.where(x > 0, g, g * (alpha * np.exp(x)))
 
 
-@forward(saves="y")
+@forward(saves="x")
 def celu(x: Float64, alpha: float = 1.0) -> Float64:
     """Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483."""
     return np.where(x > 0, x, alpha * np.expm1(x / alpha))
 
 
 @backward
-def celu_backward(g: Float64, y: Float64, alpha: float = 1.0) -> Float64:
-    return np.where(y > 0, g, g * (y / alpha + 1))
+def celu_backward(g: Float64, x: Float64, alpha: float = 1.0) -> Float64:
+    return np.where(x > 0, g, g * np.exp(x / alpha))
 
 
-@forward(saves="y")
+@forward(saves="x")
 def selu(x: Float64) -> Float64:
     return _SELU_LAMBDA * np.where(x > 0, x, _SELU_ALPHA * np.expm1(x))
 
 
 @backward
-def selu_backward(g: Float64, y: Float64) -> Float64:
-    return np.where(y > 0, g * _SELU_LAMBDA, g * (y + _SELU_LAMBDA * _SELU_ALPHA))
+def selu_backward(g: Float64, x: Float64) -> Float64:
+    return g * np.where(x > 0, _SELU_LAMBDA, _SELU_LAMBDA * _SELU_ALPHA * np.exp(x))
 
 
 @forward(saves="x")
