@@ -187,6 +187,93 @@ def test_batch_norm(shape, frozen, momentum, activation, order, rng):
         assert_close(var, bn.running_var)
 
 
+def compare_norm(y, gradients, yt, g, *tensors):
+    """y and the gradients of what the tensors stand for."""
+    yt.backward(torch.tensor(g))
+    assert_close(y, yt, atol=1e-12)
+    for actual, t in zip(gradients, tensors, strict=True):
+        assert_close(actual, t.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((6, 5), 1), ((4, 3, 5), 2), ((4, 3, 5), 1), ((2, 3, 1), 1), ((0, 4), 1)])
+def test_layer_norm(shape, axes, rng):
+    axis, inner = tuple(range(-axes, 0)), shape[-axes:]
+    x, g = 3 * rng.standard_normal((2, *shape)) + 1
+    weight, bias = rng.standard_normal((2, *inner))
+    y, ctx = ref.layer_norm_forward(x, weight, bias, axis=axis, eps=1e-3)
+    tensors = xt, wt, bt = [tensor(v) for v in (x, weight, bias)]
+    compare_norm(y, ref.layer_norm_backward(g, ctx), F.layer_norm(xt, inner, wt, bt, 1e-3), g, *tensors)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((6, 5), 1), ((4, 3, 5), 2), ((2, 3, 1), 1), ((0, 4), 1)])
+@pytest.mark.parametrize("eps", [None, 0.1])
+def test_rms_norm(shape, axes, eps, rng):
+    axis, inner = tuple(range(-axes, 0)), shape[-axes:]
+    x, g = 1e-7 * rng.standard_normal((2, *shape))  # where float64's epsilon counts
+    weight = rng.standard_normal(inner)
+    y, ctx = ref.rms_norm_forward(x, weight, axis=axis, eps=eps)
+    xt, wt = tensor(x), tensor(weight)
+    compare_norm(y, ref.rms_norm_backward(g, ctx), F.rms_norm(xt, inner, wt, eps), g, xt, wt)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5), (2, 6), (2, 6, 4, 3), (0, 6, 2)])
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_group_norm(shape, groups, rng):
+    x, g = 3 * rng.standard_normal((2, *shape)) + 1
+    weight, bias = rng.standard_normal((2, 6))
+    y, ctx = ref.group_norm_forward(x, groups, weight, bias, eps=1e-3)
+    tensors = xt, wt, bt = [tensor(v) for v in (x, weight, bias)]
+    compare_norm(y, ref.group_norm_backward(g, ctx), F.group_norm(xt, groups, wt, bt, 1e-3), g, *tensors)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5), (2, 6, 4, 3)])
+def test_instance_norm(shape, rng):
+    x, g = 3 * rng.standard_normal((2, *shape)) + 1
+    weight, bias = rng.standard_normal((2, 6))
+    y, ctx = ref.instance_norm_forward(x, weight, bias, eps=1e-3)
+    tensors = xt, wt, bt = [tensor(v) for v in (x, weight, bias)]
+    yt = F.instance_norm(xt, weight=wt, bias=bt, eps=1e-3)
+    compare_norm(y, ref.instance_norm_backward(g, ctx), yt, g, *tensors)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((1, 3), 3), ((1, 3, 1), 3), ((2, 3), 3), ((1, 3), 1), ((0, 3), 3), ((1, 1), 1), ((2, 3, 1), 6)],
+)
+def test_group_norm_refuses_what_torch_refuses(shape, groups):
+    x = np.ones(shape)
+
+    def refused(call):
+        try:
+            call()
+        except (ValueError, RuntimeError):
+            return True
+        return False
+
+    theirs = refused(lambda: F.group_norm(torch.tensor(x), groups))
+    assert refused(lambda: ref.group_norm(x, groups)) == theirs
+    if x.ndim > 2:
+        theirs = refused(lambda: F.instance_norm(torch.tensor(x)))
+        assert refused(lambda: ref.instance_norm(x)) == theirs
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_glu(axis, rng):
+    x = 3 * rng.standard_normal((4, 6, 2))
+    y, ctx = ref.glu_forward(x, axis=axis)
+    g = rng.standard_normal(y.shape)
+    xt = tensor(x)
+    compare_norm(y, [ref.glu_backward(g, ctx)], F.glu(xt, axis), g, xt)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
+def test_gated(activation, rng):
+    a, gate, g = 3 * rng.standard_normal((3, 4, 6))
+    at, gt = tensor(a), tensor(gate)
+    y = ref.gated(a, gate, activation)
+    compare_norm(y, ref.gated_backward(g, a, gate, activation), at * getattr(F, activation)(gt), g, at, gt)
+
+
 def test_fold_batch_norm(rng):
     linear = torch.nn.Linear(4, 3, dtype=torch.float64)
     bn = torch.nn.BatchNorm1d(3, dtype=torch.float64)

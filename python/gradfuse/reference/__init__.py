@@ -7,8 +7,10 @@ of its input; inputs are not modified.
 from .activations import *  # isort: skip
 from ._registry import activations as activations  # the function, over the module of that name
 from ._registry import saves as saves
+from .gates import *
 from .gradients import *
 from .losses import *
 from .normalization import *
+from .norms import *
 from .optim import *
 from .random import *

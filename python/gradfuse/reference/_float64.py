@@ -45,6 +45,18 @@ def others(ndim: int, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(ndim) if i != axis % ndim)
 
 
+def axes_of(name: str, axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """`axis` as axes >= 0 in ascending order; `name` is for the messages."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    for i in axes:
+        if not -ndim <= i < ndim:
+            raise ValueError(f"{name}: axis must be an axis of an array of {ndim} dimensions, got {i}")
+    found = tuple(sorted({i % ndim for i in axes}))
+    if len(found) < max(len(axes), 1):
+        raise ValueError(f"{name}: axis must name at least one axis, and none twice, got {axis}")
+    return found
+
+
 def _bfloat16(x: Float64) -> Float64:
     # ml_dtypes goes through float32 and so rounds twice. Here 8 bits are left, fewer below 2^-126.
     _, exponent = np.frexp(x)

@@ -7,23 +7,29 @@ x_hat the normalised input, gamma and beta the weight and the bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ._float64 import Array, along, narrow, others, wide
+from ._float64 import Array, Float64, along, narrow, others, wide
 from ._registry import Activation, lookup
 from .random import keep_mask, keep_scale
 
 __all__ = [
+    "batch_moments",
     "batch_norm",
+    "batch_norm_apply",
     "batch_norm_backward",
+    "batch_norm_finish",
     "batch_norm_forward",
+    "batch_norm_sums",
     "bias_act_backward",
     "bias_act_forward",
     "fold_batch_norm",
     "max_norm_",
+    "merge_moments",
 ]
 
 
@@ -97,10 +103,7 @@ def batch_norm_forward(
     else:
         mu = u.sum(axes, keepdims=True) / n
         var = ((u - mu) ** 2).sum(axes, keepdims=True) / n
-        if n > 0:
-            m = 1 / ((num_batches or 0) + 1) if momentum is None else momentum
-            _update(running_mean, mu, m)
-            _update(running_var, var * n / (n - 1) if unbiased else var, m)
+        _update(running_mean, running_var, mu, var, n, momentum, unbiased, num_batches)
 
     gamma = 1.0 if weight is None else along(weight, x.ndim, axis)
     beta = 0.0 if bias is None else along(bias, x.ndim, axis)
@@ -111,31 +114,131 @@ def batch_norm_forward(
     y = narrow(np.where(keep, a * scale, 0), x.dtype)
     return y, SimpleNamespace(
         x=x, weight=weight, bias=bias, residual=residual, activation=activation, order=order, frozen=frozen,
-        axes=axes, n=n, keep=keep, scale=scale, gamma=gamma, sigma=sigma, u=u, x_hat=x_hat, z=z, a=a,
+        axis=axis, axes=axes, n=n, keep=keep, scale=scale, gamma=gamma, sigma=sigma, u=u, x_hat=x_hat, z=z, a=a,
     )  # fmt: skip
 
 
 @np.errstate(all="ignore")
 def batch_norm_backward(grad_out: Array, ctx: Any) -> tuple[Array | None, ...]:
     """(dx, dweight, dbias), and dresidual if there was a residual; None for what was None."""
-    c = ctx
-    _, df = lookup(c.activation)
-    da = np.where(c.keep, wide(grad_out) * c.scale, 0)
-    dz = df(da, c.z, c.a) if c.order == "bn_act" else da
+    return batch_norm_finish(grad_out, ctx, batch_norm_sums(grad_out, ctx))
 
-    dgamma = (dz * c.x_hat).sum(c.axes, keepdims=True)
-    dbeta = dz.sum(c.axes, keepdims=True)
+
+# Batch norm with its phases apart, for a batch that several processes share
+
+
+@np.errstate(all="ignore")
+def batch_moments(x: Array, *, axis: int = 1) -> Array:
+    """(3, C): count, mean, and sum of the squared deviations from it. An empty batch has 0 in all."""
+    u, axes = wide(x), others(x.ndim, axis)
+    n = math.prod(x.shape[i] for i in axes)
+    mu = u.sum(axes, keepdims=True) / max(n, 1)
+    M2 = ((u - mu) ** 2).sum(axes)
+    return np.stack([np.full(M2.shape, float(n)), mu.ravel(), M2])
+
+
+@np.errstate(all="ignore")
+def merge_moments(moments: Sequence[Array]) -> Array:
+    """The moments of all batches, from the first to the last (Chan, Golub and LeVeque 1979, STAN-CS-79-773)."""
+    if not moments:
+        raise ValueError("merge_moments: moments must not be empty, got none")
+    first, *rest = moments
+    merged = first.copy()
+    for other in rest:
+        if other.shape != merged.shape:
+            raise ValueError(f"merge_moments: moments must have one shape, {merged.shape}, got {other.shape}")
+        (n_a, mu_a, M2_a), (n_b, mu_b, M2_b) = merged, other
+        n, delta = n_a + n_b, mu_b - mu_a
+        both = np.stack([n, mu_a + delta * n_b / n, M2_a + M2_b + delta**2 * n_a * n_b / n])
+        merged = np.where(n_b == 0, merged, np.where(n_a == 0, other, both))
+    return merged
+
+
+@np.errstate(all="ignore")
+def batch_norm_apply(
+    x: Array,
+    moments: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+    activation: Activation = None,
+    dropout: float = 0.0,
+    residual: Array | None = None,
+    unbiased: bool = True,
+    num_batches: int | None = None,
+    rng: Any = None,
+) -> tuple[Array, Any]:
+    """batch_norm_forward in the order bn_act, by the moments of the whole batch, of which x is a part."""
+    n, mu, M2 = moments
+    if n.max(initial=0) == 1:
+        raise ValueError("batch_norm_apply: training needs more than one value per channel")
+    n = float(n.max(initial=0))
+    y, ctx = batch_norm_forward(
+        x,
+        mu,
+        M2 / n,
+        weight,
+        bias,
+        eps=eps,
+        axis=axis,
+        activation=activation,
+        dropout=dropout,
+        residual=residual,
+        frozen=True,
+        rng=rng,
+    )
+    ctx.frozen, ctx.n = False, n
+    _update(running_mean, running_var, mu, M2 / n, n, momentum, unbiased, num_batches)
+    return y, ctx
+
+
+@np.errstate(all="ignore")
+def batch_norm_sums(grad_out: Array, ctx: Any) -> Array:
+    """(2, C), of the local batch: the sums of dz and of dz * x_hat, dz the gradient of what the activation is given."""
+    dz = _before_activation(grad_out, ctx)
+    return np.stack([dz.sum(ctx.axes), (dz * ctx.x_hat).sum(ctx.axes)])
+
+
+@np.errstate(all="ignore")
+def batch_norm_finish(grad_out: Array, ctx: Any, sums: Array) -> tuple[Array | None, ...]:
+    """As batch_norm_backward: dx by the sums of the whole batch, dweight and dbias by those of the local one."""
+    c = ctx
+    dz = _before_activation(grad_out, c)
+    dbeta, dgamma = (along(s, c.x.ndim, c.axis) for s in sums)
     through_statistics = 0 if c.frozen else dbeta / c.n + c.x_hat * dgamma / c.n
     du = c.gamma / c.sigma * (dz - through_statistics)
-    dx = du if c.order == "bn_act" else df(du, wide(c.x), c.u)
+    dx = du if c.order == "bn_act" else lookup(c.activation)[1](du, wide(c.x), c.u)
 
-    grads = narrow(dx, c.x.dtype), _like(c.weight, dgamma), _like(c.bias, dbeta)
+    local = batch_norm_sums(grad_out, c)
+    grads = narrow(dx, c.x.dtype), _like(c.weight, local[1]), _like(c.bias, local[0])
     return grads if c.residual is None else (*grads, _like(c.residual, dz))
 
 
-def _update(running: Array | None, batch: Array, momentum: float) -> None:
-    if running is not None:
-        narrow((1 - momentum) * wide(running) + momentum * batch.ravel(), running.dtype, out=running)
+def _before_activation(grad_out: Array, c: Any) -> Float64:
+    da = np.where(c.keep, wide(grad_out) * c.scale, 0)
+    return lookup(c.activation)[1](da, c.z, c.a) if c.order == "bn_act" else da
+
+
+def _update(
+    running_mean: Array | None,
+    running_var: Array | None,
+    mu: Array,
+    var: Array,
+    n: float,
+    momentum: float | None,
+    unbiased: bool,
+    num_batches: int | None,
+) -> None:
+    m = 1 / ((num_batches or 0) + 1) if momentum is None else momentum
+    var = var * n / (n - 1) if unbiased else var
+    for running, batch in ((running_mean, mu), (running_var, var)):
+        if running is not None and n > 0:
+            narrow((1 - m) * wide(running) + m * batch.ravel(), running.dtype, out=running)
 
 
 def _like(v: Array | None, gradient: Array) -> Array | None:
