@@ -228,7 +228,9 @@ class Kernels:
     def _call(self, function, *args, **kwargs):
         arguments = inspect.signature(function).bind(*args, **kwargs).arguments
         arrays = {name: a for name, a in arguments.items() if isinstance(a, np.ndarray)}
-        updates = function is gradfuse.batch_norm_forward and not arguments.get("frozen")
+        if isinstance(moments := arguments.get("moments"), list):
+            arrays |= {f"moments[{i}]": a for i, a in enumerate(moments)}
+        updates = function.__name__ in ("batch_norm_forward", "batch_norm_apply") and not arguments.get("frozen")
         written = {"out", "running_mean", "running_var"} if updates else {"out"}
         outputs = [a for name, a in arrays.items() if name in written]
         inputs = [a for a in arrays.values() if not any(np.shares_memory(a, out) for out in outputs)]
@@ -237,13 +239,18 @@ class Kernels:
         moved = {id(a): copies.to_device(a) for a in arrays.values()}
         for a in inputs:
             np.full(a.nbytes, 0xFF, np.uint8)  # NaN, and free again
-        result = function(*(moved.get(id(a), a) for a in args), **{k: moved.get(id(a), a) for k, a in kwargs.items()})
+
+        def there(a):
+            return list(map(there, a)) if isinstance(a, list) else moved.get(id(a), a)
+
+        result = function(*map(there, args), **{k: there(a) for k, a in kwargs.items()})
         copies.to_host()
         for a, unchanged in zip(inputs, before, strict=True):
             assert a.tobytes() == unchanged.tobytes()
         if isinstance(arguments.get("out"), np.ndarray):
-            assert result is moved[id(arguments["out"])]
-            return arguments["out"]
+            y, *others = result if isinstance(result, tuple) else (result,)
+            assert y is moved[id(arguments["out"])]
+            return (arguments["out"], *map(self._home, others)) if others else arguments["out"]
         return tuple(map(self._home, result)) if isinstance(result, tuple) else self._home(result)
 
     @staticmethod
@@ -311,6 +318,16 @@ def padded(a):
 LAYOUTS = {f.__name__.rstrip("_"): f for f in (contiguous, strided, reversed_, transposed, misaligned, padded)}
 
 
+# Off-default values by the parameter's name; any other parameter takes 1.3 times its default. beta and threshold are so
+# simple that both sides take the same branch, and so low that the branches differ.
+OFF_DEFAULT = {"beta": 0.5, "threshold": 2.0, "min_val": -0.6, "max_val": 1.7}
+
+
+def off_default(parameters):
+    """Parameters of a formula, from their defaults."""
+    return {name: OFF_DEFAULT.get(name, 1.3 * value or 0.3) for name, value in parameters.items()}
+
+
 # Every function that takes arrays, as operation(gradfuse or the like, x, g) -> arrays. x and g are alike, of two
 # dimensions or more, and have an even number of channels on axis 1.
 
@@ -355,28 +372,38 @@ def rrelu(s, x, g):
     return y, s.rrelu_backward(g, ctx)
 
 
-@operation
-def softmax(s, x, g):
-    y = s.softmax(x, axis=1)
-    return y, s.softmax_backward(g, y, axis=1)
+def row_operation(name, s, x, g):
+    y = getattr(s, name)(x, axis=1)
+    saved = x if _core.row_info(name)["saves"] == "x" else y
+    return y, getattr(s, f"{name}_backward")(g, saved, axis=1)
 
 
-@operation
-def log_softmax(s, x, g):
-    y = s.log_softmax(x, axis=1)
-    return y, s.log_softmax_backward(g, y, axis=1)
+for name in _core.row_operations():
+    OPERATIONS[name] = partial(row_operation, name)
 
 
 @operation
 def cross_entropy(s, x, g):
     x, g = (a.reshape(a.shape[0], -1) if a.ndim > 2 else a for a in (x, g))
     labels = np.arange(x.shape[0]) % x.shape[1]
-    return (*s.cross_entropy(x, labels, label_smoothing=0.1), *s.cross_entropy(x, abs(g), reduction="none"))
+    others = np.arange(x.shape[1]) % x.shape[0]
+    options = {"weight": abs(_channels(g)), "z_loss": 0.1}
+    return (
+        *s.cross_entropy(x, labels, label_smoothing=0.1),
+        *s.cross_entropy(x, abs(g), reduction="none"),
+        *s.cross_entropy(x, labels, **options, ignore_index=1, label_smoothing=0.1),
+        *s.cross_entropy(x, abs(g), **options),
+        *s.cross_entropy(x, others, axis=0, reduction="none"),
+    )
 
 
-@operation
-def mse_loss(s, x, g):
-    return (*s.mse_loss(x, g), *s.mse_loss(x, g, reduction="none"))
+def loss(name, parameters, s, x, g):
+    f = partial(getattr(s, name), x, g)
+    return (*f(), *f(**parameters, reduction="none"))
+
+
+for entry in _core.losses():
+    OPERATIONS[entry["name"]] = partial(loss, entry["name"], off_default(entry["parameters"]))
 
 
 @operation
@@ -428,6 +455,57 @@ def bias_act(s, x, g):
 @operation
 def fold_batch_norm(s, x, g):
     return s.fold_batch_norm(x, _channels(g), _channels(x), abs(_channels(g)) + 1, _channels(x), axis=1)
+
+
+@operation
+def batch_norm_phases(s, x, g):
+    moments = s.merge_moments([s.batch_moments(x), s.batch_moments(g)])
+    y, ctx = s.batch_norm_apply(
+        x, moments, None, None, _channels(g), _channels(x), activation="elu", dropout=0.2, residual=g, rng=3
+    )
+    sums = s.batch_norm_sums(g, ctx)
+    return (moments, y, sums, *s.batch_norm_finish(g, ctx, sums))
+
+
+def norm(name, s, x, g):
+    """In inference, with vectors alone, and with all options."""
+    info = _core.norm_info(name)
+    of_rows = info["groups"] == "rows"
+    if info["groups"] == "channels" and x.ndim == 2:
+        x, g = (a.reshape(a.shape[0], 2, -1) for a in (x, g))
+
+    def arguments(vector):
+        return [2] * (info["groups"] == "channel_groups") + [vector(g), vector(x)][: 1 + info["has_bias"]]
+
+    inference, forward, backward = (getattr(s, f"{name}{form}") for form in ("", "_forward", "_backward"))
+    plain = inference(x, *arguments(_channels), axis=1)
+    y, ctx = forward(x, *arguments(_channels), axis=1)
+    options = {k: True for k, v in info["parameters"].items() if v is False}
+    options |= {"activation": "silu", "dropout": 0.2, "rng": 3} | ({"add": g} if of_rows else {})
+    *after, other = forward(x, *arguments(_row if of_rows else _channels), **options)
+    return (plain, y, *backward(g, ctx), *after, *backward(g, other, *[x] * of_rows))
+
+
+for name in _core.norms():
+    OPERATIONS[name] = partial(norm, name)
+
+
+@operation
+def gated(s, x, g):
+    return (s.gated(x, g, "gelu"), *s.gated_backward(g, x, g, "gelu"))
+
+
+@operation
+def glu(s, x, g):
+    y, ctx = s.glu_forward(x, ("silu", {"beta": 1.5}), axis=1)
+    return y, s.glu_backward(g[:, ::2], ctx)
+
+
+def _row(a):
+    """One value per element of the last axis."""
+    while a.ndim > 1:
+        a = a[0]
+    return a
 
 
 def _channels(a):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact
+from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact, off_default
 from ulp import BOUNDS, assert_within, epsilon
 
 import gradfuse
@@ -10,18 +10,10 @@ import gradfuse.reference as ref
 
 ACTIVATIONS = gradfuse.activations()
 
-# Off-default values by the parameter's name; any other parameter takes 1.3 times its default. beta and threshold are so
-# simple that both sides take the same branch, and so low that the branches differ.
-OFF_DEFAULT = {"beta": 0.5, "threshold": 2.0, "min_val": -0.6, "max_val": 1.7}
-
-
-def off_default(name):
-    parameters = gradfuse._core.activation_info(name)["parameters"]
-    return {p: OFF_DEFAULT.get(p, 1.3 * value or 0.3) for p, value in parameters.items()}
-
+OFF_DEFAULT = {name: off_default(gradfuse._core.activation_info(name)["parameters"]) for name in ACTIVATIONS}
 
 CASES = [pytest.param(name, {}, id=name) for name in ACTIVATIONS]
-CASES += [pytest.param(name, off_default(name), id=f"{name}-off_default") for name in ACTIVATIONS if off_default(name)]
+CASES += [pytest.param(name, given, id=f"{name}-off_default") for name, given in OFF_DEFAULT.items() if given]
 CASES += [
     pytest.param("elu", {"alpha": 0.0}, id="elu-0"),
     pytest.param("leaky_relu", {"negative_slope": 0.0}, id="leaky_relu-0"),

@@ -123,7 +123,9 @@ def test_help(command, module):
 
 def test_the_lists_are_measured():
     listed = {*gradfuse.activations(), *(row["name"] for row in _core.optimizer_list())}
-    listed |= {f"{name} backward" for name in gradfuse.activations()}
+    with_backward = {*gradfuse.activations(), *_core.row_operations(), *_core.norms()}
+    listed |= with_backward | {f"{name} backward" for name in with_backward}
+    listed |= {row["name"] for row in _core.losses()}
     assert listed <= set(package.operations())
     assert listed <= set(cases.case_names())
 

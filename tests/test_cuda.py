@@ -648,6 +648,8 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.dropout_forward(x, rng=1)) == 1
     assert launches(lambda: gradfuse.softmax(x)) == 1
     assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
+    assert launches(lambda: gradfuse.gated(x, x)) == 1
+    assert launches(lambda: gradfuse.gated_backward(x, x, x)) == 1
     assert launches(lambda: gradfuse.batch_norm_forward(x, *vectors, activation="relu", dropout=0.1, rng=1)) == 4
 
 

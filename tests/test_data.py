@@ -13,6 +13,7 @@ import traceback
 import types
 import weakref
 from collections import Counter
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -873,6 +874,10 @@ class Foreign:
 
     def get(self):
         return self.host.copy()
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.host.ctypes.data)
 
     def __getattr__(self, name):
         if name.startswith("__"):  # the protocols by which NumPy would take it for one of its own

@@ -77,6 +77,7 @@ for f, argument, first in [
     (gradfuse.softmax_backward, "y", "grad_out"),
     (gradfuse.log_softmax_backward, "y", "grad_out"),
     (gradfuse.mse_loss, "target", "pred"),
+    (gradfuse.gated, "gate", "a"),
     (gradfuse.cross_entropy, "target", "logits"),
 ]:
     name = f.__name__
@@ -85,6 +86,14 @@ for f, argument, first in [
     value_error(f"{name}: {argument} must have the shape of {first}, (3, 4), got (4, 3)", f, X, f32(4, 3))
     value_error(f"{name}: {argument} must have the shape of {first}, (3, 4), got (4,)", f, X, V)
 type_error("prelu_forward: weight must have the dtype of x, float32, got float64", gradfuse.prelu_forward, X, F64[0])
+
+for args, argument in [((X, F64, X), "a"), ((X, X, F64), "gate")]:
+    message = f"gated_backward: {argument} must have the dtype of grad_out, float32, got float64"
+    type_error(message, gradfuse.gated_backward, *args)
+
+for f, args in [(gradfuse.gated, (X, X)), (gradfuse.gated_backward, (X, X, X)), (gradfuse.glu_forward, (X,))]:
+    message = f"{f.__name__}: activation must be one of gradfuse.activations(), got 'swoosh'"
+    value_error(message, f, *args, "swoosh")
 
 # Shapes and axes
 
@@ -95,9 +104,13 @@ for given in (3, 0, -2):
     message = f"maxout_forward: num_pieces must be a positive divisor of the 4 channels of x, got {given}"
     value_error(message, gradfuse.maxout_forward, X, given)
 type_error("maxout_forward: num_pieces must be an integer, got 2.0", gradfuse.maxout_forward, X, 2.0)
-value_error("cross_entropy: logits must have shape (N, C) with C > 0, got (4,)", gradfuse.cross_entropy, V, V)
-value_error("cross_entropy: logits must have shape (N, C) with C > 0, got (3, 0)", gradfuse.cross_entropy, f32(3, 0), V)
+value_error("cross_entropy: axis must be an axis of an array of 1 dimensions, got 1", gradfuse.cross_entropy, V, V)
+message = "cross_entropy: logits must have at least one class on its axis 1, got shape (3, 0)"
+value_error(message, gradfuse.cross_entropy, f32(3, 0), V)
+message = "glu_forward: x must have an even number of elements on axis 0, got shape (3, 4)"
+value_error(message, gradfuse.glu_forward, X, axis=0)
 for f, args in [
+    (gradfuse.glu_forward, (X,)),
     (gradfuse.softmax, (X,)),
     (gradfuse.softmax_backward, (X, X)),
     (gradfuse.log_softmax, (X,)),
@@ -146,6 +159,7 @@ for f, args, first in [
     (gradfuse.elu_backward, (X, X), "grad_out"),
     (gradfuse.softmax, (X,), "x"),
     (gradfuse.log_softmax_backward, (X, X), "grad_out"),
+    (gradfuse.gated, (X, X), "a"),
     (gradfuse.batch_norm, (X, V, V), "x"),
 ]:
     for out, text in [
@@ -165,6 +179,8 @@ for f, args, argument in [
     (gradfuse.softmax, (A,), "x"),
     (gradfuse.softmax_backward, (A, X), "grad_out"),
     (gradfuse.softmax_backward, (X, A), "y"),
+    (gradfuse.gated, (A, X), "a"),
+    (gradfuse.gated, (X, A), "gate"),
     (gradfuse.batch_norm, (A, V, V), "x"),
 ]:
     message = f"{f.__name__}: out must be {argument} itself or not overlap it, got an overlapping view"
@@ -180,7 +196,7 @@ for labels, given in [([0, 4, 1], 4), ([0, 3, -1], -1), ([-100, 0, 0], -100)]:
     message = f"cross_entropy: target must hold classes in [0, 4), got {given}"
     value_error(message, gradfuse.cross_entropy, X, np.array(labels))
 for labels, text in [([0, 1], "(2,)"), ([[0], [1], [2]], "(3, 1)")]:
-    message = f"cross_entropy: target must be class indices of shape (3,), got shape {text}"
+    message = f"cross_entropy: target must have the shape of logits without its classes, (3,), got {text}"
     value_error(message, gradfuse.cross_entropy, X, np.array(labels))
 type_error(f"cross_entropy: target {ARRAY} an object of type list", gradfuse.cross_entropy, X, [0, 1, 2])
 type_error(f"cross_entropy: target {FLOAT} bool", gradfuse.cross_entropy, X, np.array([True, False, True]))
@@ -303,6 +319,7 @@ for name, wrong, text in [
     ("alpha_dropout", DROPOUT, "an object of type gradfuse._core.DropoutContext"),
     ("rrelu", PRELU, "an object of type gradfuse._core.PReluContext"),
     ("prelu", RRELU, "an object of type gradfuse._core.RReluContext"),
+    ("glu", MAXOUT, "an object of type gradfuse._core.MaxoutContext"),
     ("maxout", X, "an array of float32 with shape (3, 4)"),
     ("batch_norm", DENSE, "an object of type gradfuse._core.ChannelContext"),
     ("bias_act", NORM, "an object of type gradfuse._core.ChannelContext"),
@@ -322,6 +339,8 @@ for f, ctx in [
     type_error(f"{f.__name__}: grad_out must have the dtype of x, float32, got float16", f, F16, ctx)
 message = "maxout_backward: grad_out must have the shape of the forward's result, (3, 2), got (3, 4)"
 value_error(message, gradfuse.maxout_backward, X, MAXOUT)
+message = "glu_backward: grad_out must have the shape of the forward's result, (3, 2), got (3, 4)"
+value_error(message, gradfuse.glu_backward, X, gradfuse.glu_forward(X)[1])
 
 # Threads
 
@@ -416,6 +435,7 @@ def test_failed_draws_draw_nothing(f, args):
     [
         (gradfuse.elu, (X, -1.0), {}),
         (gradfuse.elu_backward, (X, V), {}),
+        (gradfuse.gated, (X, X), {"activation": "swoosh"}),
         (gradfuse.softmax, (X,), {"axis": 7}),
         (gradfuse.softmax_backward, (X, F64), {}),
         (gradfuse.batch_norm, (X, V, V), {"eps": -1.0}),
@@ -446,6 +466,7 @@ def retyped(a):
 KEPT = {
     "rrelu": (lambda x, v, r: gradfuse.rrelu_forward(x), ["x"]),
     "prelu": (lambda x, v, r: gradfuse.prelu_forward(x, v), ["x", "weight"]),
+    "glu": (lambda x, v, r: gradfuse.glu_forward(x), ["x"]),
     "maxout": (lambda x, v, r: gradfuse.maxout_forward(x, 2), ["x"]),
     "bias_act": (lambda x, v, r: gradfuse.bias_act_forward(x, v, residual=r), ["x", "bias", "residual"]),
     "batch_norm": (

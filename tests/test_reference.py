@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gradfuse.reference as ref
+from gradfuse import _core
 
 inf, nan = math.inf, math.nan
 
@@ -287,17 +288,23 @@ def test_maxout_ties_and_nan():
     np.testing.assert_array_equal(dx, [[1, 0, 0, 0, 0, 1], [0, 1, 1, 0, 0, 0]])
 
 
-# Softmax and losses
+# Rows and losses
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-def test_softmax_gradient(name, axis, rng):
+@pytest.mark.parametrize("name", _core.row_operations())
+def test_row_gradient(name, axis, rng):
     f, df = getattr(ref, name), getattr(ref, f"{name}_backward")
     x, g = 3 * rng.standard_normal((3, 4, 2)), rng.standard_normal((3, 4, 2))
-    assert_gradient(df(g, f(x, axis=axis), axis=axis), lambda x: (f(x, axis=axis) * g).sum(), x)
-    total = np.exp(f(x, axis=axis)) if name == "log_softmax" else f(x, axis=axis)
-    np.testing.assert_allclose(total.sum(axis), 1)
+    saved = x if _core.row_info(name)["saves"] == "x" else f(x, axis=axis)
+    assert_gradient(df(g, saved, axis=axis), lambda x: (f(x, axis=axis) * g).sum(), x)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_softmax_is_a_distribution(axis, rng):
+    x = 3 * rng.standard_normal((3, 4, 2))
+    for p in (ref.softmax(x, axis=axis), np.exp(ref.log_softmax(x, axis=axis))):
+        np.testing.assert_allclose(p.sum(axis), 1)
 
 
 def test_softmax_edges():
@@ -330,6 +337,69 @@ def test_cross_entropy(kind, smoothing, reduction, rng):
     _, dx = ref.cross_entropy(x, target, label_smoothing=smoothing, reduction=reduction)
     assert loss(x).shape == ((5,) if reduction == "none" else ())
     assert_gradient(dx, lambda x: loss(x).sum(), x)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("kind", ["classes", "ignored", "probabilities"])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.2}, {"z_loss": 0.3}, {"label_smoothing": 0.2, "z_loss": 0.3}]
+)
+def test_cross_entropy_weighted(options, kind, axis, reduction, rng):
+    x = 3 * rng.standard_normal((3, 4, 2))
+    C = x.shape[axis]
+    options = {**options, "axis": axis, "weight": rng.uniform(0.5, 2, C), "reduction": reduction}
+    if kind == "probabilities":
+        target = ref.softmax(rng.standard_normal(x.shape), axis=axis)
+    else:
+        target = rng.integers(0, C, np.delete(x.shape, axis))
+    if kind == "ignored":
+        options["ignore_index"] = -100
+        target[0] = -100
+    loss, dx = ref.cross_entropy(x, target, **options)
+    assert loss.shape == (tuple(np.delete(x.shape, axis)) if reduction == "none" else ())
+    assert_gradient(dx, lambda x: ref.cross_entropy(x, target, **options)[0].sum(), x)
+
+
+def test_cross_entropy_z_loss(rng):
+    x, target, weight = 3 * rng.standard_normal((5, 4)), np.array([3, 0, 1, 2, 0]), np.array([0.5, 1, 2, 3])
+    log_Z = np.log(np.exp(x).sum(1))
+    for reduction in ("none", "sum", "mean"):
+        options = {"weight": weight, "ignore_index": 1, "reduction": reduction}
+        without, with_z = (ref.cross_entropy(x, target, z_loss=z, **options)[0] for z in (0.0, 0.3))
+        extra = 0.3 * np.where(target == 1, 0, log_Z**2)
+        extra = {"none": extra, "sum": extra.sum(), "mean": extra.sum() / weight[target[target != 1]].sum()}[reduction]
+        np.testing.assert_allclose(with_z, without + extra)
+
+
+def test_cross_entropy_ignored_rows():
+    """They are not read, and nothing comes of them."""
+    x = np.array([[1.0, 2, 3], [nan, inf, -inf], [-inf, -inf, -inf], [0, 1, 0]])
+    loss, dx = ref.cross_entropy(x, np.array([2, -1, -1, 0]), ignore_index=-1, z_loss=0.1)
+    expected, expected_dx = ref.cross_entropy(x[[0, 3]], np.array([2, 0]), z_loss=0.1)
+    np.testing.assert_array_equal(loss, expected)
+    np.testing.assert_array_equal(dx, np.insert(expected_dx, [1, 1], 0, axis=0))
+    loss, dx = ref.cross_entropy(x, np.full(4, 7, np.uint8), ignore_index=7, weight=np.ones(3))
+    assert np.isnan(loss)
+    assert not dx.any()
+    assert ref.cross_entropy(x, np.full(4, 7), ignore_index=7, reduction="sum")[0] == 0
+    with pytest.raises(ValueError, match="ignore_index must be None for probabilities, got 1"):
+        ref.cross_entropy(x, x, ignore_index=1)
+
+
+def test_cross_entropy_of_what_nobody_asks_for():
+    """A share of 0 times a logit of -inf is 0."""
+    x = np.array([[1.0, -inf, 0]])
+    expected = math.log1p(math.exp(-1))
+    for target, options in [
+        (np.array([0]), {}),
+        (np.array([[1.0, 0, 0]]), {}),
+        (np.array([[1.0, 0, 0]]), {"label_smoothing": 0.3, "weight": np.array([1 / 0.8, 0, 0])}),
+        (np.array([[1.0, 0.5, 0]]), {"weight": np.array([1.0, 0, 5])}),
+    ]:
+        loss, dx = ref.cross_entropy(x, target, **options)
+        np.testing.assert_allclose(loss, expected)
+        assert dx[0, 1] == 0
 
 
 def test_cross_entropy_values():

@@ -5,6 +5,7 @@ import pytest
 from test_reference import assert_gradient
 
 import gradfuse.reference as ref
+from gradfuse import _core
 
 # The function, its options, and the shape of its weight for an x of shape (4, 6, 5).
 NORMS = {
@@ -20,6 +21,9 @@ NORMS = {
     "instance": ("instance_norm", {}, (6,)),
     "instance, last": ("instance_norm", {"axis": 2}, (5,)),
 }
+OTHERS = {"rows": ({}, (5,)), "channel_groups": ({"num_groups": 3}, (6,)), "channels": ({}, (6,))}
+for norm in sorted(set(_core.norms()) - {name for name, _, _ in NORMS.values()}):
+    NORMS[norm] = (norm, *OTHERS[_core.norm_info(norm)["groups"]])
 norms = pytest.mark.parametrize(("name", "options", "vector"), NORMS.values(), ids=NORMS)
 
 
@@ -27,13 +31,14 @@ norms = pytest.mark.parametrize(("name", "options", "vector"), NORMS.values(), i
 @pytest.mark.parametrize("after", [{}, {"activation": ("elu", {"alpha": 0.7}), "dropout": 0.3, "rng": 3}], ids=str)
 @pytest.mark.parametrize("given", [["weight", "bias"], ["bias"], ["weight"], []], ids=str)
 def test_gradient(name, options, vector, after, given, rng):
-    if name == "rms_norm" and "bias" in given:
+    has_bias = _core.norm_info(name)["has_bias"]
+    if not has_bias and "bias" in given:
         given = ["weight"]
     x, g = 2 * rng.standard_normal((2, 4, 6, 5)) + 1
     arrays = {"x": x, **{v: rng.standard_normal(vector) for v in given}}
     forward, backward = getattr(ref, f"{name}_forward"), getattr(ref, f"{name}_backward")
     y, ctx = forward(**arrays, **options, **after)
-    gradients = dict(zip(["x", "weight", "bias"], backward(g, ctx), strict=name != "rms_norm"))
+    gradients = dict(zip(["x", "weight", "bias"], backward(g, ctx), strict=has_bias))
     for v, gradient in gradients.items():
         if v not in arrays:
             assert gradient is None

@@ -68,7 +68,45 @@ def test_optimizers(functions, name, dtype, isa):
         assert packed(functions[loop], isa, dtype) > 0, loop
 
 
-OTHERS = ["softmax", "cross_entropy", "mse_loss", "maxout", "forward<float>", "backward<float>", "dropout_tile<float>"]
+@pytest.mark.parametrize("isa", built_instruction_sets())
+@pytest.mark.parametrize("dtype", SUFFIX)
+@pytest.mark.parametrize("row", [entry["name"] for entry in _core.losses()])
+def test_losses(functions, row, dtype, isa):
+    (loop,) = find(functions, isa, rf"loss_loop<gradfuse::{isa}::{class_name(row)}, {dtype}>")
+    assert packed(loop, isa, dtype) > 0
+    assert packed(loop, isa, "double") > 0  # the sum
+
+
+# What is declared in the shape "reduce, then map", as the loop's first template argument begins.
+DECLARED = [f"{class_name(row)}<D>::{way}" for row in _core.row_operations() for way in ("Forward", "Backward")]
+DECLARED += ["RmsNorm<D>::Forward", "RmsNorm<D>::Backward", "Normalize<D>", "NormalizeBackward<D>", "BatchNorm<D>"]
+DECLARED += [
+    "BatchMoments<D>",
+    "BatchNormSums<D>",
+    "BatchNormFinish<D>",
+    "ChannelAffine<D>",
+    "ChannelAffineBackward<D>",
+]
+DECLARED += ["CrossEntropyOfLabels<D>", "CrossEntropyOfProbabilities<D>", "PRelu<D>", "PReluBackward<D>", "MaxNorm<D>"]
+
+
+@pytest.mark.parametrize("isa", built_instruction_sets())
+@pytest.mark.parametrize("dtype", SUFFIX)
+@pytest.mark.parametrize("loop", ["Along", "Across"])
+@pytest.mark.parametrize("declared", DECLARED)
+def test_declarations(functions, declared, loop, dtype, isa):
+    """Its loops over elements are packed; where the reduction has functions for itself, each of them."""
+    first = declared.replace("<D>", f"<{dtype}>")
+    pattern = rf"gradfuse::{isa}::{loop}<gradfuse::{isa}::{first}[,>]"
+    found = {name: code for name, code in functions.items() if re.search(pattern, name) and "cold" not in name}
+    vectors = {name: sum(packed(code, isa, kind) for kind in SUFFIX) for name, code in found.items()}
+    assert sum(vectors.values()) >= 4
+    for name, count in vectors.items():
+        if re.search(r"::(?:reduce\(|second<|map_position\()", name):
+            assert count > 0, name
+
+
+OTHERS = ["maxout", "gated_forward", "gated_backward", "dropout_tile<float>"]
 
 
 @pytest.mark.parametrize("isa", built_instruction_sets())

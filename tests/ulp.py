@@ -64,13 +64,25 @@ BOUNDS = {
     # channels: the terms of a sum are rounded to the compute type, the sum is taken in double
     "batch_norm": Bound(2, 4, 0, "an affine map whose terms cancel, then an activation and a scale", floor=6),
     "batch_norm_backward": Bound(2, 4, 0, "three terms that cancel", floor=12),
-    "channel_sum": Bound(2, 4, 0, "sums of rounded terms", floor=3),
+    "channel_sum": Bound(2, 4, 0, "sums of rounded terms, about a mean that the reference has rounded too", floor=4),
     "running_mean": Bound(0.51, 1, 0, "a sum in double", floor=4),
     "running_var": Bound(2, 4, 0, "squares rounded to the compute type, summed in double", floor=4),
     "bias_act": Bound(2, 4, 0, "two sums, then an activation and a scale", floor=6),
     "bias_act_backward": Bound(2, 4, 0, "as bias_act", floor=6),
     "fold_batch_norm": Bound(2, 2, 0, "a product with a rounded scale", floor=2),
     "prelu": Bound(0.5, 0.5, 0, "a product"),
+    "batch_moments": Bound(
+        2, 8, 0, "squares rounded to the compute type, summed in double; in float64 rounded sums", floor=4
+    ),
+    "batch_norm_sums": Bound(2, 8, 0, "sums of rounded terms, x_hat's error among them", floor=8),
+    # norms within a sample: mean and squares are summed in the compute type, in parts of a few thousand elements
+    "norm": Bound(4, 8, 0, "an affine map whose terms cancel, then an activation and a scale", floor=8),
+    "norm_backward": Bound(4, 8, 0, "three terms that cancel, two of them with sums in the compute type", floor=16),
+    "norm_sum": Bound(2, 4, 0, "sums of rounded terms, and sigma's error, a sum in the compute type", floor=16),
+    # gates
+    "gated": Bound(
+        1.5, 1.5, 0, "a product with an activation; the bound of that counts twice, for a product's smaller ulp"
+    ),
     # rows
     "softmax": Bound(8, 12, 1, "exp of a rounded difference; sums of up to 2048 in the compute type"),
     "softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
@@ -78,7 +90,8 @@ BOUNDS = {
     "log_softmax_backward": Bound(2, 4, 0, "a sum of terms that cancel", floor=4),
     "cross_entropy": Bound(4, 6, 0, "a logarithm less the target's logit", floor=4),
     "cross_entropy_backward": Bound(4, 16, 1, "softmax less the target", floor=4),
-    "mse_loss": Bound(2, 4, 0, "a rounded difference squared, summed in double"),
+    # losses: rounded to the compute type, summed in double
+    "mse_loss": Bound(2, 4, 0, "a rounded difference, squared"),
     "mse_loss_backward": Bound(2, 2, 0, "a difference times a rounded scale"),
     # random
     "dropout": Bound(1, 1, 0, "a product with a rounded scale"),

@@ -30,16 +30,17 @@ HEADER = '''"""Generated from the compiled module by `make stubs`; do not edit."
 
 '''
 
-ARRAY_OR_NONE = {"out", "b", "running_mean", "running_var", "weight", "bias", "residual"}
+ARRAY_OR_NONE = {"out", "b", "running_mean", "running_var", "weight", "bias", "residual", "add", "grad_total"}
 ANNOTATIONS = {
     "activation": "str | tuple[str, dict[str, float]] | None",
     "rng": "Generator | int | None",
     "num_batches": "int | None",
     "grads": "Sequence[Any]",
-    "target": "Any",
     "ctx": "Any",
     "name": "str",
     "num_pieces": "int",
+    "num_groups": "int",
+    "ignore_index": "int | None",
     "n": "int",
     "row": "int",
     "values": "tuple[float, ...]",
@@ -57,6 +58,11 @@ RETURNS = {
     "activations": "list[str]",
     "activation_info": "dict[str, Any]",
     "saves": "str",
+    "row_operations": "list[str]",
+    "row_info": "dict[str, Any]",
+    "norms": "list[str]",
+    "norm_info": "dict[str, Any]",
+    "losses": "list[dict[str, Any]]",
     "optimizer_list": "list[dict[str, Any]]",
     "optimizer_slots": "int",
     "gather_windows": "None",
@@ -71,11 +77,25 @@ RETURNS = {
 }
 
 
+AXES = "int | tuple[int, ...]"
+OF_ROWS = [
+    name + form for name in _core.norms() if _core.norm_info(name)["groups"] == "rows" for form in ("", "_forward")
+]  # norms along any axes, which can add
+
+
 def _annotation(function: str, p: inspect.Parameter) -> str:
-    special = {("max_norm_", "axis"): "int | tuple[int, ...]", ("prelu_forward", "weight"): "Array"}
+    special = {
+        ("max_norm_", "axis"): AXES,
+        ("prelu_forward", "weight"): "Array",
+        ("merge_moments", "moments"): "Sequence[Array]",
+        ("cross_entropy", "target"): "Any",  # integers, or of the logits' kind
+    }
+    special |= {(name, "axis"): AXES for name in OF_ROWS}
     if (function, p.name) in special:
         return special[function, p.name]
-    if p.name == "momentum":
+    if p.name == "activation":
+        return ANNOTATIONS["activation"]
+    if p.name == "momentum" or (p.name == "eps" and p.default is None):
         return "float | None"
     if p.default not in (None, p.empty):
         return type(p.default).__name__
@@ -87,9 +107,13 @@ def _annotation(function: str, p: inspect.Parameter) -> str:
 def _returns(name: str, doc: str) -> str:
     if name in RETURNS:
         return RETURNS[name]
+    if name in [f"{norm}_backward" for norm in _core.norms()]:  # None for what was None
+        return "tuple[Any, ...]"
+    if name in OF_ROWS:  # one result more where there is `add`
+        return "tuple[Any, ...]" if name.endswith("_forward") else "Any"
     if doc.startswith(("(y, ctx)", "Training: (y, ctx)")):
         return "tuple[Array, Any]"
-    if doc.startswith(("(loss,", "(dx, dweight), ")):
+    if doc.startswith(("(loss,", "(dx, dweight), ", "(da, dgate), ")):
         return "tuple[Array, Array]"
     return "tuple[Any, ...]" if doc.startswith("(") else "Array"
 
@@ -177,12 +201,38 @@ def optim_stub() -> str:
     return text
 
 
+def _table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
+    """A list's table, of names, what they say of themselves, and the column that this list alone has."""
+    lines = [f"| function | formula | parameters | {title} | source |", "|---|---|---|---|---|"]
+    for name, info, text in rows:
+        parameters = ", ".join(
+            f"{k} = {v:g}" if type(v) is float else f"{k} = {v}" for k, v in info["parameters"].items()
+        )
+        lines.append(f"| `{name}` | {info['formula']} | {parameters} | {text} | {info['source']} |")
+    return "\n".join(lines)
+
+
 def activation_table() -> str:
-    rows = ["| function | formula | parameters | backward from | source |", "|---|---|---|---|---|"]
-    for name in gradfuse.activations():
-        info = _core.activation_info(name)
-        parameters = ", ".join(f"{k} = {v:g}" for k, v in info["parameters"].items())
-        rows.append(f"| `{name}` | {info['formula']} | {parameters} | {info['saves']} | {info['source']} |")
+    infos = {name: _core.activation_info(name) for name in gradfuse.activations()}
+    return _table("backward from", [(name, info, info["saves"]) for name, info in infos.items()])
+
+
+def row_table() -> str:
+    infos = {name: _core.row_info(name) for name in _core.row_operations()}
+    return _table("backward from", [(name, info, info["saves"]) for name, info in infos.items()])
+
+
+def norm_table() -> str:
+    groups = {"rows": "along `axis`", "channel_groups": "of channels", "channels": "each a channel"}
+    infos = {name: _core.norm_info(name) for name in _core.norms()}
+    return _table("groups", [(name, info, groups[info["groups"]]) for name, info in infos.items()])
+
+
+def loss_table() -> str:
+    rows = ["| function | loss of one element | parameters | source |", "|---|---|---|---|"]
+    for row in _core.losses():
+        parameters = ", ".join(f"{k} = {v:g}" for k, v in row["parameters"].items())
+        rows.append(f"| `{row['name']}` | {row['formula']} | {parameters} | {row['source']} |")
     return "\n".join(rows)
 
 
@@ -208,7 +258,14 @@ def benchmark_table() -> str:
 
 def readme() -> str:
     text = (ROOT / "README.md").read_text()
-    tables = {"activations": activation_table, "optimizers": optimizer_table, "benchmark": benchmark_table}
+    tables = {
+        "activations": activation_table,
+        "rows": row_table,
+        "norms": norm_table,
+        "losses": loss_table,
+        "optimizers": optimizer_table,
+        "benchmark": benchmark_table,
+    }
     for name, make in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, lambda m, make=make: f"{m[1]}\n{make()}\n\n{m[2]}", text, flags=re.DOTALL)

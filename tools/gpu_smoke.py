@@ -134,7 +134,19 @@ def losses(to):
             yield from gradfuse.cross_entropy(to(x), to(labels), label_smoothing=0.1, reduction=reduction)
             yield from gradfuse.cross_entropy(to(x), to(labels.astype(np.int32)), reduction=reduction)
             yield from gradfuse.cross_entropy(to(x), to(q), reduction=reduction)
-            yield from gradfuse.mse_loss(to(x), to(q), reduction=reduction)
+            for row in gradfuse._core.losses():
+                yield from getattr(gradfuse, row["name"])(to(x), to(q), reduction=reduction)
+
+
+@check
+def gates(to):
+    for shape in ((7, 34), (3, 5000), (2, 60002)):
+        x, gate, g = (normal(*shape) for _ in range(3))
+        for activation in ("silu", "gelu", "sigmoid", None):
+            yield gradfuse.gated(to(x), to(gate), activation)
+            yield from gradfuse.gated_backward(to(g), to(x), to(gate), activation)
+        y, ctx = gradfuse.glu_forward(to(x))
+        yield from (y, gradfuse.glu_backward(y, ctx))
 
 
 @check

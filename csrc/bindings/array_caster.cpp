@@ -298,16 +298,17 @@ void require_apart(const View& written, const std::string& where, const View& ot
         fail<py::value_error>(where, " must not overlap ", other_name, ", got one that does");
 }
 
-int axis_of(const Args& args, int i, const View& x) {
-    const std::int64_t axis = args.integer(i);
+int require_axis(std::int64_t axis, const std::string& where, const View& x) {
     if (axis < -x.ndim || axis >= x.ndim) {
-        fail<py::value_error>(args.where(i), " must be an axis of an array of ", x.ndim, " dimensions, got ", axis);
+        fail<py::value_error>(where, " must be an axis of an array of ", x.ndim, " dimensions, got ", axis);
     }
     return int(axis < 0 ? axis + x.ndim : axis);
 }
 
+int axis_of(const Args& args, int i, const View& x) { return require_axis(args.integer(i), args.where(i), x); }
+
 Workspace::Workspace(const View& owner, std::int64_t bytes) {
-    if (!owner.on_cuda()) {
+    if (!owner.on_device()) {
         host_.reset(new char[std::size_t(bytes)]);
         data_ = host_.get();
         return;

@@ -17,7 +17,7 @@ namespace gradfuse {
 void import_numpy();  // once, when the module is made
 
 // How an array is read and its like are made.
-enum class Source : std::uint8_t { numpy, exchange_api, cupy, cuda_interface, dlpack };
+enum class Source : std::uint8_t { numpy, exchange_api, cupy, array_interface, dlpack };
 
 // A view with what keeps it alive: nothing where the caller's reference is enough, else a DLPack capsule.
 struct View : Array {
@@ -27,7 +27,7 @@ struct View : Array {
     Source source = Source::numpy;
 
     bool is_numpy() const { return source == Source::numpy; }
-    bool on_cuda() const { return device != cpu_device; }
+    bool on_device() const { return device != cpu_device; }
 };
 
 // A float array argument; TypeError for another kind or dtype.
@@ -75,7 +75,8 @@ void require_apart(const View& written, const std::string& where, const View& ot
 // `out` may be `in` itself, element on element, or must not overlap it.
 void require_no_overlap(const Array& out, const std::string& where, const Array& in, const char* in_name);
 
-// Index of the axis an argument names, negative ones counted from the end.
+// Index of an axis, negative ones counted from the end.
+int require_axis(std::int64_t axis, const std::string& where, const View& x);
 int axis_of(const Args& args, int i, const View& x);
 
 std::string text_of(DType dtype);

@@ -7,25 +7,25 @@
 #include "bindings/array_caster.h"
 #include "bindings/function.h"
 #include "core/backend.h"
-#include "cuda/runtime.h"
+#include "core/devices.h"
 
 namespace gradfuse {
 
 const Backend& cpu_backend();  // of the instruction set in use
 
-// Calls f(backend) for the device of `on`: on CUDA in its owner's stream, and not waiting for it.
+// Calls f(backend) for the device of `on`: on one beside the CPU in its owner's stream, and not waiting for it.
 template <class F>
 void compute(const View& on, std::int64_t elements, const F& f) {
     // Above this many elements, and on a device that may be busy, a call lets other Python threads run.
     constexpr std::int64_t release_gil_above = 16384;
-    if (on.on_cuda()) {
+    if (on.on_device()) {
         std::vector<Workspace> workspaces;
-        const cuda::Scope scope(on.device, stream_of(on), [&](std::int64_t bytes) {
+        const devices::Scope scope(on.device, stream_of(on), [&](std::int64_t bytes) {
             const py::gil_scoped_acquire acquire;
             return workspaces.emplace_back(on, bytes).data();
         });
         const py::gil_scoped_release release;
-        f(cuda::backend());
+        f(devices::backend());
     } else if (elements > release_gil_above) {
         const py::gil_scoped_release release;
         f(cpu_backend());
@@ -56,6 +56,14 @@ private:
     std::optional<Result> result_;
     std::string where_;
 };
+
+// An optional array argument with one value per channel. Half-precision x may come with float32 ones.
+std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels, bool written = false);
+void require_vector_dtype(const Args& args, int i, const View& v,
+                          const View& x);       // that of x, or float32 for half types
+std::vector<double> doubles_of(const View& v);  // the elements of an array on the CPU
+
+inline const Array* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
 
 double number_in(const Args& args, int i, const Interval& interval);
 double number_in(py::handle value, const std::string& where, const Interval& interval);
@@ -137,9 +145,17 @@ Activation activation_of(const Args& args, int i);
 // needed.
 Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& drawn);
 
-void register_elementwise(py::module_& m);
+void register_generator(py::module_& m);
+void register_internal(py::module_& m);
+void register_activations(py::module_& m);
+void register_gates(py::module_& m);
+void register_random(py::module_& m);
+void register_prelu(py::module_& m);
+void register_maxout(py::module_& m);
 void register_channels(py::module_& m);
 void register_rows(py::module_& m);
+void register_losses(py::module_& m);
+void register_norms(py::module_& m);
 void register_windows(py::module_& m);
 void register_optimizers(py::module_& m);
 

@@ -9,7 +9,7 @@
 
 #include "bindings/array_caster.h"
 #include "bindings/dlpack.h"
-#include "cuda/runtime.h"
+#include "core/devices.h"
 
 namespace gradfuse {
 
@@ -70,7 +70,7 @@ const Library& library_of(py::handle object) {
         kind.source = Source::cupy;
     } else if (py::hasattr(type, "__cuda_array_interface__") && !kind.immutable &&
                !interop().attr("is_torch")(object).cast<bool>()) {  // there every tensor has it, those of the CPU too
-        kind.source = Source::cuda_interface;
+        kind.source = Source::array_interface;
     }
     return known->emplace(type, kind).first->second;
 }
@@ -84,10 +84,10 @@ void require_dims(std::int64_t ndim, const std::string& where) {
 // Whose memory a pointer is, where nobody but CUDA can tell.
 void find_device(View& v, const std::string& where) {
     if (v.size == 0) {
-        v.device = std::int16_t(cuda::current_device());
+        v.device = std::int16_t(devices::current_device());
         return;
     }
-    const int device = cuda::device_of(v.data);
+    const int device = devices::device_of(v.data);
     if (device < 0) fail<py::value_error>(where, " must point to memory of a CUDA device, got a pointer that does not");
     v.device = std::int16_t(device);
 }
@@ -95,7 +95,7 @@ void find_device(View& v, const std::string& where) {
 void require_cuda(const std::string& where) {
     static bool is_here = false;
     if (is_here) return;
-    const std::string reason = cuda::why_not();
+    const std::string reason = devices::why_not();
     if (!reason.empty()) fail<py::value_error>(where, " is on a CUDA device, and ", reason);
     is_here = true;
 }
@@ -248,7 +248,7 @@ struct AllocationError {
 py::object exchange_empty(const dlpack::ExchangeApi& api, const View& owner, int ndim, const std::int64_t* shape,
                           DType dtype) {
     dlpack::Tensor prototype{};
-    prototype.device = {owner.on_cuda() ? dlpack::cuda : dlpack::cpu, owner.on_cuda() ? owner.device : 0};
+    prototype.device = {owner.on_device() ? dlpack::cuda : dlpack::cpu, owner.on_device() ? owner.device : 0};
     prototype.ndim = ndim;
     prototype.dtype = dlpack_dtype(dtype);
     prototype.shape = const_cast<std::int64_t*>(shape);
@@ -274,7 +274,7 @@ void foreign_view(py::handle object, const std::string& where, View& v) {
             return exchange_view(object, *kind.api, where, v);
         case Source::cupy:
             return cupy_view(object, where, v);
-        case Source::cuda_interface:
+        case Source::array_interface:
             return cuda_interface_view(object, where, v);
         default:
             return dlpack_view(object, where, v);
@@ -287,7 +287,7 @@ py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape,
     }
     py::tuple dims(static_cast<std::size_t>(ndim));
     for (int d = 0; d < ndim; ++d) dims[std::size_t(d)] = shape[d];
-    if (owner.source == Source::cupy && owner.device == cuda::current_device()) {
+    if (owner.source == Source::cupy && owner.device == devices::current_device()) {
         static const auto* const empty = new py::object(py::module_::import("cupy").attr("empty"));
         return (*empty)(dims, numpy_dtype(dtype));
     }
@@ -301,7 +301,7 @@ std::uintptr_t stream_of(const View& v) {
             throw py::error_already_set();
         return reinterpret_cast<std::uintptr_t>(stream);
     }
-    if (v.on_cuda()) {  // results are CuPy's, made in its current stream
+    if (v.on_device()) {  // results are CuPy's, made in its current stream
         static const auto* const current =
             new py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream"));
         return std::uintptr_t(integer(attribute((*current)(int(v.device)), words().ptr)));

@@ -94,17 +94,19 @@ double Args::number(int i) const {
     return PyFloat_CheckExact(o) ? PyFloat_AS_DOUBLE(o) : number_of(o, where(i));
 }
 
-std::int64_t Args::integer(int i) const {
-    PyObject* const o = slots_[i];
+std::int64_t integer_of(py::handle object, const std::string& where) {
+    PyObject* const o = object.ptr();
     const auto index = PyBool_Check(o) ? py::object() : py::reinterpret_steal<py::object>(PyNumber_Index(o));
     int overflow = 0;
     const long long value = index ? PyLong_AsLongLongAndOverflow(index.ptr(), &overflow) : 0;
     if (!index || overflow) {
         PyErr_Clear();
-        fail<py::type_error>(where(i), " must be an integer, got ", describe(o));
+        fail<py::type_error>(where, " must be an integer, got ", describe(o));
     }
     return value;
 }
+
+std::int64_t Args::integer(int i) const { return integer_of(slots_[i], where(i)); }
 
 bool Args::flag(int i) const {
     PyObject* const o = slots_[i];

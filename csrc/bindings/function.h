@@ -63,6 +63,9 @@ private:
     PyObject* slots_[max_args];
 };
 
+// A Python integer, no bool; TypeError for anything else.
+std::int64_t integer_of(py::handle object, const std::string& where);
+
 // A Python number, no bool and no text; TypeError for anything else.
 double number_of(py::handle object, const std::string& where);
 

@@ -1,4 +1,6 @@
 #include <cstdlib>
+#include <set>
+#include <string>
 
 #include "bindings/bindings.h"
 #include "cpu/parallel.h"
@@ -44,9 +46,17 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "The compiled core of gradfuse.";
     import_numpy();
     choose_backend();
-    register_elementwise(m);
-    register_channels(m);
+    register_generator(m);
+    register_internal(m);
+    register_activations(m);
+    register_gates(m);
+    register_random(m);
+    register_prelu(m);
+    register_maxout(m);
     register_rows(m);
+    register_losses(m);
+    register_norms(m);
+    register_channels(m);
     register_windows(m);
     register_optimizers(m);
     define(m, "set_num_threads(n)",
@@ -67,8 +77,8 @@ PYBIND11_MODULE(_core, m) {
         info["isas"] = names_of_backends();
         info["built"] = GRADFUSE_BUILT_ISAS;
         info["compiler"] = GRADFUSE_COMPILER;
-        info["cuda"] = cuda::built();
-        info["why_not_cuda"] = cuda::why_not();
+        info["cuda"] = devices::built();
+        info["why_not_cuda"] = devices::why_not();
         return py::object(info);
     });
 
@@ -76,10 +86,12 @@ PYBIND11_MODULE(_core, m) {
     py::list names;
     for (const auto& [key, value] : m.attr("__dict__").cast<py::dict>()) {
         const auto name = key.cast<std::string>();
-        const bool internal = name == "build_info" || name == "Plan" || name == "optimizer_list" ||
-                              name == "optimizer_slots" || name == "activation_info" || name == "gather_windows" ||
-                              name == "add_windows" || name == "copy_elements";
-        if (name[0] != '_' && !internal && (name == "Generator" || !py::isinstance<py::type>(value))) names.append(key);
+        static const std::set<std::string> internal{
+            "build_info",     "Plan",        "optimizer_list", "optimizer_slots", "activation_info",
+            "gather_windows", "add_windows", "copy_elements",  "row_operations",  "row_info",
+            "norms",          "norm_info",   "losses"};
+        if (name[0] != '_' && !internal.count(name) && (name == "Generator" || !py::isinstance<py::type>(value)))
+            names.append(key);
     }
     m.attr("__all__") = names;
 }

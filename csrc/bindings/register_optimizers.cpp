@@ -115,7 +115,7 @@ struct Gradients {
 class Norms {
 public:
     Norms(const View& on, bool per_array, std::int64_t arrays) : device_(on.device), count_(per_array ? arrays : 1) {
-        if (on.on_cuda()) {
+        if (on.on_device()) {
             array_.emplace(on, per_array ? 1 : 0, &count_, DType::f64);
         } else {
             values_.resize(std::size_t(count_));
@@ -129,7 +129,7 @@ public:
         if (!array_) return values_;
         std::vector<double> read(static_cast<std::size_t>(count_));
         const py::gil_scoped_release release;
-        cuda::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
+        devices::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
         return read;
     }
 
@@ -229,7 +229,7 @@ py::object full(const View& like, double value) {
     py::tuple shape(std::size_t(like.ndim));
     for (int d = 0; d < like.ndim; ++d) shape[std::size_t(d)] = like.shape[d];
     const char* const dtype = computes_in_double(like.dtype) ? "float64" : "float32";
-    if (like.on_cuda()) return interop().attr("full")(like.object, shape, dtype, like.device, value);
+    if (like.on_device()) return interop().attr("full")(like.object, shape, dtype, like.device, value);
     return py::module_::import("numpy").attr("full")(shape, value, dtype);
 }
 
@@ -239,7 +239,7 @@ class Clocks {
 public:
     Clocks() = default;
     Clocks(const View& on, std::size_t groups) : host_(groups) {
-        if (on.on_cuda()) memory_.emplace(on, bytes());
+        if (on.on_device()) memory_.emplace(on, bytes());
         device_ = on.device;
     }
 
@@ -256,7 +256,7 @@ public:
         std::vector<Clock> now = host_;
         if (memory_) {
             const py::gil_scoped_release release;
-            cuda::read(device_, now.data(), memory_->data(), bytes());
+            devices::read(device_, now.data(), memory_->data(), bytes());
         }
         return now;
     }
@@ -264,7 +264,7 @@ public:
         host_ = std::move(clocks);
         known_ = true;
         if (!memory_) return;
-        compute(on, [&](const Backend&) { cuda::write(memory_->data(), host_.data(), bytes()); });
+        compute(on, [&](const Backend&) { devices::write(memory_->data(), host_.data(), bytes()); });
     }
 
 private:
@@ -301,7 +301,7 @@ public:
         if (!views.empty()) on_ = views[0];
         on_.object = parameters_.empty() ? py::handle() : py::handle(parameters_[0]);
         on_.keeper = py::object();
-        if (capturable && !on_.on_cuda()) {
+        if (capturable && !on_.on_device()) {
             fail<py::value_error>(name_, ": capturable must be False for arrays on the CPU, got True");
         }
         clocks_ = Clocks(on_, sizes.size());
@@ -343,9 +343,9 @@ public:
         look_up(gradients, keep);
 
         const ChunkTable table = chunks_.table(tensors_, true);
-        if (on_.on_cuda() && !capturable_) {
+        if (on_.on_device() && !capturable_) {
             work([&](const Backend&) {
-                if (!cuda::is_capturing()) return;
+                if (!devices::is_capturing()) return;
                 fail<py::value_error>(name_,
                                       ".step: capturable must be True while a CUDA graph is captured, got False");
             });
@@ -409,8 +409,8 @@ private:
     void work(const F& f) const {
         try {
             compute(on_, chunks_.elements(), f);
-        } catch (const cuda::Error& e) {
-            throw cuda::Error(name_ + ".step: " + e.what());
+        } catch (const devices::Error& e) {
+            throw devices::Error(name_ + ".step: " + e.what());
         } catch (const std::invalid_argument& e) {
             fail<py::value_error>(name_, ".step: ", e.what());
         }
@@ -523,7 +523,7 @@ private:
     }
 
     static void copy_master(const View& parameter, const py::object& to) {
-        if (parameter.on_cuda()) {
+        if (parameter.on_device()) {
             interop().attr("assign")(to, parameter.object);
         } else {
             Reader<float>(parameter).load(0, parameter.size, static_cast<float*>(view(to, "master").data));

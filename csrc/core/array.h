@@ -33,6 +33,33 @@ struct Array {
     Array() {}  // shape and strides beyond ndim stay unset: a call on 16 floats must not clear 256 bytes
 };
 
+inline Array dense_doubles(double* data, std::int64_t n) {
+    Array a;
+    a.data = data;
+    a.dtype = DType::f64;
+    a.ndim = 1;
+    a.size = a.shape[0] = n;
+    a.strides[0] = sizeof(double);
+    return a;
+}
+
+// The number that element i of an array has when the axes are in another order.
+struct ElementOrder {
+    int ndim = 0;  // 0: the same
+    std::int64_t shape[Array::max_dims], strides[Array::max_dims];
+
+    GRADFUSE_HD std::int64_t operator()(std::int64_t i) const {
+        if (ndim == 0) return i;
+        std::int64_t number = 0;
+        for (int d = ndim - 1; d >= 0; --d) {
+            const std::int64_t rest = i / shape[d];
+            number += (i - rest * shape[d]) * strides[d];
+            i = rest;
+        }
+        return number;
+    }
+};
+
 // An array seen from one of its axes: [outer][channels][inner] in C order.
 struct ChannelShape {
     std::int64_t outer = 1, channels = 1, inner = 1;

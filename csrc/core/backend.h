@@ -12,15 +12,19 @@
 #include "core/array.h"
 #include "core/info.h"
 #include "core/philox.h"
+#include "core/reduce_map.h"
 #include "core/windows.h"
 
 namespace gradfuse {
 
-// A row of the list of activations with its parameters; row -1 is the identity.
-struct Activation {
+// A row of a list of formulas with its parameters. Of the activations, row -1 is the identity.
+struct Formula {
     int row = -1;
-    double parameters[ActivationInfo::max_parameters] = {};
+    double parameters[FormulaInfo::max_parameters] = {};
 };
+using Activation = Formula;
+
+enum class Reduction { none, mean, sum };
 
 // y = scale * x + shift where kept, `dropped` elsewhere; threshold 0 keeps everything as it is.
 struct Dropout {
@@ -57,7 +61,43 @@ struct RunningStatistics {
     bool unbiased = true;
 };
 
-enum class Reduction { none, mean, sum };
+struct CrossEntropyParameters {
+    double smoothing = 0, z_loss = 0, classes = 1;
+    double ignore = 0.5;  // the label of rows that do not count: none has a fraction
+};
+
+struct CrossEntropyOperation {
+    ChannelShape shape;  // of the logits, the classes its channels
+    CrossEntropyParameters parameters;
+    Reduction reduction;
+};
+
+// The target is class indices (i32 or i64, one per row) or probabilities (as the logits); weights, one per class, may
+// be absent. The loss is one number, or one per row where it is not reduced.
+struct CrossEntropyArrays {
+    const Array *logits, *target, *weight, *loss, *dlogits;
+};
+
+// total = x + add -> normalization of groups -> weight, bias -> activation -> dropout, of a row of the list of norms.
+struct NormOperation {
+    int row;
+    double parameters[NormInfo::max_parameters];
+    Grouping grouping;
+    bool affine_per_run;   // weight and bias have a value per run of a group, else per position,
+    std::int64_t periods;  // for so many neighboring groups one after another
+    Activation activation;
+    Dropout dropout;
+    ElementOrder numbers;  // of the elements, for the dropout
+};
+
+// What is absent is null. The statistics are dense, of a number per group: as many as the norm's forward gives out.
+struct NormArrays {
+    const Array *x = nullptr, *add = nullptr, *weight = nullptr, *bias = nullptr;
+    double* statistics[NormInfo::max_statistics] = {};
+    const Array *total = nullptr, *y = nullptr;
+    const Array *dy = nullptr, *dtotal = nullptr;  // backward: x is what was normalized; dtotal is added to dx
+    const Array *dx = nullptr, *dweight = nullptr, *dbias = nullptr;
+};
 
 // What to do where the norm of all gradients is not finite.
 enum class Nonfinite { propagate, skip, raise };
@@ -126,25 +166,42 @@ struct Backend {
     // out = x > 0 ? v : slope * v, the slope drawn per element: forward with v = x, backward with v = dy.
     void (*rrelu)(RandomStream, double lower, double upper, const Array& x, const Array& v, const Array& out);
 
+    // y = a * act(gate); da = dy * act(gate), dgate = dy * a * act'(gate).
+    void (*gated_forward)(const Activation&, const Array& a, const Array& gate, const Array& y);
+    void (*gated_backward)(const Activation&, const Array& dy, const Array& a, const Array& gate, const Array& da,
+                           const Array& dgate);
+    // Of a row of the list of losses: one number, or one per element where it is not reduced.
+    void (*loss)(const Formula&, Reduction, const Array& pred, const Array& target, const Array& loss,
+                 const Array& dpred);
+
     void (*prelu_forward)(const ChannelShape&, const Array& x, const Array& weight, const Array& y);
     void (*prelu_backward)(const ChannelShape&, const Array& dy, const Array& x, const Array& weight, const Array& dx,
                            const Array& dweight);
 
-    // The mean and 1 / sqrt(var + eps) of before(x) per channel, and what they make of the running statistics.
-    void (*batch_statistics)(const ChannelOp&, const Array& x, double eps, const RunningStatistics&, double* mean,
-                             double* invstd);
-    // The same of given statistics.
+    // Training: normalization by the batch, whose mean and 1 / sqrt(var + eps) of before(x) per channel are given out,
+    // and what they make of the running statistics.
+    void (*batch_norm)(const ChannelOp&, const ChannelArrays&, double eps, const RunningStatistics&, double* mean,
+                       double* invstd);
+    // The same numbers of given statistics.
     void (*given_statistics)(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd);
     void (*channel_forward)(const ChannelOp&, const ChannelArrays&);
     void (*channel_backward)(const ChannelOp&, const ChannelArrays&);
 
-    void (*softmax)(const ChannelShape&, bool log, const Array& x, const Array& y);
-    void (*softmax_backward)(const ChannelShape&, bool log, const Array& dy, const Array& y, const Array& dx);
-    // The target is class indices (integers, one per row) or probabilities (as the logits). The loss is one number, or
-    // one per row (per element) where it is not reduced.
-    void (*cross_entropy)(const Array& logits, const Array& target, double label_smoothing, Reduction,
-                          const Array& loss, const Array& dlogits);
-    void (*mse_loss)(const Array& pred, const Array& target, Reduction, const Array& loss, const Array& dpred);
+    // Batch normalization with its phases apart. Moments are [3][channels]: count, mean, sum of squared deviations; `b`
+    // is joined to `a`, or is the first. Sums are [2][channels], of dz and of dz xhat; the local ones are dbias and
+    // dweight.
+    void (*batch_moments)(const ChannelShape&, const Array& x, double* moments);
+    void (*merge_moments)(double* a, const Array& b, bool first);
+    void (*use_moments)(const Array& moments, double eps, const RunningStatistics&, double* mean, double* invstd);
+    void (*batch_norm_sums)(const ChannelOp&, const ChannelArrays&, double* sums);
+    void (*batch_norm_finish)(const ChannelOp&, const ChannelArrays&, const Array& local, const Array& sums,
+                              const Array& moments);
+
+    void (*row_forward)(const Formula&, const Grouping&, const Array& x, const Array& y);
+    void (*row_backward)(const Formula&, const Grouping&, const Array& dy, const Array& saved, const Array& dx);
+    void (*cross_entropy)(const CrossEntropyOperation&, const CrossEntropyArrays&);
+    void (*norm_forward)(const NormOperation&, const NormArrays&);
+    void (*norm_backward)(const NormOperation&, const NormArrays&);
     void (*maxout_forward)(const ChannelShape&, int pieces, const Array& x, const Array& y);
     void (*maxout_backward)(const ChannelShape&, int pieces, const Array& dy, const Array& x, const Array& dx);
 
@@ -165,9 +222,12 @@ struct Backend {
 // clang-format off
 #define GRADFUSE_OPERATIONS(each) \
     each(activation_forward) each(activation_backward) each(dropout) each(rrelu) \
+    each(gated_forward) each(gated_backward) each(loss) \
     each(prelu_forward) each(prelu_backward) \
-    each(batch_statistics) each(given_statistics) each(channel_forward) each(channel_backward) \
-    each(softmax) each(softmax_backward) each(cross_entropy) each(mse_loss) each(maxout_forward) each(maxout_backward) \
+    each(batch_norm) each(given_statistics) each(channel_forward) each(channel_backward) \
+    each(batch_moments) each(merge_moments) each(use_moments) each(batch_norm_sums) each(batch_norm_finish) \
+    each(row_forward) each(row_backward) each(cross_entropy) each(norm_forward) each(norm_backward) \
+    each(maxout_forward) each(maxout_backward) \
     each(gather_windows) each(add_windows) \
     each(gradient_norms) each(clip_to_norm) each(clamp) each(max_norm) each(optimizer_step) each(set_groups)
 // clang-format on

@@ -24,7 +24,7 @@ constexpr Interval above_zero{0, infinity, true, true, "a finite number > 0"};
 constexpr Interval below_one{0, 1, false, true, "a number in [0, 1)"};
 constexpr Interval unit_interval{0, 1, false, false, "a number in [0, 1]"};
 
-// What the backward of an activation is given: the input or the output of the forward.
+// What the backward of a formula is given: the input or the output of the forward.
 enum class Saves { x, y };
 
 struct Parameter {
@@ -33,7 +33,7 @@ struct Parameter {
     Interval interval = finite;
 };
 
-struct ActivationInfo {
+struct FormulaInfo {
     static constexpr int max_parameters = 2;
 
     const char* name;
@@ -43,14 +43,33 @@ struct ActivationInfo {
     Parameter parameters[max_parameters] = {};
     bool ascending = false;  // the first parameter must not exceed the second
 };
+using RowInfo = FormulaInfo;
 
-enum class Kind { number, pair, flag };  // a pair takes two places among the values
+// A pair takes two places among the values; where an optional number is None it has its default.
+enum class Kind { number, pair, flag, optional };
 
 struct Hyper {
     const char* name = nullptr;
     Kind kind = Kind::number;
     double value = 0, second = 0;  // default, and that of a pair's second number
     Interval interval = finite;
+};
+
+// Which elements a normalization takes together, of every sample on its own: those along `axis`, a number of
+// neighboring channels, or one channel.
+enum class Groups { rows, channel_groups, channels };
+
+constexpr double machine_epsilon = -1;  // as a default: that of the type the norm is computed in
+
+struct NormInfo {
+    static constexpr int max_parameters = 2, max_statistics = 2;
+
+    const char* name;
+    Groups groups;
+    const char* formula;
+    const char* source;
+    bool has_bias;
+    Hyper parameters[max_parameters] = {};
 };
 
 struct OptimizerInfo {

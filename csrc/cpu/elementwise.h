@@ -81,5 +81,38 @@ const ActivationLoops<T>& activation_loops(int row);
 template <class T>
 void dropout_tile(const Dropout& d, std::int64_t start, const T* x, T* y, std::int64_t n);
 
+// out = f(a), tile by tile. f(start, a, out, n) may work in place.
+template <class T, class F>
+void map(const Array& a, const Array& out, const F& f) {
+    const Reader<T> read(a);
+    const Writer<T> write(out);
+    for_blocks(out.size, [&](std::int64_t begin, std::int64_t n) {
+        Buffer<T> scratch;
+        for_tiles(begin, n, read.direct() && write.direct(), [&](std::int64_t start, std::int64_t count) {
+            const T* const x = read(start, count, scratch.data);
+            T* const y = write(start, scratch.data);
+            f(start, x, y, count);
+            write.commit(start, count, y);
+        });
+    });
+}
+
+template <class T, class F>
+void map(const Array& a, const Array& b, const Array& out, const F& f) {
+    const Reader<T> read_a(a), read_b(b);
+    const Writer<T> write(out);
+    const bool direct = read_a.direct() && read_b.direct() && write.direct();
+    for_blocks(out.size, [&](std::int64_t begin, std::int64_t n) {
+        Buffer<T> scratch_a, scratch_b;
+        for_tiles(begin, n, direct, [&](std::int64_t start, std::int64_t count) {
+            const T* const x = read_a(start, count, scratch_a.data);
+            const T* const y = read_b(start, count, scratch_b.data);
+            T* const z = write(start, scratch_a.data);
+            f(start, x, y, z, count);
+            write.commit(start, count, z);
+        });
+    });
+}
+
 }  // namespace GRADFUSE_ISA
 }  // namespace gradfuse

@@ -13,7 +13,8 @@ inline namespace GRADFUSE_ISA {
 template <class T>
 class Heap {
 public:
-    explicit Heap(std::int64_t n) : data_(static_cast<T*>(::operator new(sizeof(T) * std::size_t(n ? n : 1), align))) {}
+    explicit Heap(std::int64_t n)
+        : data_(n ? static_cast<T*>(::operator new(sizeof(T) * std::size_t(n), align)) : nullptr) {}
     ~Heap() { ::operator delete(data_, align); }
     Heap(const Heap&) = delete;
     Heap& operator=(const Heap&) = delete;

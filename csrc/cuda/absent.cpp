@@ -1,7 +1,7 @@
 // In the place of csrc/cuda in a build without CUDA.
-#include "cuda/runtime.h"
+#include "core/devices.h"
 
-namespace gradfuse::cuda {
+namespace gradfuse::devices {
 
 std::string built() { return ""; }
 std::string why_not() {
@@ -23,4 +23,4 @@ void draw(std::uint64_t*, std::uint64_t*) { refuse(); }
 void copy_elements(const Array&, const Array&) { refuse(); }
 const Backend& backend() { refuse(); }
 
-}  // namespace gradfuse::cuda
+}  // namespace gradfuse::devices

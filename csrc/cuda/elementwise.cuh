@@ -1,4 +1,4 @@
-// One loop for every operation that takes elements one by one: any number of arrays in, one out.
+// One loop for every operation that takes elements one by one: any number of arrays in, one or more out.
 #pragma once
 
 #include "core/backend.h"
@@ -8,15 +8,15 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// out = f(in...). f.apply(i, x, y) takes a vector: y[j] from the x[k][j] of all inputs, i the index of its first
-// element. A block takes a tile; each thread's accesses are all under way before it computes.
-template <class F, class S, int Inputs, int V>
+// out... = f(in...). f.apply(i, x, y) takes a vector: the y[k][j] of all outputs from the x[k][j] of all inputs, i the
+// index of its first element. A block takes a tile; each thread's accesses are all under way before it computes.
+template <class F, class S, int Inputs, int Outputs, int V>
 struct Map : Kernel {
     static constexpr int unroll = V * sizeof(S) >= 32 ? 1 : 2;
     static constexpr std::int64_t tile = std::int64_t(threads) * V * unroll;
 
     F f;
-    View<S> in[Inputs], out;
+    View<S> in[Inputs], out[Outputs];
     std::int64_t size;
 
     GRADFUSE_DEVICE void operator()() const {
@@ -33,11 +33,12 @@ struct Map : Kernel {
             for (int u = 0; u < unroll; ++u) {
                 const std::int64_t i = start + (u * threads + int(threadIdx.x)) * V;
                 if (i >= size) return;
-                T x[Inputs][V], y[V];
+                T x[Inputs][V], y[Outputs][V];
 #pragma unroll
                 for (int k = 0; k < Inputs; ++k) widen<S>(raw[u][k], x[k]);
                 f.apply(i, x, y);
-                out.write(i, count(i), true, y);
+#pragma unroll
+                for (int k = 0; k < Outputs; ++k) out[k].write(i, count(i), true, y[k]);
             }
         }
     }
@@ -46,13 +47,14 @@ private:
     GRADFUSE_DEVICE int count(std::int64_t i) const { return i >= size ? 0 : size - i < V ? int(size - i) : V; }
 };
 
-template <int V, class S, class F, class... Arrays>
-void map(const F& f, const Array& out, const Arrays&... in) {
+template <int V, class S, int Outputs, class F, class... Arrays>
+void map(const F& f, const Array* const (&out)[Outputs], const Arrays&... in) {
     constexpr int inputs = sizeof...(Arrays);
-    const DenseOutput y(out);
-    const Map<F, S, inputs, V> kernel{{}, f, {View<S>(Dense(in))...}, View<S>(y), out.size};
-    launch(kernel, blocks_for(out.size, kernel.tile));
-    y.commit();
+    Map<F, S, inputs, Outputs, V> kernel{{}, f, {View<S>(Dense(in))...}, {}, out[0]->size};
+    std::optional<DenseOutput> y[Outputs];
+    for (int k = 0; k < Outputs; ++k) kernel.out[k] = View<S>(*y[k].emplace(*out[k]));
+    launch(kernel, blocks_for(kernel.size, kernel.tile));
+    for (const auto& output : y) output->commit();
 }
 
 }  // namespace GRADFUSE_ISA

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "core/config.h"
-#include "cuda/runtime.h"
+#include "core/devices.h"
 
 #if !defined(__CUDACC__)
 #define __grid_constant__
@@ -15,6 +15,8 @@
 #define GRADFUSE_DEVICE __device__ __forceinline__
 
 namespace gradfuse::cuda {
+
+using devices::Error;
 
 // Throws Error where a call did not succeed.
 void check(cudaError_t status);

@@ -142,7 +142,7 @@ template <class S>
 struct Sample {
     using T = Compute<S>;
     using Wide = std::conditional_t<sizeof(S) == 2, float, double>;  // of some elements; float32 itself would lose bits
-    using Total = Moments;
+    using Total = ChannelMoments;
     static constexpr int V = channel_vector;
 
     Pipeline<S> pipeline;
@@ -167,7 +167,7 @@ struct Sample {
             sum += double(first);
             squares += double(second);
         }
-        GRADFUSE_DEVICE Moments result() const {
+        GRADFUSE_DEVICE ChannelMoments result() const {
             if (count == 0) return {};
             const double mean = sum / count, offset = mean - double(pivot);
             const double about_mean = squares - count * offset * offset;

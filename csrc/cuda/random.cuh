@@ -42,5 +42,39 @@ GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elemen
     }
 }
 
+// The same of the first at.count elements of a vector, whose indices at.index(j) need not begin with a block.
+template <int V, class T, class At>
+GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
+    const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
+    for (int next = 0; next < at.count;) {
+        const std::int64_t begin = at.index(next) / elements_per_block * elements_per_block;
+        std::uint32_t half[elements_per_block];
+        half_words(d.random, begin, half);
+        const int first = next;
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            const std::int64_t place = at.index(j) - begin;
+            if (j < first || j >= at.count || place >= elements_per_block) continue;
+            std::uint32_t drawn = 0;
+#pragma unroll
+            for (int k = 0; k < elements_per_block; ++k) drawn = place == k ? half[k] : drawn;
+            x[j] = drawn >= d.threshold ? scale * x[j] + shift : dropped;
+            next = j + 1;
+        }
+    }
+}
+
+// The same where the elements have other numbers than their indices.
+template <int V, class T, class At>
+GRADFUSE_DEVICE void drop(const Dropout& d, const ElementOrder& numbers, const At& at, T (&x)[V]) {
+    if (numbers.ndim == 0) return drop(d, at, x);
+    for (int j = 0; j < V; ++j) {
+        if (j >= at.count) break;
+        T one[elements_per_block] = {x[j]};
+        drop(d, numbers(at.index(j)), 1, one);
+        x[j] = one[0];
+    }
+}
+
 }  // namespace GRADFUSE_ISA
 }  // namespace gradfuse::cuda

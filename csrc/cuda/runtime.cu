@@ -2,7 +2,6 @@
 #include <cstring>
 
 #include "cuda/launch.h"
-#include "cuda/runtime.h"
 
 namespace gradfuse::cuda {
 
@@ -41,7 +40,7 @@ namespace {
 // What the innermost scope of this thread set.
 struct Current {
     cudaStream_t stream = nullptr;
-    const Scope::Allocate* allocate = nullptr;
+    const devices::Scope::Allocate* allocate = nullptr;
 };
 thread_local Current current;
 
@@ -62,9 +61,16 @@ void* allocate(std::int64_t bytes) { return (*current.allocate)(bytes); }
 
 std::int64_t most_shared_bytes() {
     int bytes = 0;
-    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current_device()));
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, devices::current_device()));
     return bytes;
 }
+
+}  // namespace gradfuse::cuda
+
+namespace gradfuse::devices {
+
+using cuda::check;
+using cuda::launch;
 
 std::string built() { return GRADFUSE_BUILT_CUDA; }
 
@@ -73,7 +79,7 @@ std::string why_not() {
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess) {
         cudaGetLastError();
-        return "no GPU can be used here, CUDA says: " + text_of(status);
+        return "no GPU can be used here, CUDA says: " + cuda::text_of(status);
     }
     return count > 0 ? "" : "no GPU is here";
 }
@@ -97,20 +103,20 @@ int device_of(const void* pointer) {
 Scope::Scope(int device, std::uintptr_t stream, Allocate allocate)
     : allocate_(std::move(allocate)), previous_(current_device()) {
     if (device != previous_) check(cudaSetDevice(device));
-    outer_stream_ = reinterpret_cast<std::uintptr_t>(current.stream);
-    outer_allocate_ = current.allocate;
-    current = {reinterpret_cast<cudaStream_t>(stream), &allocate_};
+    outer_stream_ = reinterpret_cast<std::uintptr_t>(cuda::current.stream);
+    outer_allocate_ = cuda::current.allocate;
+    cuda::current = {reinterpret_cast<cudaStream_t>(stream), &allocate_};
 }
 
 Scope::~Scope() {
-    current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_};
+    cuda::current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_};
     int device = previous_;
     if (cudaGetDevice(&device) == cudaSuccess && device != previous_) cudaSetDevice(previous_);
 }
 
 bool is_capturing() {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(current.stream, &status));
+    check(cudaStreamIsCapturing(cuda::current.stream, &status));
     return status != cudaStreamCaptureStatusNone;
 }
 
@@ -143,12 +149,12 @@ void write_with(void* to, const void* from, std::int64_t bytes) {
 
 void write(void* to, const void* from, std::int64_t bytes) {
     if (bytes <= 512) {
-        write_with<Write<512>>(to, from, bytes);
+        write_with<cuda::Write<512>>(to, from, bytes);
     } else {
-        write_with<Write<30720>>(to, from, bytes);
+        write_with<cuda::Write<30720>>(to, from, bytes);
     }
 }
 
-void draw(std::uint64_t* count, std::uint64_t* slot) { launch(Draw{{}, count, slot}, 1); }
+void draw(std::uint64_t* count, std::uint64_t* slot) { launch(cuda::Draw{{}, count, slot}, 1); }
 
-}  // namespace gradfuse::cuda
+}  // namespace gradfuse::devices

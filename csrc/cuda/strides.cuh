@@ -66,6 +66,8 @@ inline bool is_aligned(const Array& a) {
 }  // namespace GRADFUSE_ISA
 
 // A dense array in the call's scratch memory, with the elements of `from` or to be written.
+using devices::copy_elements;
+
 Array dense_like(const Array& like);
 
 // What a kernel reads: the array itself, or a dense copy.

@@ -10,11 +10,11 @@ namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
 // Count, mean and sum of squared deviations of a sample.
-struct Moments {
+struct ChannelMoments {
     double count = 0, mean = 0, squares = 0;
 
     // Chan, Golub and LeVeque 1979.
-    GRADFUSE_HD void merge(const Moments& b) {
+    GRADFUSE_HD void merge(const ChannelMoments& b) {
         if (b.count == 0) return;
         if (count == 0) {
             *this = b;

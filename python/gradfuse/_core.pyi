@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
+    "Generator",
     "relu",
     "relu_backward",
     "leaky_relu",
@@ -42,7 +43,10 @@ __all__ = [
     "hardswish_backward",
     "activations",
     "saves",
-    "Generator",
+    "gated",
+    "gated_backward",
+    "glu_forward",
+    "glu_backward",
     "dropout_forward",
     "dropout_backward",
     "alpha_dropout_forward",
@@ -51,20 +55,37 @@ __all__ = [
     "rrelu_backward",
     "prelu_forward",
     "prelu_backward",
-    "batch_norm",
-    "batch_norm_forward",
-    "batch_norm_backward",
-    "bias_act_forward",
-    "bias_act_backward",
-    "fold_batch_norm",
+    "maxout_forward",
+    "maxout_backward",
     "softmax",
     "softmax_backward",
     "log_softmax",
     "log_softmax_backward",
     "cross_entropy",
     "mse_loss",
-    "maxout_forward",
-    "maxout_backward",
+    "layer_norm",
+    "layer_norm_forward",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_forward",
+    "rms_norm_backward",
+    "group_norm",
+    "group_norm_forward",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_forward",
+    "instance_norm_backward",
+    "batch_norm",
+    "batch_norm_forward",
+    "batch_norm_backward",
+    "batch_moments",
+    "merge_moments",
+    "batch_norm_apply",
+    "batch_norm_sums",
+    "batch_norm_finish",
+    "bias_act_forward",
+    "bias_act_backward",
+    "fold_batch_norm",
     "clip_grad_norm_",
     "clip_grad_value_",
     "max_norm_",
@@ -119,6 +140,7 @@ def add_windows(
 ) -> None: ...
 def alpha_dropout_backward(grad_out: Array, ctx: Any) -> Array: ...
 def alpha_dropout_forward(x: Array, p: float = 0.5, *, rng: Generator | int | None = None) -> tuple[Array, Any]: ...
+def batch_moments(x: Array, *, axis: int = 1) -> Array: ...
 def batch_norm(
     x: Array,
     running_mean: Array | None,
@@ -132,7 +154,26 @@ def batch_norm(
     residual: Array | None = None,
     out: Array | None = None,
 ) -> Array: ...
+def batch_norm_apply(
+    x: Array,
+    moments: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    momentum: float | None = 0.1,
+    eps: float = 1e-05,
+    *,
+    axis: int = 1,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    dropout: float = 0.0,
+    residual: Array | None = None,
+    unbiased: bool = True,
+    num_batches: int | None = None,
+    rng: Generator | int | None = None,
+) -> tuple[Array, Any]: ...
 def batch_norm_backward(grad_out: Array, ctx: Any) -> tuple[Any, ...]: ...
+def batch_norm_finish(grad_out: Array, ctx: Any, sums: Array) -> tuple[Any, ...]: ...
 def batch_norm_forward(
     x: Array,
     running_mean: Array | None,
@@ -152,6 +193,7 @@ def batch_norm_forward(
     num_batches: int | None = None,
     rng: Generator | int | None = None,
 ) -> tuple[Array, Any]: ...
+def batch_norm_sums(grad_out: Array, ctx: Any) -> Array: ...
 def bias_act_backward(grad_out: Array, ctx: Any) -> tuple[Any, ...]: ...
 def bias_act_forward(
     x: Array,
@@ -172,7 +214,15 @@ def clip_grad_norm_(
 def clip_grad_value_(grads: Sequence[Any], value: float) -> None: ...
 def copy_elements(x: Array, to: Array) -> None: ...
 def cross_entropy(
-    logits: Array, target: Any, *, label_smoothing: float = 0.0, reduction: str = "mean"
+    logits: Array,
+    target: Any,
+    *,
+    axis: int = 1,
+    weight: Array | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
 ) -> tuple[Array, Array]: ...
 def dropout_backward(grad_out: Array, ctx: Any) -> Array: ...
 def dropout_forward(x: Array, p: float = 0.5, *, rng: Generator | int | None = None) -> tuple[Array, Any]: ...
@@ -189,6 +239,12 @@ def fold_batch_norm(
     *,
     axis: int = -1,
 ) -> tuple[Any, ...]: ...
+def gated(
+    a: Array, gate: Array, activation: str | tuple[str, dict[str, float]] | None = "silu", *, out: Array | None = None
+) -> Array: ...
+def gated_backward(
+    grad_out: Array, a: Array, gate: Array, activation: str | tuple[str, dict[str, float]] | None = "silu"
+) -> tuple[Array, Array]: ...
 def gather_windows(
     images: Array,
     windows: Array,
@@ -203,6 +259,34 @@ def gelu_backward(grad_out: Array, saved: Array, *, out: Array | None = None) ->
 def gelu_tanh(x: Array, *, out: Array | None = None) -> Array: ...
 def gelu_tanh_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
 def get_num_threads() -> int: ...
+def glu_backward(grad_out: Array, ctx: Any) -> Array: ...
+def glu_forward(
+    x: Array, activation: str | tuple[str, dict[str, float]] | None = "sigmoid", *, axis: int = -1
+) -> tuple[Array, Any]: ...
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-05,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    out: Array | None = None,
+) -> Array: ...
+def group_norm_backward(grad_out: Array, ctx: Any) -> tuple[Any, ...]: ...
+def group_norm_forward(
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-05,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    dropout: float = 0.0,
+    rng: Generator | int | None = None,
+) -> tuple[Array, Any]: ...
 def hardsigmoid(x: Array, *, out: Array | None = None) -> Array: ...
 def hardsigmoid_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
 def hardswish(x: Array, *, out: Array | None = None) -> Array: ...
@@ -211,6 +295,52 @@ def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0, *, out: Arra
 def hardtanh_backward(
     grad_out: Array, saved: Array, min_val: float = -1.0, max_val: float = 1.0, *, out: Array | None = None
 ) -> Array: ...
+def instance_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-05,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    out: Array | None = None,
+) -> Array: ...
+def instance_norm_backward(grad_out: Array, ctx: Any) -> tuple[Any, ...]: ...
+def instance_norm_forward(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-05,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    dropout: float = 0.0,
+    rng: Generator | int | None = None,
+) -> tuple[Array, Any]: ...
+def layer_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float = 1e-05,
+    add: Array | None = None,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    out: Array | None = None,
+) -> Any: ...
+def layer_norm_backward(grad_out: Array, ctx: Any, grad_total: Array | None = None) -> tuple[Any, ...]: ...
+def layer_norm_forward(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float = 1e-05,
+    add: Array | None = None,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    dropout: float = 0.0,
+    rng: Generator | int | None = None,
+) -> tuple[Any, ...]: ...
 def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array: ...
 def leaky_relu_backward(
     grad_out: Array, saved: Array, negative_slope: float = 0.01, *, out: Array | None = None
@@ -219,12 +349,16 @@ def log_softmax(x: Array, *, axis: int = -1, out: Array | None = None) -> Array:
 def log_softmax_backward(grad_out: Array, y: Array, *, axis: int = -1, out: Array | None = None) -> Array: ...
 def logsigmoid(x: Array, *, out: Array | None = None) -> Array: ...
 def logsigmoid_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
+def losses() -> list[dict[str, Any]]: ...
 def max_norm_(W: Array, r: float, *, axis: int | tuple[int, ...] = 0) -> None: ...
 def maxout_backward(grad_out: Array, ctx: Any) -> Array: ...
 def maxout_forward(x: Array, num_pieces: int, *, axis: int = 1) -> tuple[Array, Any]: ...
+def merge_moments(moments: Sequence[Any]) -> Any: ...
 def mish(x: Array, *, out: Array | None = None) -> Array: ...
 def mish_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
-def mse_loss(pred: Array, target: Any, *, reduction: str = "mean") -> tuple[Array, Array]: ...
+def mse_loss(pred: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Array]: ...
+def norm_info(name: str) -> dict[str, Any]: ...
+def norms() -> list[str]: ...
 def optimizer_list() -> list[dict[str, Any]]: ...
 def optimizer_slots(row: int, values: tuple[float, ...]) -> int: ...
 def prelu_backward(grad_out: Array, ctx: Any) -> tuple[Array, Array]: ...
@@ -233,6 +367,32 @@ def relu(x: Array, *, out: Array | None = None) -> Array: ...
 def relu6(x: Array, *, out: Array | None = None) -> Array: ...
 def relu6_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
 def relu_backward(grad_out: Array, saved: Array, *, out: Array | None = None) -> Array: ...
+def rms_norm(
+    x: Array,
+    weight: Array | None = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float | None = None,
+    unit_offset: bool = False,
+    add: Array | None = None,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    out: Array | None = None,
+) -> Any: ...
+def rms_norm_backward(grad_out: Array, ctx: Any, grad_total: Array | None = None) -> tuple[Any, ...]: ...
+def rms_norm_forward(
+    x: Array,
+    weight: Array | None = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float | None = None,
+    unit_offset: bool = False,
+    add: Array | None = None,
+    activation: str | tuple[str, dict[str, float]] | None = None,
+    dropout: float = 0.0,
+    rng: Generator | int | None = None,
+) -> tuple[Any, ...]: ...
+def row_info(name: str) -> dict[str, Any]: ...
+def row_operations() -> list[str]: ...
 def rrelu_backward(grad_out: Array, ctx: Any) -> Array: ...
 def rrelu_forward(
     x: Array,

@@ -1,13 +1,14 @@
 #include "core/backend.h"
 
+#include "core/devices.h"
 #include "cuda/kernels.h"
-#include "cuda/runtime.h"
 
-namespace gradfuse::cuda {
+namespace gradfuse::devices {
 
 const Backend& backend() {
+    using namespace cuda;
     static const Backend table = {"cuda", GRADFUSE_OPERATIONS(GRADFUSE_ENTER)};
     return table;
 }
 
-}  // namespace gradfuse::cuda
+}  // namespace gradfuse::devices

@@ -75,7 +75,7 @@ struct FinishStatistics {
     DoubleView running_mean, running_var;
     double *mean, *invstd;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Moments& batch) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const ChannelMoments& batch) const {
         mean[c] = batch.mean;
         invstd[c] = inverse_deviation(batch.variance(), eps);
         double m = running_mean.get(c), v = running_var.get(c);
@@ -93,6 +93,77 @@ struct UseStatistics {
     GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
         mean[c] = given_mean.get(c);
         invstd[c] = inverse_deviation(given_var.get(c), eps);
+    }
+};
+
+// [3][channels] of a channel: count, mean, sum of squared deviations.
+struct PackedMoments {
+    const double* data;
+    std::int64_t channels;
+
+    GRADFUSE_DEVICE ChannelMoments operator[](std::int64_t c) const {
+        return {data[c], data[channels + c], data[2 * channels + c]};
+    }
+};
+struct StoreMoments {
+    double* to;
+    std::int64_t channels;
+
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const ChannelMoments& m) const {
+        to[c] = m.count;
+        to[channels + c] = m.mean;
+        to[2 * channels + c] = m.squares;
+    }
+};
+struct MergeMoments {
+    StoreMoments store;
+    PackedMoments b;
+    bool first;
+
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+        ChannelMoments m{};
+        if (!first) m = PackedMoments{store.to, store.channels}[c];
+        m.merge(b[c]);
+        store(c, m);
+    }
+};
+struct UseMoments {
+    PackedMoments moments;
+    FinishStatistics finish;
+
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const { finish(c, moments[c]); }
+};
+
+template <class T>
+struct StoreSums {
+    ChannelNumbers numbers;
+    double* to;
+    std::int64_t channels;
+
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& dz) const {
+        to[c] = dz.a;
+        to[channels + c] = numbers[c].template dweight<T>(dz);
+    }
+};
+
+// The gradients of weight and bias from the local sums, the constants of dx from those of the whole batch.
+template <class T>
+struct FinishFromSums {
+    ChannelNumbers numbers;
+    DoubleView dweight, dbias;
+    const double *local, *sums, *count;
+    T* table;
+    std::int64_t channels;
+
+    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+        dbias.set(c, local[c]);
+        dweight.set(c, local[channels + c]);
+        const Channel channel = numbers[c];
+        const double dz = sums[c], rest = channel.mean - double(T(channel.mean));
+        T value[5];
+        channel.backward_constants(Sums{dz, sums[channels + c] / channel.invstd + rest * dz}, count[c], value);
+#pragma unroll
+        for (int k = 0; k < 5; ++k) table[k * channels + c] = value[k];
     }
 };
 
@@ -142,9 +213,9 @@ void backward(const ChannelOp& op, const ChannelArrays& a) {
 
 }  // namespace GRADFUSE_ISA
 
-void batch_statistics(const ChannelOp& op, const Array& x_, double eps, const RunningStatistics& running, double* mean,
-                      double* invstd) {
-    const Dense x(x_);
+void batch_norm(const ChannelOp& op, const ChannelArrays& arrays, double eps, const RunningStatistics& running,
+                double* mean, double* invstd) {
+    const Dense x(*arrays.x);
     const auto running_mean = dense_or_none<DenseInOut>(running.mean),
                running_var = dense_or_none<DenseInOut>(running.var);
     ChannelArrays a;
@@ -162,6 +233,7 @@ void batch_statistics(const ChannelOp& op, const Array& x_, double eps, const Ru
     });
     if (running_mean) running_mean->commit();
     if (running_var) running_var->commit();
+    channel_forward(op, arrays);
 }
 
 void given_statistics(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd) {
@@ -185,6 +257,71 @@ void channel_forward(const ChannelOp& op, const ChannelArrays& given) {
 void channel_backward(const ChannelOp& op, const ChannelArrays& given) {
     const DenseArrays arrays(given);
     with_storage(given.dy->dtype, [&](auto s) { backward<decltype(s)>(op, *arrays); });
+}
+
+void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) {
+    const Dense x(x_);
+    ChannelOp op;
+    op.shape = shape;
+    ChannelArrays a;
+    a.x = &*x;
+    with_storage(x->dtype, [&](auto s) {
+        using S = decltype(s);
+        channel_reduce(Sample<S>{Pipeline<S>(op, a)}, shape, StoreMoments{moments, shape.channels});
+    });
+}
+
+void merge_moments(double* a, const Array& b_, bool first) {
+    const Dense b(b_);
+    const std::int64_t channels = b->shape[1];
+    per_channel(MergeMoments{{a, channels}, {static_cast<const double*>(b->data), channels}, first}, channels);
+}
+
+void use_moments(const Array& moments_, double eps, const RunningStatistics& running, double* mean, double* invstd) {
+    const Dense moments(moments_);
+    const auto running_mean = dense_or_none<DenseInOut>(running.mean),
+               running_var = dense_or_none<DenseInOut>(running.var);
+    const FinishStatistics finish{eps,
+                                  running.momentum,
+                                  running.unbiased,
+                                  DoubleView(pointer_to(running_mean)),
+                                  DoubleView(pointer_to(running_var)),
+                                  mean,
+                                  invstd};
+    const std::int64_t channels = moments->shape[1];
+    per_channel(UseMoments{{static_cast<const double*>(moments->data), channels}, finish}, channels);
+    if (running_mean) running_mean->commit();
+    if (running_var) running_var->commit();
+}
+
+void batch_norm_sums(const ChannelOp& op, const ChannelArrays& given, double* sums) {
+    ChannelArrays read = given;
+    read.dx = given.dy;  // a pass that only sums does not write it
+    const DenseArrays arrays(read);
+    with_storage(given.dy->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        using T = Compute<S>;
+        const BackwardPass<S> pass(op, *arrays);
+        const BackwardSums<S, false> terms{pass, forward_table<T>(op, *arrays), op.shape.channels};
+        channel_reduce(terms, op.shape, StoreSums<T>{ChannelNumbers(op, *arrays), sums, op.shape.channels});
+    });
+}
+
+void batch_norm_finish(const ChannelOp& op, const ChannelArrays& given, const Array& local_, const Array& sums_,
+                       const Array& moments_) {
+    const DenseArrays arrays(given);
+    const Dense local(local_), sums(sums_), moments(moments_);
+    const auto doubles = [](const Dense& a) { return static_cast<const double*>(a->data); };
+    with_storage(given.dy->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        using T = Compute<S>;
+        const ChannelArrays& a = *arrays;
+        T* const table = allocate_array<T>(5 * op.shape.channels);
+        per_channel(FinishFromSums<T>{ChannelNumbers(op, a), DoubleView(a.dweight), DoubleView(a.dbias), doubles(local),
+                                      doubles(sums), doubles(moments), table, op.shape.channels},
+                    op.shape.channels);
+        channel_map<T, 5>(BackwardPass<S>(op, a), op.shape, table);
+    });
 }
 
 }  // namespace gradfuse::cuda

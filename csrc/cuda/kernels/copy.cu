@@ -55,15 +55,19 @@ Array dense_like(const Array& like) {
     return a;
 }
 
+}  // namespace gradfuse::cuda
+
+namespace gradfuse::devices {
+
 void copy_elements(const Array& from, const Array& to) {
     switch (itemsize(from.dtype)) {
         case 2:
-            return copy<std::uint16_t>(from, to);
+            return cuda::copy<std::uint16_t>(from, to);
         case 4:
-            return copy<std::uint32_t>(from, to);
+            return cuda::copy<std::uint32_t>(from, to);
         default:
-            return copy<std::uint64_t>(from, to);
+            return cuda::copy<std::uint64_t>(from, to);
     }
 }
 
-}  // namespace gradfuse::cuda
+}  // namespace gradfuse::devices

@@ -8,11 +8,11 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Celu {
-    static constexpr ActivationInfo info{"celu",
-                                         Saves::x,
-                                         "max(x, 0) + min(alpha * expm1(x / alpha), 0)",
-                                         "Barron 2017; torch.nn.functional.celu",
-                                         {{"alpha", 1.0, above_zero}}};
+    static constexpr FormulaInfo info{"celu",
+                                      Saves::x,
+                                      "max(x, 0) + min(alpha * expm1(x / alpha), 0)",
+                                      "Barron 2017; torch.nn.functional.celu",
+                                      {{"alpha", 1.0, above_zero}}};
 
     T alpha, inv_alpha;
 

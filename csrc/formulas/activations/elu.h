@@ -8,11 +8,11 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Elu {
-    static constexpr ActivationInfo info{"elu",
-                                         Saves::x,
-                                         "x if x > 0 else alpha * expm1(x)",
-                                         "Clevert, Unterthiner and Hochreiter 2016; torch.nn.functional.elu",
-                                         {{"alpha", 1.0, at_least_zero}}};
+    static constexpr FormulaInfo info{"elu",
+                                      Saves::x,
+                                      "x if x > 0 else alpha * expm1(x)",
+                                      "Clevert, Unterthiner and Hochreiter 2016; torch.nn.functional.elu",
+                                      {{"alpha", 1.0, at_least_zero}}};
 
     T alpha;
 

@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Gelu {
-    static constexpr ActivationInfo info{"gelu", Saves::x, "x * Phi(x), Phi the standard normal distribution",
-                                         "Hendrycks and Gimpel 2016; torch.nn.functional.gelu"};
+    static constexpr FormulaInfo info{"gelu", Saves::x, "x * Phi(x), Phi the standard normal distribution",
+                                      "Hendrycks and Gimpel 2016; torch.nn.functional.gelu"};
 
     explicit GRADFUSE_HD Gelu(const double*) {}
 

@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct GeluTanh {
-    static constexpr ActivationInfo info{"gelu_tanh", Saves::x, "0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))",
-                                         "Hendrycks and Gimpel 2016; torch.nn.functional.gelu(approximate='tanh')"};
+    static constexpr FormulaInfo info{"gelu_tanh", Saves::x, "0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))",
+                                      "Hendrycks and Gimpel 2016; torch.nn.functional.gelu(approximate='tanh')"};
 
     explicit GRADFUSE_HD GeluTanh(const double*) {}
 

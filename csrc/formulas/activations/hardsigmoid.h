@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Hardsigmoid {
-    static constexpr ActivationInfo info{"hardsigmoid", Saves::x, "min(max(x + 3, 0), 6) / 6",
-                                         "Courbariaux, Bengio and David 2015; torch.nn.functional.hardsigmoid"};
+    static constexpr FormulaInfo info{"hardsigmoid", Saves::x, "min(max(x + 3, 0), 6) / 6",
+                                      "Courbariaux, Bengio and David 2015; torch.nn.functional.hardsigmoid"};
 
     explicit GRADFUSE_HD Hardsigmoid(const double*) {}
 

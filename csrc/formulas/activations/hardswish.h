@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Hardswish {
-    static constexpr ActivationInfo info{"hardswish", Saves::x, "x * min(max(x + 3, 0), 6) / 6",
-                                         "Howard et al. 2019; torch.nn.functional.hardswish"};
+    static constexpr FormulaInfo info{"hardswish", Saves::x, "x * min(max(x + 3, 0), 6) / 6",
+                                      "Howard et al. 2019; torch.nn.functional.hardswish"};
 
     explicit GRADFUSE_HD Hardswish(const double*) {}
 

@@ -8,12 +8,12 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Hardtanh {
-    static constexpr ActivationInfo info{"hardtanh",
-                                         Saves::x,
-                                         "min(max(x, min_val), max_val)",
-                                         "Collobert 2004; torch.nn.functional.hardtanh",
-                                         {{"min_val", -1.0, finite}, {"max_val", 1.0, finite}},
-                                         true};
+    static constexpr FormulaInfo info{"hardtanh",
+                                      Saves::x,
+                                      "min(max(x, min_val), max_val)",
+                                      "Collobert 2004; torch.nn.functional.hardtanh",
+                                      {{"min_val", -1.0, finite}, {"max_val", 1.0, finite}},
+                                      true};
 
     T min_val, max_val;
 

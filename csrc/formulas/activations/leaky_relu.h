@@ -8,11 +8,11 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct LeakyRelu {
-    static constexpr ActivationInfo info{"leaky_relu",
-                                         Saves::y,
-                                         "x if x > 0 else negative_slope * x",
-                                         "Maas, Hannun and Ng 2013; torch.nn.functional.leaky_relu",
-                                         {{"negative_slope", 0.01, at_least_zero}}};
+    static constexpr FormulaInfo info{"leaky_relu",
+                                      Saves::y,
+                                      "x if x > 0 else negative_slope * x",
+                                      "Maas, Hannun and Ng 2013; torch.nn.functional.leaky_relu",
+                                      {{"negative_slope", 0.01, at_least_zero}}};
 
     T negative_slope;
 

@@ -8,7 +8,7 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct LogSigmoid {
-    static constexpr ActivationInfo info{"logsigmoid", Saves::x, "-log1p(exp(-x))", "torch.nn.functional.logsigmoid"};
+    static constexpr FormulaInfo info{"logsigmoid", Saves::x, "-log1p(exp(-x))", "torch.nn.functional.logsigmoid"};
 
     explicit GRADFUSE_HD LogSigmoid(const double*) {}
 

@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Mish {
-    static constexpr ActivationInfo info{"mish", Saves::x, "x * tanh(softplus(x))",
-                                         "Misra 2019; torch.nn.functional.mish"};
+    static constexpr FormulaInfo info{"mish", Saves::x, "x * tanh(softplus(x))",
+                                      "Misra 2019; torch.nn.functional.mish"};
 
     explicit GRADFUSE_HD Mish(const double*) {}
 

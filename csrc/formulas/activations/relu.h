@@ -8,7 +8,7 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Relu {
-    static constexpr ActivationInfo info{"relu", Saves::y, "max(x, 0)", "Nair and Hinton 2010; torch.relu"};
+    static constexpr FormulaInfo info{"relu", Saves::y, "max(x, 0)", "Nair and Hinton 2010; torch.relu"};
 
     explicit GRADFUSE_HD Relu(const double*) {}
 

@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Relu6 {
-    static constexpr ActivationInfo info{"relu6", Saves::x, "min(max(x, 0), 6)",
-                                         "Krizhevsky 2010; torch.nn.functional.relu6"};
+    static constexpr FormulaInfo info{"relu6", Saves::x, "min(max(x, 0), 6)",
+                                      "Krizhevsky 2010; torch.nn.functional.relu6"};
 
     explicit GRADFUSE_HD Relu6(const double*) {}
 

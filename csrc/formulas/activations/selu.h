@@ -8,9 +8,9 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Selu {
-    static constexpr ActivationInfo info{"selu", Saves::x,
-                                         "1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))",
-                                         "Klambauer, Unterthiner, Mayr and Hochreiter 2017; torch.selu"};
+    static constexpr FormulaInfo info{"selu", Saves::x,
+                                      "1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))",
+                                      "Klambauer, Unterthiner, Mayr and Hochreiter 2017; torch.selu"};
 
     explicit GRADFUSE_HD Selu(const double*) {}
 

@@ -8,7 +8,7 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Sigmoid {
-    static constexpr ActivationInfo info{"sigmoid", Saves::y, "1 / (1 + exp(-x))", "torch.sigmoid"};
+    static constexpr FormulaInfo info{"sigmoid", Saves::y, "1 / (1 + exp(-x))", "torch.sigmoid"};
 
     explicit GRADFUSE_HD Sigmoid(const double*) {}
 

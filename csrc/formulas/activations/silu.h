@@ -8,11 +8,11 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Silu {
-    static constexpr ActivationInfo info{"silu",
-                                         Saves::x,
-                                         "x * sigmoid(beta * x)",
-                                         "Ramachandran, Zoph and Le 2017 (swish); torch.nn.functional.silu",
-                                         {{"beta", 1.0, finite}}};
+    static constexpr FormulaInfo info{"silu",
+                                      Saves::x,
+                                      "x * sigmoid(beta * x)",
+                                      "Ramachandran, Zoph and Le 2017 (swish); torch.nn.functional.silu",
+                                      {{"beta", 1.0, finite}}};
 
     T beta;
 

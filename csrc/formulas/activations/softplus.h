@@ -8,11 +8,11 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Softplus {
-    static constexpr ActivationInfo info{"softplus",
-                                         Saves::x,
-                                         "log1p(exp(beta * x)) / beta, or x where beta * x > threshold",
-                                         "Dugas et al. 2001; torch.nn.functional.softplus",
-                                         {{"beta", 1.0, above_zero}, {"threshold", 20.0, finite}}};
+    static constexpr FormulaInfo info{"softplus",
+                                      Saves::x,
+                                      "log1p(exp(beta * x)) / beta, or x where beta * x > threshold",
+                                      "Dugas et al. 2001; torch.nn.functional.softplus",
+                                      {{"beta", 1.0, above_zero}, {"threshold", 20.0, finite}}};
 
     T beta, threshold, inv_beta;
 

@@ -8,8 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Softsign {
-    static constexpr ActivationInfo info{"softsign", Saves::x, "x / (1 + abs(x))",
-                                         "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
+    static constexpr FormulaInfo info{"softsign", Saves::x, "x / (1 + abs(x))",
+                                      "Bergstra, Desjardins, Lamblin and Bengio 2009; torch.nn.functional.softsign"};
 
     explicit GRADFUSE_HD Softsign(const double*) {}
 

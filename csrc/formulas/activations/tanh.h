@@ -8,7 +8,7 @@ inline namespace GRADFUSE_ISA {
 
 template <class T>
 struct Tanh {
-    static constexpr ActivationInfo info{"tanh", Saves::y, "tanh(x)", "torch.tanh"};
+    static constexpr FormulaInfo info{"tanh", Saves::y, "tanh(x)", "torch.tanh"};
 
     explicit GRADFUSE_HD Tanh(const double*) {}
 

@@ -14,3 +14,4 @@ from .normalization import *
 from .norms import *
 from .optim import *
 from .random import *
+from .rows import *

@@ -7,6 +7,7 @@ the bias. Variances are biased.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,22 +17,8 @@ from ._float64 import Array, Float64, axes_of, narrow, wide
 from ._registry import Activation, lookup
 from .random import keep_mask, keep_scale
 
-__all__ = [
-    "group_norm",
-    "group_norm_backward",
-    "group_norm_forward",
-    "instance_norm",
-    "instance_norm_backward",
-    "instance_norm_forward",
-    "layer_norm",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "rms_norm",
-    "rms_norm_backward",
-    "rms_norm_forward",
-]
-
 Axes = int | tuple[int, ...]
+Size = Callable[[Float64, tuple[int, ...], float], tuple[Float64, Float64]]
 
 
 # Layer norm
@@ -219,7 +206,8 @@ def instance_norm_backward(grad_out: Array, ctx: Any) -> tuple[Array | None, ...
 
 
 # What they share. A norm is given by its layout: `shape`, in which x is seen; `axes` of that shape over which the
-# statistics are taken; `vector`, the shape in which weight and bias meet x; and whether the mean is taken away.
+# statistics are taken; `vector`, the shape in which weight and bias meet x; whether the mean is taken away; and `size`,
+# which gives sigma of what is left, and its derivative by an element, times the number of elements.
 
 
 def _layer(
@@ -243,9 +231,16 @@ def _rms(
     return _normalized(name, x, weight, None, layout, *after)
 
 
-def _last(x: Array, axes: tuple[int, ...], eps: float, *, centered: bool) -> SimpleNamespace:
+def _root_mean_square(u: Float64, axes: tuple[int, ...], eps: float) -> tuple[Float64, Float64]:
+    sigma = np.sqrt(_mean(u**2, axes) + eps)
+    return sigma, u / sigma
+
+
+def _last(
+    x: Array, axes: tuple[int, ...], eps: float, *, centered: bool, size: Size = _root_mean_square
+) -> SimpleNamespace:
     vector = tuple(n if i in axes else 1 for i, n in enumerate(x.shape))
-    return SimpleNamespace(shape=x.shape, axes=axes, vector=vector, eps=eps, centered=centered, offset=0.0)
+    return SimpleNamespace(shape=x.shape, axes=axes, vector=vector, eps=eps, centered=centered, size=size, offset=0.0)
 
 
 def _group(
@@ -281,6 +276,7 @@ def _grouped(
         vector=(*[1] * axis, *pieces, *[1] * (x.ndim - axis - 1)),
         eps=eps,
         centered=True,
+        size=_root_mean_square,
         offset=0.0,
     )
     return _normalized(name, x, weight, bias, layout, *after)
@@ -307,7 +303,7 @@ def _normalized(
     keep, scale = keep_mask(x.shape, dropout, rng), keep_scale(dropout)
     u = wide(x).reshape(layout.shape)
     mu = _mean(u, layout.axes) if layout.centered else 0.0
-    sigma = np.sqrt(_mean((u - mu) ** 2, layout.axes) + layout.eps)
+    sigma, slope = layout.size(u - mu, layout.axes, layout.eps)
     x_hat = (u - mu) / sigma
     gamma = 1.0 if weight is None else wide(weight).reshape(layout.vector) + layout.offset
     beta = 0.0 if bias is None else wide(bias).reshape(layout.vector)
@@ -316,7 +312,7 @@ def _normalized(
     y = np.where(keep, a * scale, 0)
     return y, SimpleNamespace(
         x=x, weight=weight, bias=bias, activation=activation, layout=layout, added=False,
-        keep=keep, scale=scale, gamma=gamma, mu=mu, sigma=sigma, u=u, x_hat=x_hat, z=z, a=a,
+        keep=keep, scale=scale, gamma=gamma, mu=mu, sigma=sigma, slope=slope, u=u, x_hat=x_hat, z=z, a=a,
     )  # fmt: skip
 
 
@@ -327,7 +323,7 @@ def _backward(name: str, grad_out: Array, c: Any, grad_total: Array | None) -> t
     layout = c.layout
     dz = df(np.where(c.keep, wide(grad_out) * c.scale, 0), c.z, c.a).reshape(layout.shape)
     d = c.gamma * dz
-    through_statistics = c.x_hat * _mean(d * c.x_hat, layout.axes)
+    through_statistics = c.slope * _mean(d * c.x_hat, layout.axes)
     if layout.centered:
         through_statistics = through_statistics + _mean(d, layout.axes)
     dx = ((d - through_statistics) / c.sigma).reshape(c.x.shape)
@@ -373,3 +369,9 @@ def _check(name: str, x: Array, shape: tuple[int, ...], **vectors: Array | None)
             raise TypeError(f"{name}: {argument} must be {expected} as x is, got {v.dtype}")
         if v.shape != shape:
             raise ValueError(f"{name}: {argument} must have shape {shape}, got {v.shape}")
+
+
+# What `import *` takes: every function above. Type checkers would read a plain assignment as an empty list.
+globals()["__all__"] = [
+    name for name, f in list(globals().items()) if getattr(f, "__module__", "") == __name__ and name[0] != "_"
+]

@@ -1,4 +1,5 @@
-// What the bindings need to know of CUDA, without its headers. A build without CUDA has absent.cpp in its place.
+// What the bindings ask of a device beside its operations (core/backend.h): where arrays are, streams, memory.
+// csrc/cuda has these functions, or csrc/cuda/absent.cpp in a build without it.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,15 @@
 #include "core/array.h"
 #include "core/backend.h"
 
-namespace gradfuse::cuda {
+namespace gradfuse::devices {
 
-// A CUDA call that failed. The text names the error.
+// A call to a device that failed. The text names the error.
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-std::string built();    // what it was built with; empty without CUDA
-std::string why_not();  // why no GPU can be used, in a sentence; empty where one can
+std::string built();    // what its kernels were built with; empty where there are none
+std::string why_not();  // why no device can be used, in a sentence; empty where one can
 int current_device();
 int device_of(const void* pointer);  // -1 for what is no device's memory
 
@@ -47,7 +48,7 @@ void set(int device, void* to, const void* from, std::int64_t bytes);
 // Within a scope, as the backend's functions: to the device. The bytes are copied before it returns.
 void write(void* to, const void* from, std::int64_t bytes);
 
-// Whether the scope's stream is recording a CUDA graph: what is queued now runs later, and maybe often.
+// Whether the scope's stream is recording a graph: what is queued now runs later, and maybe often.
 bool is_capturing();
 
 // Likewise: the next stream number of a generator's count on the device, left at `slot`.
@@ -58,4 +59,4 @@ void copy_elements(const Array& from, const Array& to);
 
 const Backend& backend();
 
-}  // namespace gradfuse::cuda
+}  // namespace gradfuse::devices

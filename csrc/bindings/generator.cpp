@@ -1,0 +1,138 @@
+#include "bindings/bindings.h"
+
+namespace gradfuse {
+
+namespace {
+
+bool is_integer(py::handle value) { return PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr()); }
+
+std::uint64_t word(py::handle value, const std::string& where) {
+    if (!is_integer(value)) fail<py::type_error>(where, " must be an integer, got ", describe(value));
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    const unsigned long long v = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fail<py::value_error>(where, " must be in [0, 2**64), got ", std::string(py::str(value)));
+    }
+    return v;
+}
+
+void refuse_capture(const char* text) {
+    if (devices::is_capturing()) fail<py::value_error>(text, " while a CUDA graph is captured");
+}
+
+// The numbers of a state, checked.
+Generator generator_of(const py::object& given) {
+    if (!py::isinstance<py::dict>(given)) {
+        fail<py::type_error>("Generator.load_state_dict: state must be a dict, got ", describe(given));
+    }
+    const auto state = given.cast<py::dict>();
+    if (!state.contains("seed") || !state.contains("stream") || state.size() != 2) {
+        fail<py::value_error>("Generator.load_state_dict: state must have the keys seed and stream, got ",
+                              std::string(py::str(py::list(state))));
+    }
+    const std::uint64_t seed = word(state["seed"], "Generator.load_state_dict: seed");
+    return Generator(seed, word(state["stream"], "Generator.load_state_dict: stream"));
+}
+
+py::dict generator_state(const Generator& g) {
+    py::dict state;
+    state["seed"] = g.seed();
+    state["stream"] = g.stream();
+    return state;
+}
+
+}  // namespace
+
+Drawn Generator::next(const View& x) {
+    if (!capturable_) {
+        if (x.on_device())
+            compute(x, [](const Backend&) { refuse_capture("Generator: capturable must be True, got False"); });
+        return {{seed_, stream_++, nullptr}, nullptr};
+    }
+    if (!x.on_device()) {
+        fail<py::value_error>("Generator: a capturable one draws for arrays on CUDA devices, got one on the CPU");
+    }
+    if (!count_) {
+        const auto count = std::make_shared<Workspace>(x, std::int64_t(sizeof stream_));
+        compute(x, [&](const Backend&) {
+            refuse_capture("Generator: must have drawn before, got the first draw");
+            devices::write(count->data(), &stream_, sizeof stream_);
+        });
+        count_ = count;
+        device_ = x.device;
+    }
+    if (x.device != device_) {
+        fail<py::value_error>("Generator: a capturable one draws on the device it first drew on, CUDA device ", device_,
+                              ", got an array on ", device_text(x));
+    }
+    Drawn drawn{{seed_, 0, nullptr}, std::make_shared<Workspace>(x, std::int64_t(sizeof stream_))};
+    auto* const slot = static_cast<std::uint64_t*>(drawn.slot->data());
+    compute(x,
+            [&, count = count_](const Backend&) { devices::draw(static_cast<std::uint64_t*>(count->data()), slot); });
+    drawn.random.on_device = slot;
+    return drawn;
+}
+
+std::uint64_t Generator::stream() const {
+    std::uint64_t now = stream_;
+    if (const auto count = count_) {
+        const py::gil_scoped_release release;
+        devices::read(device_, &now, count->data(), sizeof now);
+    }
+    return now;
+}
+
+void Generator::take(const Generator& state) {
+    seed_ = state.seed_;
+    stream_ = state.stream_;
+    if (const auto count = count_) {  // a graph may go on counting there
+        const py::gil_scoped_release release;
+        devices::set(device_, count->data(), &stream_, sizeof stream_);
+    }
+}
+
+Rng::Rng(const Args& args, int i) {
+    if (!args.given(i)) {
+        static Generator process(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
+        generator_ = &process;
+    } else if (py::isinstance<Generator>(args[i])) {
+        generator_ = &args[i].cast<Generator&>();
+    } else if (is_integer(args[i])) {
+        seed_.seed = word(args[i], args.where(i));
+    } else {
+        fail<py::type_error>(args.where(i), " must be a Generator, an integer seed or None, got ", describe(args[i]));
+    }
+}
+
+void register_generator(py::module_& m) {
+    py::class_<Generator>(m, "Generator",
+                          "A source of random streams: dropout and RReLU draw one stream number per call.\n\n"
+                          "A mask is a function of (seed, stream, element) alone, the same on every device, thread "
+                          "count and dtype.\ncapturable=True keeps the count of streams on the GPU that first draws "
+                          "one, so that each replay of a CUDA graph draws anew; `stream` then waits for that GPU.\n"
+                          "The bits are those of Philox4x32-10 (Salmon et al. 2011).")
+        .def(py::init([](const py::object& seed, bool capturable) {
+                 return Generator(word(seed, "Generator: seed"), 0, capturable);
+             }),
+             py::arg("seed"), py::arg("capturable") = false)
+        .def_property_readonly("seed", &Generator::seed, "The 64-bit seed.")
+        .def_property_readonly("stream", &Generator::stream, "The next call's stream number.")
+        .def_property_readonly("capturable", &Generator::capturable, "Whether CUDA graphs may capture its draws.")
+        .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
+        .def(
+            "load_state_dict", [](Generator& g, const py::object& state) { g.take(generator_of(state)); },
+            py::arg("state"), "Takes on a state from state_dict().")
+        .def("__repr__",
+             [](const Generator& g) {
+                 return "Generator(seed=" + std::to_string(g.seed()) + ", stream=" + std::to_string(g.stream()) + ")";
+             })
+        .def(py::pickle([](const Generator& g) { return py::make_tuple(generator_state(g), g.capturable()); },
+                        [](const py::tuple& pickled) {
+                            Generator g(0, 0, pickled[1].cast<bool>());
+                            g.take(generator_of(pickled[0]));
+                            return g;
+                        }));
+}
+
+}  // namespace gradfuse

@@ -1,0 +1,60 @@
+#include "formulas/rows/cross_entropy.h"
+
+#include "core/backend.h"
+#include "cpu/kernels.h"
+#include "cpu/reduce_map.h"
+
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
+
+namespace {
+
+// What the losses of rows are divided by for their mean: the rows that count, in the weights of their classes.
+double rows_that_count(const CrossEntropyOperation& op, const CrossEntropyArrays& a, std::int64_t rows) {
+    if (a.target->dtype != DType::i64) return double(rows);
+    const auto* const label = static_cast<const std::int64_t*>(a.target->data);
+    const std::int64_t classes = op.shape.channels;
+    const Heap<double> weight(classes);
+    if (a.weight) Reader<double>(*a.weight).load(0, classes, weight.data());
+    double total = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+        if (double(label[r]) != op.parameters.ignore) total += a.weight ? weight[label[r]] : 1;
+    }
+    return total;
+}
+
+}  // namespace
+
+void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& a) {
+    const std::int64_t rows = op.shape.outer * op.shape.inner;
+    const bool mean = op.reduction == Reduction::mean;
+    const double count = mean ? rows_that_count(op, a, rows) : 1;
+    const Heap<double> losses(rows);
+    const Array loss = dense_doubles(losses.data(), rows);
+    ReduceMapArrays arrays;
+    arrays.in[0] = a.logits;
+    arrays.out = a.dlogits;
+    arrays.column[0] = a.weight;
+    arrays.group_out[0] = &loss;
+    with_compute_type(a.logits->dtype, [&](auto t) {
+        using T = decltype(t);
+        if (a.target->dtype == DType::i64) {
+            arrays.group_in[0].array = a.target;
+            arrays.group_in[3].otherwise = 1 / count;
+            reduce_map(CrossEntropyOfLabels<T>(op.parameters), rows_of(op.shape), arrays);
+        } else {
+            arrays.in[1] = a.target;
+            arrays.group_in[0].otherwise = 1 / count;
+            reduce_map(CrossEntropyOfProbabilities<T>(op.parameters), rows_of(op.shape), arrays);
+        }
+    });
+    const Writer<double> write(*a.loss);
+    if (op.reduction == Reduction::none) return write.store(0, rows, losses.data());
+    double total = 0;
+    for (std::int64_t r = 0; r < rows; ++r) total += losses[r];
+    if (mean) total /= count;
+    write.store(0, 1, &total);
+}
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

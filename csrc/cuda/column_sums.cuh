@@ -1,0 +1,211 @@
+// Sums over groups of what a map gives for each column: dweight and dbias.
+#pragma once
+
+#include "cuda/reduce_map.cuh"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+constexpr std::int64_t most_slots = 256;
+
+// Whole rows whose elements fit the registers: the dx of a slot of rows, and the slot's sums, which stay in registers.
+template <class F, class S, class Stages, class Schedule>
+struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
+    using Base = Loop<F, S, Stages, Schedule, true>;
+    using T = typename F::T;
+    static constexpr int V = Base::V, K = Base::K;
+
+    int rows_per_slot, slots;
+    T* sums;  // [sum][slot][column]
+
+    SlotsOfRows(const Base& loop, std::int64_t rows_per_slot, T* sums, std::int64_t slots)
+        : Base(loop), rows_per_slot(int(rows_per_slot)), slots(int(slots)), sums(sums) {}
+
+    GRADFUSE_DEVICE void operator()() const {
+        T total[F::column_sums][K][V] = {};
+        for (int r = 0; r < rows_per_slot; ++r) {
+            const std::int64_t row = std::int64_t(slot()) * rows_per_slot + r;
+            this->on_chip(this->share(row), [&](int k, int j, const auto& values) {
+#pragma unroll
+                for (int m = 0; m < F::column_sums; ++m) total[m][k][j] += values.v[1 + m];
+            });
+            __syncthreads();  // before the next records are exchanged
+        }
+        if (slot() < slots) store(total);
+    }
+
+private:
+    GRADFUSE_DEVICE int slot() const { return int(blockIdx.x) * (Base::threads / this->width()) + this->own_group(); }
+    GRADFUSE_DEVICE void store(const T (&total)[F::column_sums][K][V]) const {
+        this->for_vectors(this->share(0), 0, [&](int k, int, const auto& at) {
+#pragma unroll
+            for (int m = 0; m < F::column_sums; ++m) {
+                const std::int64_t first = (std::int64_t(m) * slots + slot()) * this->groups.length;
+                View<T>(sums, true).store(first + at.position, V, true, total[m][k]);
+            }
+        });
+    }
+};
+
+// The same sums of any groups, each made again from the numbers of its group. Lanes take neighboring columns, or where
+// neighboring elements belong to one column, the block takes one.
+template <class F, class S, class Stages>
+struct SumsOfColumns : Kernel, Call<F, S, Stages> {
+    using T = typename F::T;
+    using E = Element<F, true>;
+    using At = Positions<1, true>;
+    using Totals = Values<double, F::column_sums>;
+
+    std::int64_t per_period, periods;
+    Divider run;  // elements of a column in a group
+    std::int64_t per_column;
+    bool one_column;  // for a block
+    double* sums;     // [sum][slot][column]
+    std::int64_t slots;
+
+    SumsOfColumns(const Call<F, S, Stages>& call, const Grouping& g, bool per_run, std::int64_t periods)
+        : Call<F, S, Stages>(call),
+          per_period(per_run ? g.runs : g.length()),
+          periods(periods),
+          run(per_run ? g.run : 1, g.count() / periods * g.run),
+          per_column(g.count() / periods * run.divisor),
+          one_column(per_run || g.across()) {
+        const std::int64_t wanted = per_column / (one_column ? threads * 32 : warp_size * 16) + 1;
+        slots = wanted < most_slots ? wanted : most_slots;
+        sums = allocate_array<double>(F::column_sums * slots * columns_count());
+    }
+
+    GRADFUSE_HD std::int64_t columns_count() const { return per_period * periods; }
+    std::int64_t blocks() const {
+        return slots * (one_column ? columns_count() : (columns_count() + warp_size - 1) / warp_size);
+    }
+    static std::int64_t shared_bytes() { return threads * std::int64_t(sizeof(Totals)); }
+
+    GRADFUSE_DEVICE void operator()() const {
+        const std::int64_t tile = std::int64_t(blockIdx.x) / slots, slot = std::int64_t(blockIdx.x) % slots;
+        const std::int64_t column = one_column ? tile : tile * warp_size + int(threadIdx.x) % warp_size;
+        const std::int64_t per_slot = (per_column + slots - 1) / slots, begin = slot * per_slot;
+        const std::int64_t end = begin + per_slot < per_column ? begin + per_slot : per_column;
+        const int step = one_column ? threads : threads / warp_size;
+        Totals total{};
+        if (column < columns_count()) {
+            const std::int64_t period = column / per_period, of_period = column - period * per_period;
+            for (std::int64_t e = begin + int(threadIdx.x) / (threads / step); e < end; e += step) {
+                std::int64_t sample = e;
+                const std::int64_t in_run = run.split(sample);
+                add(total, period + sample * periods, of_period * run.divisor + in_run, period * per_period);
+            }
+        }
+        store(column, slot, total);
+    }
+
+private:
+    // The terms of an element.
+    GRADFUSE_DEVICE void add(Totals& total, std::int64_t g, std::int64_t position, std::int64_t columns_first) const {
+        const std::int64_t first = this->groups.first(g);
+        const At at{this->groups, first, position, first + this->groups.offset(position), 1, true};
+        const auto& stages = this->stages.of_group(g, columns_first);
+        S raw[F::inputs][1], extra[1];
+        T x[F::inputs][1], w[F::columns + 1][1], values[F::columns][1];
+        for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[i]);
+        stages.load(at, extra);
+        for (int i = 0; i < F::inputs; ++i) widen<S>(raw[i], x[i]);
+        stages.before(at, x, extra, false);
+        this->columns.read(columns_first, at, values);
+        for (int c = 0; c < F::columns; ++c) w[c][0] = values[c][0];
+        const auto group = this->numbers(g);
+        const auto constants = this->f.constants(typename F::Record{}, this->f.local(T(0), 1, group, 0), group, 0);
+        const auto terms = E::map(this->f, constants, 0, T(0), x, w, 0);
+        for (int m = 0; m < F::column_sums; ++m) total.v[m] += double(terms.v[1 + m]);
+    }
+    GRADFUSE_DEVICE void store(std::int64_t column, std::int64_t slot, Totals total) const {
+        const auto join = [](Totals& a, const Totals& b) {
+            for (int m = 0; m < F::column_sums; ++m) a.v[m] += b.v[m];
+        };
+        Totals* const shared = shared_memory<Totals>();
+        if (one_column) {
+            total = block_reduce(total, shared, join, threads);
+        } else {
+            shared[threadIdx.x] = total;
+            __syncthreads();
+            for (int t = int(threadIdx.x) + warp_size; t < threads; t += warp_size) join(total, shared[t]);
+        }
+        const bool writes = one_column ? threadIdx.x == 0 : threadIdx.x < warp_size && column < columns_count();
+        if (!writes) return;
+        for (int m = 0; m < F::column_sums; ++m) sums[(m * slots + slot) * columns_count() + column] = total.v[m];
+    }
+};
+
+// to[m][column] = the sum of a column over the slots, in order: 32 columns a block.
+template <class T, int N>
+struct MergeSlots : Kernel {
+    static constexpr int threads = 1024, warps = threads / warp_size;
+
+    const T* sums;  // [N][slots][columns]
+    std::int64_t slots, columns, tiles;
+    DoubleView to[N];
+
+    GRADFUSE_DEVICE void operator()() const {
+        const int m = int(std::int64_t(blockIdx.x) / tiles), lane = int(threadIdx.x) % warp_size;
+        const std::int64_t column = std::int64_t(blockIdx.x) % tiles * warp_size + lane;
+        double* const shared = shared_memory<double>();
+        double sum = 0;
+        for (std::int64_t s = int(threadIdx.x) / warp_size; s < slots && column < columns; s += warps) {
+            sum += double(sums[(m * slots + s) * columns + column]);
+        }
+        shared[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x >= warp_size || column >= columns) return;
+        for (int w = 1; w < warps; ++w) sum += shared[w * warp_size + lane];
+        to[m].set(column, sum);
+    }
+};
+
+template <class T, int N>
+void merge_slots(const T* sums, std::int64_t slots, std::int64_t columns, const Array* const* to) {
+    MergeSlots<T, N> kernel{{}, sums, slots, columns, (columns + warp_size - 1) / warp_size, {}};
+    for (int m = 0; m < N; ++m) kernel.to[m] = DoubleView(to[m]);
+    launch(kernel, N * kernel.tiles, kernel.threads * std::int64_t(sizeof(double)));
+}
+
+template <int Threads, int K, class F, class S, class Stages>
+void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const Array* const* to) {
+    using T = typename F::T;
+    using Rows = Schedule<Threads, per_access<S>, K, true, false, false>;
+    const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : row_width(vectors, K));
+    const std::int64_t most = most_slots * loop.per_block(), rows = call.groups.count;
+    const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;
+    T* const sums = allocate_array<T>(F::column_sums * slots * call.groups.length);
+    launch(SlotsOfRows<F, S, Stages, Rows>(loop, per_slot, sums, slots), blocks_for(slots, loop.per_block()),
+           loop.shared_bytes());
+    merge_slots<T, F::column_sums>(sums, slots, call.groups.length, to);
+}
+
+template <class F, class S, class Stages>
+void sums_of_columns(const Call<F, S, Stages>& call, const Grouping& g, const ReduceMapArrays& a) {
+    const SumsOfColumns<F, S, Stages> kernel(call, g, a.column_per_run, a.periods);
+    launch(kernel, kernel.blocks(), kernel.shared_bytes());
+    merge_slots<double, F::column_sums>(kernel.sums, kernel.slots, kernel.columns_count(), a.column_sum);
+}
+
+// reduce_map for a declaration with sums of columns. Those of any groups are made first, as `out` may be an input.
+template <class S, class F, class Plain, class All>
+void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays& a,
+                            const Columns<S, F::columns>& columns, const Plain* plain, const All& all) {
+    constexpr int V = per_access<S>, K = most_vectors<F, S, Plain> / 2;
+    const bool wanted = a.column_sum[0] || a.column_sum[1];
+    if (!wanted) return reduce_map<true, true, S>(f, g, a, columns, plain, all);
+    const Call<F, S, All> call(f, g, a, all, columns);
+    const std::int64_t vectors = g.length() / V;
+    const bool rows = plain && call.wide && columns.whole(V) && !g.across() && !a.column_per_run && a.periods == 1;
+    if (!rows || vectors > 512 * K || g.count() == 0) {
+        sums_of_columns(call, g, a);
+        return reduce_map<true, true, S>(f, g, a, columns, plain, all);
+    }
+    const Call<F, S, Plain> plain_call(f, g, a, *plain, columns);
+    if (vectors <= 256 * K) return slots_of_rows<256, K>(plain_call, vectors, a.column_sum);
+    slots_of_rows<512, K>(plain_call, vectors, a.column_sum);
+}
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

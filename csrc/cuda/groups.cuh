@@ -1,0 +1,196 @@
+// Groups of elements as the kernels of reduce_map.cuh see them: where their elements are, the numbers of a group and
+// the columns, which have a value per position in the group.
+#pragma once
+
+#include "core/reduce_map.h"
+#include "cuda/strides.cuh"
+#include "cuda/view.cuh"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+template <class S>
+bool is_wide(const S* pointer) {  // an access of 16 bytes may begin here
+    return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
+}
+
+// Where the groups of a dense array are.
+struct Groups {
+    explicit Groups(const Grouping& g)
+        : count(g.count()),
+          length(g.length()),
+          block_stride(g.block_stride),
+          group_stride(g.group_stride),
+          run_stride(g.run_stride),
+          groups(g.groups, count),
+          run(contiguous(g) ? length : g.run, length),
+          one_run(contiguous(g)) {}
+
+    static bool contiguous(const Grouping& g) { return g.runs == 1 || g.run_stride == g.run; }
+
+    GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const {
+        const std::int64_t in_block = groups.split(group);
+        return group * block_stride + in_block * group_stride;
+    }
+    GRADFUSE_DEVICE std::int64_t offset(std::int64_t position) const {
+        if (one_run) return position;
+        const std::int64_t in_run = run.split(position);
+        return position * run_stride + in_run;
+    }
+
+    std::int64_t count, length, block_stride, group_stride, run_stride;
+    Divider groups, run;
+    bool one_run;
+};
+
+// V neighboring positions of a group, `count` of them there. Whole: all of them are, side by side, on a boundary of 16
+// bytes.
+template <int V, bool Whole>
+struct Positions {
+    const Groups& groups;
+    std::int64_t first, position;  // of the group's elements; in the group
+    std::int64_t start;            // index of the first element
+    int count;
+    bool wide;
+
+    GRADFUSE_DEVICE bool as_vector() const { return Whole || wide; }
+    GRADFUSE_DEVICE std::int64_t index(int j) const {
+        return Whole || groups.one_run ? start + j : first + groups.offset(position + j);
+    }
+    template <class S>
+    GRADFUSE_DEVICE void load(const S* from, S (&to)[V]) const {
+        if (as_vector()) return View<S>(const_cast<S*>(from), true).load(start, V, true, to);
+#pragma unroll
+        for (int j = 0; j < V; ++j) to[j] = j < count ? from[index(j)] : S{};
+    }
+    template <class S>
+    GRADFUSE_DEVICE void read(const S* from, Compute<S> (&to)[V]) const {
+        S raw[V];
+        load(from, raw);
+        widen<S>(raw, to);
+    }
+    template <class S>
+    GRADFUSE_DEVICE void write(S* to, const Compute<S> (&from)[V]) const {
+        if (as_vector()) return View<S>(to, true).write(start, V, true, from);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            if (j < count) to[index(j)] = Storage<S>::store(from[j]);
+        }
+    }
+};
+
+// A number of every group, of any type.
+class Numbers {
+public:
+    Numbers() = default;
+    explicit Numbers(const GroupNumbers& n)
+        : data_(n.array ? n.array->data : nullptr),
+          dtype_(n.array ? n.array->dtype : DType::f64),
+          otherwise_(n.otherwise),
+          mod_(n.mod) {}
+
+    GRADFUSE_DEVICE double get(std::int64_t group) const {
+        if (!data_) return otherwise_;
+        const std::int64_t i = mod_ ? group % mod_ : group;
+        if (dtype_ == DType::i32) return double(static_cast<const std::int32_t*>(data_)[i]);
+        if (dtype_ == DType::i64) return double(static_cast<const std::int64_t*>(data_)[i]);
+        double value = 0;
+        with_storage(dtype_, [&](auto s) {
+            using S = decltype(s);
+            value = Storage<S>::template load<double>(static_cast<const S*>(data_)[i]);
+        });
+        return value;
+    }
+
+private:
+    const void* data_ = nullptr;
+    DType dtype_ = DType::f64;
+    double otherwise_ = 0;
+    std::int64_t mod_ = 0;
+};
+
+// Columns of the storage type or of the compute type. An absent one has one value everywhere.
+template <class S, int N>
+class Columns {
+public:
+    using T = Compute<S>;
+
+    explicit Columns(const Grouping& g, const Array* const* columns, bool per_run, std::int64_t periods,
+                     T no_weight = 1)
+        : periods_(periods), per_period_(per_run ? g.runs : g.length()), run_(g.run, g.length()), per_run_(per_run) {
+        for (int c = 0; c < N; ++c) {
+            data_[c] = columns[c] ? columns[c]->data : nullptr;
+            computed_[c] = columns[c] && columns[c]->dtype != dtype_of();
+            absent_[c] = c == 0 ? no_weight : T(-0.0);
+        }
+    }
+
+    // Whether vectors of V may be read whole.
+    bool whole(int v) const {
+        bool whole = !per_run_ || run_.divisor % v == 0;
+        for (const void* data : data_) whole = whole && is_wide(data);
+        return whole;
+    }
+
+    GRADFUSE_DEVICE T at(int c, std::int64_t i) const {
+        if (!data_[c]) return absent_[c];
+        return computed_[c] ? static_cast<const T*>(data_[c])[i]
+                            : Storage<S>::template load<T>(static_cast<const S*>(data_[c])[i]);
+    }
+    GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const { return group % periods_ * per_period_; }
+    GRADFUSE_DEVICE std::int64_t index(std::int64_t group, std::int64_t position) const {
+        return first(group) + (per_run_ ? run_.divide(position) : position);
+    }
+
+    template <int V, bool Whole>
+    GRADFUSE_DEVICE void read(std::int64_t first, const Positions<V, Whole>& at, T (&to)[N][V]) const {
+#pragma unroll
+        for (int c = 0; c < N; ++c) read_one(c, first, at, to[c]);
+    }
+
+private:
+    static DType dtype_of() {
+        return std::is_same_v<S, Half>       ? DType::f16
+               : std::is_same_v<S, BFloat16> ? DType::bf16
+               : std::is_same_v<S, float>    ? DType::f32
+                                             : DType::f64;
+    }
+
+    template <int V, bool Whole>
+    GRADFUSE_DEVICE void read_one(int c, std::int64_t first, const Positions<V, Whole>& p, T (&to)[V]) const {
+        if (!data_[c] || (Whole && per_run_)) {
+            const T value = data_[c] ? at(c, first + run_.divide(p.position)) : absent_[c];
+#pragma unroll
+            for (int j = 0; j < V; ++j) to[j] = value;
+        } else if (!Whole) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const std::int64_t position = p.position + j;
+                to[j] = j < p.count ? at(c, first + (per_run_ ? run_.divide(position) : position)) : T(0);
+            }
+        } else if (computed_[c]) {
+            View<T>(const_cast<void*>(data_[c]), true).load(first + p.position, V, true, to);
+        } else {
+            View<S>(const_cast<void*>(data_[c]), true).read(first + p.position, V, true, to);
+        }
+    }
+
+    const void* data_[N];
+    bool computed_[N];
+    T absent_[N];
+    std::int64_t periods_, per_period_;
+    Divider run_;
+    bool per_run_;
+};
+
+template <class S>
+class Columns<S, 0> {
+public:
+    template <class... Any>
+    explicit Columns(const Any&...) {}
+    bool whole(int) const { return true; }
+    GRADFUSE_DEVICE std::int64_t first(std::int64_t) const { return 0; }
+};
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

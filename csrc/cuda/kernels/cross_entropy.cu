@@ -1,0 +1,91 @@
+// Cross-entropy and its gradient, in one pass over the logits.
+#include "cuda/kernels.h"
+#include "cuda/reduce_map.cuh"
+#include "cuda/total.cuh"
+#include "formulas/rows/cross_entropy.h"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+namespace {
+
+// Of a mean over the rows that count: {1 / the sum of their labels' weights, the sum}.
+struct LabelWeights : Kernel {
+    static constexpr int threads = 1024;
+
+    Numbers labels, weights;
+    CrossEntropyParameters p;
+    std::int64_t rows;
+    double* rate;
+
+    GRADFUSE_DEVICE void operator()() const {
+        double sum = 0;
+        for (std::int64_t i = threadIdx.x; i < rows; i += threads) {
+            const double label = labels.get(i);
+            const bool counts = label != p.ignore && label >= 0 && label < p.classes;
+            sum += counts ? weights.get(std::int64_t(label)) : 0;
+        }
+        sum = block_reduce(sum, shared_memory<double>(), Add{}, threads);
+        if (threadIdx.x == 0) rate[0] = 1 / sum, rate[1] = sum;
+    }
+};
+
+template <class S, class F>
+void run(const F& f, const Grouping& grouping, const ReduceMapArrays& a) {
+    const NoStages none;
+    const Columns<S, 1> weights(grouping, a.column, false, 1);
+    reduce_map<false, true, S>(f, grouping, a, weights, a.column[0] ? nullptr : &none, none);
+}
+
+Array array_of(double* values, std::int64_t n) {
+    Array a;
+    a.data = values, a.dtype = DType::f64, a.size = n;
+    return a;
+}
+
+}  // namespace
+
+}  // namespace GRADFUSE_ISA
+
+void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& arrays) {
+    const Dense logits(*arrays.logits), target(*arrays.target);
+    const DenseOutput dlogits(*arrays.dlogits), loss(*arrays.loss);
+    const auto weight = dense_or_none<Dense>(arrays.weight);
+    const Grouping grouping = rows_of(op.shape);
+    const std::int64_t rows = grouping.count();
+    const bool labels = target->dtype == DType::i32 || target->dtype == DType::i64;
+    const bool each = op.reduction == Reduction::none, mean = op.reduction == Reduction::mean;
+    const bool counted = mean && labels && (weight || op.parameters.ignore != 0.5);
+    const double scale = mean ? 1 / double(rows) : 1;
+
+    double* const scratch = each ? nullptr : allocate_array<double>(rows + 2);  // losses, and rate and denominator
+    const Array rate = array_of(scratch + (each ? 0 : rows), 1), losses = array_of(scratch, rows);
+    ReduceMapArrays a;
+    a.in[0] = &*logits, a.out = &*dlogits, a.column[0] = pointer_to(weight);
+    a.group_out[0] = each ? &*loss : &losses;
+    const GroupNumbers the_rate{counted ? &rate : nullptr, scale, 1};
+    if (labels) {
+        a.group_in[0] = {&*target, 0, 0}, a.group_in[3] = the_rate;
+    } else {
+        a.in[1] = &*target, a.group_in[0] = the_rate;
+    }
+    if (counted) {
+        const LabelWeights kernel{{},   Numbers(a.group_in[0]), Numbers({a.column[0], 1, 0}), op.parameters,
+                                  rows, scratch + rows};
+        launch(kernel, 1, kernel.threads / warp_size * std::int64_t(sizeof(double)));
+    }
+    with_storage(logits->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        using T = Compute<S>;
+        if (labels) {
+            run<S>(CrossEntropyOfLabels<T>(op.parameters), grouping, a);
+        } else {
+            run<S>(CrossEntropyOfProbabilities<T>(op.parameters), grouping, a);
+        }
+    });
+    if (!each) store_total(scratch, rows, scale, loss, counted ? scratch + rows + 1 : nullptr);
+    dlogits.commit();
+    loss.commit();
+}
+
+}  // namespace gradfuse::cuda

@@ -1,0 +1,273 @@
+// The normalizations of the list, with what is fused before and after them.
+#include "cuda/column_sums.cuh"
+#include "cuda/kernels.h"
+#include "cuda/random.cuh"
+#include "cuda/stage.cuh"
+#include "formulas/norms/list.h"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+namespace {
+
+template <class S>
+S* pointer(const Array* a) {
+    return a ? static_cast<S*>(a->data) : nullptr;
+}
+
+// What comes after the affine. Kernels that know that there is nothing have the other one.
+template <class T, bool Present>
+struct Epilogue {
+    Stage<T> activation;
+    Dropout dropout;
+    ElementOrder numbers;
+
+    explicit Epilogue(const NormOperation& op) : activation(op.activation), dropout(op.dropout), numbers(op.numbers) {}
+
+    template <int V, class At>
+    GRADFUSE_DEVICE void forward(const At& at, T (&z)[V]) const {
+        if (activation) activation.forward(z);
+        if (dropout.threshold) drop(dropout, numbers, at, z);
+    }
+    // make_z(z) makes the input again.
+    template <int V, class At, class MakeZ>
+    GRADFUSE_DEVICE void backward(const At& at, T (&dy)[V], const MakeZ& make_z) const {
+        if (dropout.threshold) drop(dropout, numbers, at, dy);
+        if (!activation) return;
+        T z[V];
+        make_z(z);
+        if (activation.saves_y()) activation.forward(z);
+        activation.backward(dy, z);
+    }
+};
+template <class T>
+struct Epilogue<T, false> {
+    explicit Epilogue(const NormOperation&) {}
+    template <class... Any>
+    GRADFUSE_DEVICE void forward(const Any&...) const {}
+    template <class... Any>
+    GRADFUSE_DEVICE void backward(const Any&...) const {}
+};
+
+// total = x + add, then the epilogue.
+template <class S, bool All>
+struct ForwardStages {
+    using T = Compute<S>;
+    static constexpr int extra = 1;
+    static constexpr bool large = All;
+
+    const S* add;
+    S* total;
+    Epilogue<T, All> epilogue;
+
+    ForwardStages(const NormOperation& op, const NormArrays& a)
+        : add(pointer<S>(a.add)), total(pointer<S>(a.total)), epilogue(op) {}
+    bool wide() const { return is_wide(add) && is_wide(total); }
+
+    GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
+    template <int V, class At>
+    GRADFUSE_DEVICE void load(const At& at, S (&extra)[V]) const {
+        if (add) at.load(add, extra);
+    }
+    template <int V, class At>
+    GRADFUSE_DEVICE void before(const At& at, T (&x)[1][V], const S (&extra)[V], bool last) const {
+        if (!add) return;
+        T addend[V];
+        S rounded[V];
+        widen<S>(extra, addend);
+#pragma unroll
+        for (int j = 0; j < V; ++j) x[0][j] += addend[j];
+        narrow<S>(x[0], rounded);
+        widen<S>(rounded, x[0]);
+        if (total && last) at.write(total, x[0]);
+    }
+    template <int V, class At>
+    GRADFUSE_DEVICE void after(const At& at, T (&y)[V]) const {
+        epilogue.forward(at, y);
+    }
+};
+
+// The epilogue undone, its input made again from x; at the end dx += dtotal.
+template <class Forward, class S, bool All>
+struct BackwardStages {
+    using T = Compute<S>;
+    static constexpr int extra = 0;
+    static constexpr bool large = All;
+    static constexpr int affine = members<typename Forward::Group, double>;
+
+    const S* dtotal;
+    Epilogue<T, All> epilogue;
+    Forward norm;
+    Columns<S, Forward::columns> columns;
+    Numbers statistics[Forward::group_outputs], group_in[affine + 1];
+
+    BackwardStages(const NormOperation& op, const NormArrays& a, const ReduceMapArrays& forward, const Forward& norm)
+        : dtotal(pointer<S>(a.dtotal)),
+          epilogue(op),
+          norm(norm),
+          columns(op.grouping, forward.column, forward.column_per_run, forward.periods, norm.no_weight()) {
+        for (int k = 0; k < affine; ++k) group_in[k] = Numbers(forward.group_in[k]);
+    }
+    bool wide() const { return is_wide(dtotal); }
+
+    struct OfGroup {
+        const BackwardStages& s;
+        std::int64_t first;  // of the columns
+        typename Forward::Constants constants;
+
+        template <int V, class At>
+        GRADFUSE_DEVICE void load(const At&, S (&)[V]) const {}
+        template <int V, class At>
+        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const S (&)[V], bool) const {
+            s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
+                using E = Element<Forward, true>;
+                T w[E::columns + 1][V], values[E::columns][V], in[1][V];
+                s.columns.read(first, at, values);
+#pragma unroll
+                for (int j = 0; j < V; ++j) {
+                    in[0][j] = x[1][j];
+#pragma unroll
+                    for (int c = 0; c < E::columns; ++c) w[c][j] = values[c][j];
+                    z[j] = E::map(s.norm, constants, 0, T(0), in, w, j).v[0];
+                }
+            });
+        }
+        template <int V, class At>
+        GRADFUSE_DEVICE void after(const At& at, T (&dx)[V]) const {
+            if (!s.dtotal) return;
+            T more[V];
+            at.read(s.dtotal, more);
+#pragma unroll
+            for (int j = 0; j < V; ++j) dx[j] += more[j];
+        }
+    };
+    GRADFUSE_DEVICE OfGroup of_group(std::int64_t group, std::int64_t first) const {
+        if constexpr (!All) {
+            return {*this, first, {}};
+        } else {
+            double numbers[Forward::group_outputs];
+            for (int k = 0; k < Forward::group_outputs; ++k) numbers[k] = statistics[k].get(group);
+            const auto in = make<typename Forward::Group, double>([&](int k) { return group_in[k].get(group); });
+            return {*this, first, norm.saved(numbers, in)};
+        }
+    }
+};
+
+// The statistics as arrays.
+struct Statistics {
+    Array array[NormInfo::max_statistics];
+    const Array* pointer[NormInfo::max_statistics];
+
+    Statistics(double* const* data, std::int64_t groups) {
+        for (int k = 0; k < NormInfo::max_statistics; ++k) {
+            array[k].data = data[k], array[k].dtype = DType::f64, array[k].size = groups;
+            pointer[k] = data[k] ? &array[k] : nullptr;
+        }
+    }
+};
+
+// One weight and bias for all of a group.
+bool affine_per_group(const NormOperation& op) {
+    return op.affine_per_run && (op.grouping.runs == 1 || op.grouping.across());
+}
+
+ReduceMapArrays affine_arrays(const NormOperation& op, const NormArrays& a) {
+    ReduceMapArrays r;
+    r.group_in[0].otherwise = 1;
+    if (affine_per_group(op)) {
+        r.group_in[0] = {a.weight, 1, op.periods}, r.group_in[1] = {a.bias, 0, op.periods};
+    } else {
+        r.column[0] = a.weight, r.column[1] = a.bias;
+        r.column_per_run = op.affine_per_run, r.periods = op.periods;
+    }
+    return r;
+}
+
+template <class S, class Forward>
+void forward(const NormOperation& op, const NormArrays& a, const Statistics& statistics) {
+    const Forward f(op.parameters);
+    ReduceMapArrays r = affine_arrays(op, a);
+    r.in[0] = a.x, r.out = a.y;
+    for (int k = 0; k < Forward::group_outputs; ++k) r.group_out[k] = statistics.pointer[k];
+    const Columns<S, Forward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, f.no_weight());
+    const ForwardStages<S, false> plain(op, a);
+    const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
+    reduce_map<true, true, S>(f, op.grouping, r, columns, is_plain ? &plain : nullptr, ForwardStages<S, true>(op, a));
+}
+
+template <class S, class Forward, class Backward>
+void backward(const NormOperation& op, const NormArrays& a, const Statistics& statistics) {
+    constexpr int numbers = Forward::group_outputs, sums = Backward::column_sums;
+    const Backward f(op.parameters);
+    const Forward norm(op.parameters);
+    ReduceMapArrays r = affine_arrays(op, a);
+    BackwardStages<Forward, S, false> plain(op, a, r, norm);
+    BackwardStages<Forward, S, true> all(op, a, r, norm);
+    const Columns<S, Backward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, norm.no_weight());
+    if (members<typename Backward::Group, double> > numbers) r.group_in[numbers] = r.group_in[0];
+    for (int k = 0; k < numbers; ++k) {
+        r.group_in[k] = {statistics.pointer[k], 0, 0};
+        all.statistics[k] = Numbers(r.group_in[k]);
+    }
+    r.in[0] = a.dy, r.in[1] = a.x, r.out = a.dx;
+    const Array* const column_sum[] = {a.dweight, a.dbias};
+    const std::int64_t groups = op.grouping.count();
+    double* parts[2] = {};
+    if (!affine_per_group(op)) {
+        r.column_sum[0] = a.dweight, r.column_sum[1] = a.dbias;
+    } else if (a.dweight || a.dbias) {
+        parts[0] = allocate_array<double>(2 * groups), parts[1] = parts[0] + groups;
+    }
+    const Statistics of_groups(parts, groups);
+    r.group_out[0] = of_groups.pointer[0], r.group_out[1] = of_groups.pointer[1];
+    const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
+    reduce_map_and_columns<S>(f, op.grouping, r, columns, is_plain ? &plain : nullptr, all);
+    if (parts[0]) merge_slots<double, sums>(parts[0], groups / op.periods, op.periods, column_sum);
+}
+
+}  // namespace
+
+}  // namespace GRADFUSE_ISA
+
+void norm_forward(const NormOperation& op, const NormArrays& arrays) {
+    const Dense x(*arrays.x);
+    const DenseOutput y(*arrays.y);
+    const auto add = dense_or_none<Dense>(arrays.add), weight = dense_or_none<Dense>(arrays.weight);
+    const auto bias = dense_or_none<Dense>(arrays.bias);
+    const auto total = dense_or_none<DenseOutput>(arrays.total);
+    NormArrays a = arrays;
+    a.x = &*x, a.y = &*y, a.add = pointer_to(add), a.weight = pointer_to(weight), a.bias = pointer_to(bias);
+    a.total = pointer_to(total);
+    const Statistics statistics(a.statistics, op.grouping.count());
+    with_storage(x->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        with_row<Compute<S>>(op.row, Norms{},
+                             [&](auto norm) { forward<S, typename decltype(norm)::Forward>(op, a, statistics); });
+    });
+    y.commit();
+    if (total) total->commit();
+}
+
+void norm_backward(const NormOperation& op, const NormArrays& arrays) {
+    const Dense x(*arrays.x), dy(*arrays.dy);
+    const DenseOutput dx(*arrays.dx);
+    const auto weight = dense_or_none<Dense>(arrays.weight), bias = dense_or_none<Dense>(arrays.bias);
+    const auto dtotal = dense_or_none<Dense>(arrays.dtotal);
+    const auto dweight = dense_or_none<DenseOutput>(arrays.dweight), dbias = dense_or_none<DenseOutput>(arrays.dbias);
+    NormArrays a = arrays;
+    a.x = &*x, a.dy = &*dy, a.dx = &*dx, a.weight = pointer_to(weight), a.bias = pointer_to(bias);
+    a.dtotal = pointer_to(dtotal), a.dweight = pointer_to(dweight), a.dbias = pointer_to(dbias);
+    const Statistics statistics(a.statistics, op.grouping.count());
+    with_storage(x->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        with_row<Compute<S>>(op.row, Norms{}, [&](auto norm) {
+            using Norm = decltype(norm);
+            backward<S, typename Norm::Forward, typename Norm::Backward>(op, a, statistics);
+        });
+    });
+    dx.commit();
+    if (dweight) dweight->commit();
+    if (dbias) dbias->commit();
+}
+
+}  // namespace gradfuse::cuda

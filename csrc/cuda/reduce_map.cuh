@@ -1,0 +1,535 @@
+// The loop for "reduce, then map": the threads of a group read its elements, reduce them, exchange one record and map
+// them. core/reduce_map.h says what a declaration is.
+//
+// A part of a group is what a warp has of it; where a group is too long for the registers it is what a thread reads at
+// a time, and a second sweep, in reverse order, reads the elements again. The schedule follows from the length of the
+// groups and the type alone. Where neighboring groups lie side by side, neighboring threads take neighboring groups.
+//
+// What nvcc needs: every load is issued before the first is unpacked; loads under a condition, not at clamped
+// addresses; positions are int; numbers of a group are made last, when its registers are free.
+#pragma once
+
+#include "core/backend.h"
+#include "core/list.h"
+#include "cuda/groups.cuh"
+#include "cuda/reduce.cuh"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+// Threads on a multiprocessor: with 64 registers each, or with 128 where doubles or columns need more.
+template <class F>
+struct Threads {
+    static constexpr bool doubles = sizeof(typename F::T) == 8, columns = F::columns > 0;
+    static constexpr int most = doubles || columns ? 512 : 1024;
+    static constexpr int words = columns && !doubles ? 64 : 32;  // of elements, for a thread
+};
+
+// How a kernel divides groups among the threads: K vectors of V elements each at a time.
+template <int Threads_, int V_, int K_, bool Whole, bool Across, bool Streams>
+struct Schedule {
+    static constexpr int threads = Threads_, V = V_, K = K_;
+    static constexpr bool whole = Whole, across = Across, streams = Streams;
+};
+
+// What is done with elements beside the reduction and the map: here nothing. Of a group come: load, with the inputs;
+// before, on the inputs; after, on the output. What `before` writes it writes in the last sweep alone, as its arrays
+// may be inputs.
+struct NoStages {
+    static constexpr int extra = 0;       // arrays that load reads
+    static constexpr bool large = false;  // so much code that a thread should take one vector at a time
+    bool wide() const { return true; }
+    GRADFUSE_DEVICE NoStages of_group(std::int64_t, std::int64_t) const { return {}; }
+    template <class At, class S>
+    GRADFUSE_DEVICE void load(const At&, S&) const {}
+    template <class At, class X, class S>
+    GRADFUSE_DEVICE void before(const At&, X&, const S&, bool) const {}
+    template <class At, class Y>
+    GRADFUSE_DEVICE void after(const At&, Y&) const {}
+};
+
+// Calls a declaration's functions with the j-th elements of vectors; there are columns only where it is Affine.
+template <class F, bool Affine, class I = std::make_index_sequence<F::inputs>,
+          class C = std::make_index_sequence<Affine ? F::columns : 0>>
+struct Element;
+template <class F, bool Affine, std::size_t... I, std::size_t... C>
+struct Element<F, Affine, std::index_sequence<I...>, std::index_sequence<C...>> {
+    using T = typename F::T;
+    static constexpr int columns = sizeof...(C);
+
+    template <int V>
+    static GRADFUSE_DEVICE T first(const F& f, const T (&x)[F::inputs][V], int j) {
+        return f.first(x[I][j]...);
+    }
+    template <class Local, int V>
+    static GRADFUSE_DEVICE T keep(const F& f, const Local& local, const T (&x)[F::inputs][V], int j) {
+        return f.keep(local, x[I][j]...);
+    }
+    template <class Sums, class Local, int V>
+    static GRADFUSE_DEVICE void add(const F& f, Sums& sums, const Local& local, int position, T kept,
+                                    const T (&x)[F::inputs][V], const T (&w)[columns + 1][V], int j) {
+        if constexpr (F::adds_columns) {
+            f.add(sums, local, position, kept, x[I][j]..., w[C][j]...);
+        } else {
+            f.add(sums, local, position, kept, x[I][j]...);
+        }
+    }
+    template <class Constants, int V>
+    static GRADFUSE_DEVICE auto map(const F& f, const Constants& c, int position, T kept, const T (&x)[F::inputs][V],
+                                    const T (&w)[columns + 1][V], int j) {
+        if constexpr (F::keeps) {
+            return f.map(c, position, kept, w[C][j]...);
+        } else {
+            return f.map(c, position, x[I][j]..., w[C][j]...);
+        }
+    }
+};
+
+// Merges the values of the first `present` of `width` neighboring lanes, in order; each of the lanes gets the result.
+template <class T, class Merge>
+GRADFUSE_DEVICE T merge_lanes(T value, const Merge& merge, int width, int present) {
+    const int lane = int(threadIdx.x) % width;
+    for (int offset = 1; offset < width; offset *= 2) {
+        T other = from_lane_xor(value, offset);
+        const bool upper = lane & offset, second_present = ((lane | offset) & -offset) < present;
+        if (upper) {
+            if (second_present) merge(other, value);
+            value = other;
+        } else if (second_present) {
+            merge(value, other);
+        }
+    }
+    return value;
+}
+
+// The arguments of all kernels of a declaration.
+template <class F, class S, class Stages>
+struct Call {
+    using T = typename F::T;
+
+    Call(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages,
+         const Columns<S, F::columns>& columns)
+        : f(f), stages(stages), groups(g), columns(columns), out(static_cast<S*>(a.out ? a.out->data : nullptr)) {
+        wide = groups.one_run && groups.length % per_access<S> == 0 && is_wide(out) && stages.wide();
+        for (int i = 0; i < F::inputs; ++i) {
+            in[i] = static_cast<const S*>(a.in[i]->data);
+            wide = wide && is_wide(in[i]);
+        }
+        for (int m = 0; m < numbers_in; ++m) group_in[m] = Numbers(a.group_in[m]);
+        for (int m = 0; m < F::group_outputs; ++m) group_out[m] = DoubleView(a.group_out[m]);
+    }
+
+    // The element at the position that the first number names, 0 where it does not exist.
+    GRADFUSE_DEVICE T pick(std::int64_t group) const {
+        T picked = 0;
+        if constexpr (F::picks) {
+            const double position = group_in[0].get(group);
+            if (exists(position)) {
+                const std::int64_t at = groups.first(group) + groups.offset(std::int64_t(position));
+                picked = Storage<S>::template load<T>(in[0][at]);
+            }
+        }
+        return picked;
+    }
+    // Read where they are needed, again if need be: registers are dearer than loads.
+    GRADFUSE_DEVICE typename F::Group numbers(std::int64_t group, T picked = 0) const {
+        return make<typename F::Group, double>([&](int m) {
+            if constexpr (F::picks) {
+                if (m == 1) return double(picked);
+                if (m == 2) return picked_weight(group);
+            }
+            return group_in[m].get(group);
+        });
+    }
+
+    static constexpr int numbers_in = members<typename F::Group, double>;
+    F f;
+    Stages stages;
+    Groups groups;
+    Columns<S, F::columns> columns;
+    const S* in[F::inputs];
+    S* out;
+    Numbers group_in[numbers_in + 1];
+    DoubleView group_out[F::group_outputs + 1];
+    bool wide;  // vectors may be accessed as such
+
+private:
+    GRADFUSE_DEVICE bool exists(double position) const { return position >= 0 && position < double(groups.length); }
+    GRADFUSE_DEVICE double picked_weight(std::int64_t group) const {
+        const double position = group_in[0].get(group);
+        return exists(position) ? double(columns.at(0, columns.index(group, std::int64_t(position)))) : 1;
+    }
+};
+
+template <class F, class S, class Stages, class Schedule, bool Affine>
+struct Loop : Schedule, Call<F, S, Stages> {
+    using T = typename F::T;
+    using Real = typename F::Real;
+    using Group = typename F::Group;
+    using Record = typename F::Record;
+    using E = Element<F, Affine>;
+    static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
+    static constexpr bool lone = Schedule::across || Schedule::streams;  // a part is what one thread has
+    static constexpr int blocks_per_multiprocessor = Schedule::whole && !lone ? Threads<F>::most / threads : 1;
+    static constexpr std::int64_t longest = 1 << 20;  // of what positions count in: exact in every T
+    using At = Positions<V, Schedule::whole>;
+
+    int width_;  // threads of a group: a power of two
+
+    Loop(const Call<F, S, Stages>& call, int width) : Call<F, S, Stages>(call), width_(width) {}
+
+    GRADFUSE_DEVICE int width() const {
+        return Schedule::across ? width_ : threads > 256 || Schedule::streams ? threads : width_;
+    }
+    std::int64_t per_block() const { return threads / width_; }
+    std::int64_t shared_bytes() const {
+        return (Schedule::across ? threads : threads / warp_size) * std::int64_t(sizeof(Record));
+    }
+
+    // What a thread has of a group: vectors lane, lane + width ... of the `n` elements from position `at` on.
+    struct Share {
+        std::int64_t group, first, columns, length, at;
+        int lane, n, vectors;
+
+        GRADFUSE_DEVICE void enter(std::int64_t position) {
+            at = position;
+            n = int(length - at < longest ? length - at : longest);
+            vectors = (n + V - 1) / V;
+        }
+    };
+    GRADFUSE_DEVICE Share share(std::int64_t group) const {
+        const bool exists = group < this->groups.count;
+        Share s;
+        s.group = exists ? group : this->groups.count - 1;
+        s.first = this->groups.first(s.group);
+        s.columns = Affine ? this->columns.first(s.group) : 0;
+        s.length = exists ? this->groups.length : 0;  // the other threads take part in the exchange alone
+        s.lane = Schedule::across ? int(threadIdx.x) / (threads / width()) : int(threadIdx.x) % width();
+        s.enter(0);
+        return s;
+    }
+    GRADFUSE_DEVICE int own_group() const {  // within the block
+        return Schedule::across ? int(threadIdx.x) % (threads / width()) : int(threadIdx.x) / width();
+    }
+
+    // each(k, v, at) for the K vectors from `begin` on that are there, v their place in the group.
+    template <class Each>
+    GRADFUSE_DEVICE void for_vectors(const Share& s, int begin, const Each& each) const {
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const int v = begin + s.lane + k * width();
+            if (v >= s.vectors) break;
+            const std::int64_t position = s.at + v * V;
+            const std::int64_t start = s.first + (Schedule::across ? position * this->groups.run_stride : position);
+            each(k, v, At{this->groups, s.first, position, start, s.n - v * V < V ? s.n - v * V : V, this->wide});
+        }
+    }
+    // each(begin) for all that the group's threads read at a time, in order or in reverse; enters s.
+    template <class Each>
+    GRADFUSE_DEVICE void for_chunks(Share& s, bool reverse, const Each& each) const {
+        const int chunk = K * V * width(), chunks = int(longest) / chunk;
+        const std::int64_t last = (s.length + chunk - 1) / chunk - 1;
+        for (std::int64_t i = 0; i <= last; ++i) {
+            const std::int64_t c = reverse ? last - i : i;
+            s.enter(c / chunks * longest);
+            each(int(c % chunks) * (chunk / V));
+        }
+    }
+    GRADFUSE_DEVICE static bool there(const At& at, int j) { return Schedule::whole || j < at.count; }
+
+    struct Held {
+        T x[F::inputs][K][V];
+
+        GRADFUSE_DEVICE void get(int k, T (&to)[F::inputs][V]) const {
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) {
+#pragma unroll
+                for (int j = 0; j < V; ++j) to[i][j] = x[i][k][j];
+            }
+        }
+        GRADFUSE_DEVICE void set(int k, const T (&from)[F::inputs][V]) {
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) {
+#pragma unroll
+                for (int j = 0; j < V; ++j) x[i][k][j] = from[i][j];
+            }
+        }
+    };
+    template <class OfGroup>
+    GRADFUSE_DEVICE void read(const Share& s, int begin, const OfGroup& stages, bool last, Held& held) const {
+        S raw[F::inputs][K][V], extra[K][V];
+        for_vectors(s, begin, [&](int k, int, const At& at) {
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[i][k]);
+            stages.load(at, extra[k]);
+        });
+        for_vectors(s, begin, [&](int k, int, const At& at) {
+            T x[F::inputs][V];
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) widen<S>(raw[i][k], x[i]);
+            stages.before(at, x, extra[k], last);
+            held.set(k, x);
+        });
+    }
+
+    struct Part {
+        T center;
+        double count;
+        typename F::Local local;
+        Record record;
+    };
+    // Elements that `lanes` neighboring threads hold.
+    GRADFUSE_DEVICE int elements(const Share& s, int begin, int lanes) const {
+        int count = 0;
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const int left = s.n - (begin + s.lane / lanes * lanes + k * width()) * V;
+            count += left < 0 ? 0 : left < lanes * V ? left : lanes * V;
+        }
+        return count;
+    }
+    // The part that `lanes` neighboring threads hold. Where it is mapped next, what it keeps takes the place of x.
+    GRADFUSE_DEVICE Part reduce(const Share& s, int begin, int lanes, const Group& group, Held& held) const {
+        Part part;
+        part.count = elements(s, begin, lanes);
+        part.center = 0;
+        if constexpr (!std::is_void_v<typename F::First>) {
+            using First = typename F::First;
+            part.center = First::start;
+            for_vectors(s, begin, [&](int k, int, const At& at) {
+                T x[F::inputs][V];
+                held.get(k, x);
+#pragma unroll
+                for (int j = 0; j < V; ++j) {
+                    if (there(at, j)) part.center = First::join(part.center, E::first(this->f, x, j));
+                }
+            });
+            part.center = warp_reduce(part.center, [](T& a, const T& b) { a = First::join(a, b); }, lanes);
+        }
+        part.local = this->f.local(part.center, part.count, group, 0);
+        typename F::Sums sums{};
+        for_vectors(s, begin, [&](int k, int v, const At& at) {
+            T x[F::inputs][V], w[E::columns + 1][V];
+            held.get(k, x);
+            if constexpr (Affine && F::adds_columns) read_columns(s, at, w);
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const T kept = E::keep(this->f, part.local, x, j);
+                if (there(at, j)) E::add(this->f, sums, part.local, v * V + j, kept, x, w, j);
+                if constexpr (F::keeps && !Schedule::streams) held.x[0][k][j] = kept;
+            }
+        });
+        part.record = this->f.record(part.local, sum_lanes(sums, lanes), part.count);
+        return part;
+    }
+    GRADFUSE_DEVICE static typename F::Sums sum_lanes(const typename F::Sums& sums, int lanes) {
+        if constexpr (lone) {
+            return sums;
+        } else {
+            constexpr int n = members<typename F::Sums, Real>;
+            Values<double, n> wide;
+            take<Real>(sums, [&](int m, Real value) { wide.v[m] = double(value); });
+            const auto add = [](Values<double, n>& a, const Values<double, n>& b) {
+#pragma unroll
+                for (int m = 0; m < n; ++m) a.v[m] += b.v[m];
+            };
+            wide = warp_reduce(wide, add, lanes);
+            return make<typename F::Sums, Real>([&](int m) { return Real(wide.v[m]); });
+        }
+    }
+
+    // The record of the whole group, of those of its parts in order.
+    GRADFUSE_DEVICE Record exchange(const Share& s, const Record& record) const {
+        if constexpr (Schedule::across) {
+            return exchange_across(s, record);
+        } else {
+            return exchange_along(s, record);
+        }
+    }
+    GRADFUSE_DEVICE Record exchange_across(const Share& s, const Record& record) const {
+        if (width() == 1) return record;
+        const int groups = threads / width(), own = int(threadIdx.x) % groups;
+        const int present = s.length < width() ? int(s.length) : width();
+        Record* const shared = shared_memory<Record>();
+        shared[threadIdx.x] = record;
+        __syncthreads();
+        Record whole = shared[own];
+        for (int p = 1; p < present; ++p) this->f.merge(whole, shared[p * groups + own]);
+        return whole;
+    }
+    GRADFUSE_DEVICE Record exchange_along(const Share& s, Record record) const {
+        const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
+        if constexpr (Schedule::streams) record = merge_lanes(record, merge, warp_size, warp_size);
+        if (width() <= warp_size) return record;
+        const int warps = width() / warp_size, warp = int(threadIdx.x) / warp_size, first = warp / warps * warps;
+        Record* const shared = shared_memory<Record>();
+        if (threadIdx.x % warp_size == 0) shared[warp] = record;
+        __syncthreads();
+        const int present = Schedule::streams ? warps : (s.vectors + warp_size - 1) / warp_size;
+        return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, present);
+    }
+
+    // terms(k, j, values) is given all that the map returns.
+    template <class Constants, class OfGroup, class Terms>
+    GRADFUSE_DEVICE void map(const Share& s, int begin, const typename F::Local& local, const Constants& c,
+                             const OfGroup& stages, const Held& held, const Terms& terms) const {
+        for_vectors(s, begin, [&](int k, int v, const At& at) {
+            T x[F::inputs][V], w[E::columns + 1][V], y[V];
+            held.get(k, x);
+            if constexpr (Affine) read_columns(s, at, w);
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                T kept = x[0][j];
+                if constexpr (F::keeps && Schedule::streams) kept = E::keep(this->f, local, x, j);
+                const auto values = E::map(this->f, c, v * V + j, kept, x, w, j);
+                y[j] = values.v[0];
+                terms(k, j, values);
+            }
+            stages.after(at, y);
+            at.write(this->out, y);
+        });
+    }
+    GRADFUSE_DEVICE void read_columns(const Share& s, const At& at, T (&w)[E::columns + 1][V]) const {
+        T values[E::columns][V];
+        this->columns.read(s.columns, at, values);
+#pragma unroll
+        for (int c = 0; c < E::columns; ++c) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) w[c][j] = values[c][j];
+        }
+    }
+
+    template <class Terms>
+    GRADFUSE_DEVICE void on_chip(const Share& s, const Terms& terms) const {
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const T picked = this->pick(s.group);
+        Held held;
+        read(s, 0, stages, true, held);
+        const int lanes = lone ? 1 : width() < warp_size ? width() : warp_size;
+        const Part part = reduce(s, 0, lanes, this->numbers(s.group), held);
+        const Record whole = exchange(s, part.record);
+        const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), 0);
+        map(s, 0, part.local, constants, stages, held, terms);
+        finish(s, whole, picked);
+    }
+    GRADFUSE_DEVICE void two_sweeps(Share& s) const {
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const T picked = this->pick(s.group);
+        const Group group = this->numbers(s.group, picked);
+        Part mine{};
+        for_chunks(s, false, [&](int begin) {
+            Held held;
+            read(s, begin, stages, false, held);
+            const Part part = reduce(s, begin, 1, group, held);
+            if (part.count > 0) join(mine, part);
+        });
+        const Record whole = exchange(s, mine.record);
+        const auto local = this->f.local(mine.center, mine.count, group, 0);
+        std::int64_t at = s.at;
+        auto constants = this->f.constants(whole, local, group, at);
+        for_chunks(s, true, [&](int begin) {
+            if (s.at != at) constants = this->f.constants(whole, local, group, at = s.at);
+            Held held;
+            read(s, begin, stages, true, held);
+            map(s, begin, local, constants, stages, held, [](int, int, const auto&) {});
+        });
+        finish(s, whole, picked);
+    }
+    GRADFUSE_DEVICE void join(Part& a, const Part& b) const {
+        if (a.count == 0) {
+            a = b;
+            return;
+        }
+        if constexpr (!std::is_void_v<typename F::First>) a.center = F::First::join(a.center, b.center);
+        this->f.merge(a.record, b.record);
+        a.count += b.count;
+    }
+    GRADFUSE_DEVICE void finish(const Share& s, const Record& whole, T picked) const {
+        if constexpr (F::group_outputs > 0) {
+            if (s.lane != 0 || s.length == 0) return;
+            double out[F::group_outputs];
+            this->f.finish(whole, this->numbers(s.group, picked), out);
+            for (int m = 0; m < F::group_outputs; ++m) this->group_out[m].set(s.group, out[m]);
+        }
+    }
+
+    GRADFUSE_DEVICE void operator()() const {
+        Share s = share(std::int64_t(blockIdx.x) * (threads / width()) + own_group());
+        if constexpr (Schedule::streams) {
+            two_sweeps(s);
+        } else {
+            on_chip(s, [](int, int, const auto&) {});
+        }
+    }
+};
+
+// ---- schedules
+
+// Vectors that a thread holds of a row in registers.
+template <class F, class S, class Stages>
+constexpr int most_vectors =
+    Stages::large ? 1 : Threads<F>::words / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
+
+template <class Schedule, bool Affine, class F, class S, class Stages>
+void launch_loop(const Call<F, S, Stages>& call, int width) {
+    const Loop<F, S, Stages, Schedule, Affine> loop(call, width);
+    launch(loop, blocks_for(call.groups.count, loop.per_block()), loop.shared_bytes());
+}
+
+// How many threads take a row of so many vectors, K each, but eight side by side.
+inline int row_width(std::int64_t vectors, int k) {
+    int width = 1;
+    while (width * k < vectors || (width < 8 && width < vectors)) width *= 2;
+    return width;
+}
+
+template <bool Whole, bool Affine, class F, class S, class Stages>
+void loop_rows(const Call<F, S, Stages>& call) {
+    constexpr int V = per_access<S>, most = Threads<F>::most, K = most_vectors<F, S, Stages>;
+    constexpr int few = Stages::large ? 1 : K * 16 / Threads<F>::words;
+    const std::int64_t vectors = (call.groups.length + V - 1) / V;
+    if (vectors <= 256 * few) {
+        launch_loop<Schedule<256, V, few, Whole, false, false>, Affine>(call, row_width(vectors, few));
+    } else if (vectors <= most / 2 * K) {
+        launch_loop<Schedule<most / 2, V, K, Whole, false, false>, Affine>(call, most / 2);
+    } else if (Whole && vectors <= most * K) {
+        launch_loop<Schedule<Whole ? most : most / 2, V, K, Whole, false, false>, Affine>(call, most);
+    } else {
+        launch_loop<Schedule<most / 2, V, few, Whole, false, true>, Affine>(call, most / 2);
+    }
+}
+
+// A block takes 32 neighboring groups or more.
+template <bool Affine, class F, class S, class Stages>
+void loop_across(const Call<F, S, Stages>& call) {
+    constexpr int K = (Stages::large ? 4 : 16) / F::inputs, threads = Threads<F>::most / 2;
+    if (call.groups.length <= 8 * K) {
+        int width = 1;
+        while (width * K < call.groups.length) width *= 2;
+        launch_loop<Schedule<256, 1, K, true, true, false>, Affine>(call, width);
+    } else {
+        launch_loop<Schedule<threads, 1, K, true, true, true>, Affine>(call, threads / warp_size);
+    }
+}
+
+// Kernels with `plain` stages, where given, are for rows in whole vectors; those with `all` of them take what there is.
+// The two say whether there are columns.
+template <bool PlainAffine, bool Affine, class S, class F, class Plain, class All>
+void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const Columns<S, F::columns>& columns,
+                const Plain* plain, const All& all) {
+    if (g.length() == 0 || g.count() == 0) return;
+    const Call<F, S, All> call(f, g, a, all, columns);
+    if (g.across()) return loop_across<Affine>(call);
+    if (!plain || !call.wide || !columns.whole(per_access<S>)) return loop_rows<false, Affine>(call);
+    loop_rows<true, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));
+}
+
+// Calls f with the list's row for the compute type T.
+template <class T, class F, template <class> class... Rows>
+void with_row(int row, List<Rows...>, const F& f) {
+    int i = 0;
+    (void)((i++ == row && (f(Rows<T>{}), true)) || ...);
+}
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda

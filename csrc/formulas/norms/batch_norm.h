@@ -1,0 +1,139 @@
+// Batch normalization (Ioffe and Szegedy 2015), its phases apart, and the affine alone. Groups are channels, their
+// numbers weight and bias.
+#pragma once
+
+#include "formulas/norms/norm.h"
+
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
+
+// A channel's moments go on to running statistics and other processes: their sums are in double.
+template <class T, class Base>
+struct InDouble : Base {
+    using Real = double;
+    using typename Base::Local;
+    using typename Base::Record;
+    struct Sums {
+        double d, dd;
+    };
+
+    using Base::Base;
+
+    template <class P>
+    GRADFUSE_HD void add(Sums& s, Local l, P, T, T x) const {
+        const double d = double(x) - double(l.center);
+        s.d += d;
+        s.dd = math::fma(d, d, s.dd);
+    }
+    GRADFUSE_HD Record record(Local l, Sums s, double n) const {
+        const double rest = s.d / n;
+        return {n, double(l.center) + rest, s.dd - s.d * rest};
+    }
+};
+
+// Out: mean, invstd, and the biased variance.
+template <class T>
+struct BatchNorm : InDouble<T, Normalize<T>> {
+    using Base = InDouble<T, Normalize<T>>;
+    using typename Base::Group;
+    using typename Base::Record;
+    static constexpr int group_outputs = 3;
+
+    using Base::Base;
+
+    GRADFUSE_HD void finish(const Record& r, Group, double* out) const {
+        out[0] = r.mean;
+        out[1] = this->invstd(r);
+        out[2] = r.squares / r.n;
+    }
+};
+
+// Out: count, mean, and sum of squared deviations.
+template <class T>
+struct BatchMoments : InDouble<T, Moments<T>> {
+    using typename InDouble<T, Moments<T>>::Record;
+    static constexpr bool maps = false;
+    static constexpr int group_outputs = 3;
+    struct Constants {
+        T none;
+    };
+
+    GRADFUSE_HD void finish(const Record& r, Empty, double* out) const {
+        out[0] = r.n;
+        out[1] = r.mean;
+        out[2] = r.squares;
+    }
+};
+
+// Normalization by given statistics; with mean 0 and invstd 1 the affine alone.
+template <class T>
+struct ChannelAffine : GroupMap<T> {
+    struct Group {
+        double mean, invstd, weight, bias;
+    };
+    using Constants = typename Normalize<T>::Constants;
+
+    GRADFUSE_HD Constants constants(const typename GroupMap<T>::Record&, Empty, Group g, std::int64_t) const {
+        const double statistics[] = {g.mean, g.invstd}, eps = 0;
+        return Normalize<T>(&eps).saved(statistics, {g.weight, g.bias});
+    }
+    template <class P>
+    GRADFUSE_HD Values<T, 1> map(Constants c, P, T x) const {
+        return {(x - c.center) * c.scale + c.shift};
+    }
+};
+
+// Its backward: the statistics are constants.
+template <class T>
+struct ChannelAffineBackward : NormalizeBackward<T> {
+    using typename NormalizeBackward<T>::Group;
+    using typename NormalizeBackward<T>::Local;
+    using typename NormalizeBackward<T>::Record;
+    struct Constants {
+        T scale;
+    };
+    static constexpr bool waits = false;
+    static constexpr int columns = 0, column_sums = 0;
+
+    using NormalizeBackward<T>::NormalizeBackward;
+
+    GRADFUSE_HD Constants constants(const Record&, Local, Group g, std::int64_t) const {
+        return {T(g.invstd * g.weight)};
+    }
+    template <class P>
+    GRADFUSE_HD Values<T, 1> map(Constants c, P, T dy, T) const {
+        return {c.scale * dy};
+    }
+};
+
+// Out: sum(dy xhat), sum(dy).
+template <class T>
+struct BatchNormSums : NormalizeBackward<T> {
+    static constexpr bool maps = false;
+    static constexpr int columns = 0, column_sums = 0;
+    using NormalizeBackward<T>::NormalizeBackward;
+};
+
+// dx from the means of dz xhat and of dz over the whole batch, of which this is a part.
+template <class T>
+struct BatchNormFinish : GroupMap<T> {
+    struct Group {
+        double mean, invstd, weight, bias, xhat, dz;
+    };
+    using Backward = NormalizeBackward<T>;
+    using Constants = typename Backward::Constants;
+    static constexpr int inputs = 2;
+
+    GRADFUSE_HD Constants constants(const typename GroupMap<T>::Record&, Empty, Group g, std::int64_t) const {
+        const double rest = g.mean - double(T(g.mean));
+        return Backward(nullptr).constants({g.dz, g.xhat / g.invstd + rest * g.dz, 1}, {},
+                                           {g.mean, g.invstd, g.weight, g.bias}, 0);
+    }
+    template <class P>
+    GRADFUSE_HD Values<T, 1> map(Constants c, P, T dy, T x) const {
+        return {c.scale * dy + (c.slope * (x - c.center) + c.offset)};
+    }
+};
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse

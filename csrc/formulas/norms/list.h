@@ -1,0 +1,21 @@
+// Every normalization of groups of one sample, one line each: a new one is its header, its line here and its reference.
+// CPU, CUDA, bindings, tests, benchmarks, stubs and the documentation's table are all made from this list.
+#pragma once
+
+#include "core/list.h"
+#include "formulas/norms/group_norm.h"
+#include "formulas/norms/instance_norm.h"
+#include "formulas/norms/layer_norm.h"
+#include "formulas/norms/rms_norm.h"
+
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
+
+using Norms = List<  //
+    LayerNorm,       //
+    RmsNorm,         //
+    GroupNorm,       //
+    InstanceNorm>;
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse
