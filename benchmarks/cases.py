@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,38 +121,58 @@ def _rrelu(n: int) -> Calls:
 COLUMNS = 1000
 
 
-def _softmax(n: int) -> Calls:
-    x = _random(max(1, n // COLUMNS), COLUMNS)
-    y = other = _filled(x)
-
-    def numpy() -> None:
-        np.subtract(x, x.max(axis=1, keepdims=True), out=other)
-        np.exp(other, out=other)
-        np.divide(other, other.sum(axis=1, keepdims=True), out=other)
-
-    calls: Calls = {"gradfuse": lambda: gradfuse.softmax(x, out=y), "numpy": numpy}
-    if torch := optional("torch"):
-        tx, ty = _torch(x, other)
-        calls["torch"] = lambda: torch.ops.aten._softmax.out(tx, 1, False, out=ty)
-    return calls
+def _last(n: int) -> tuple[tuple[int, ...], int]:
+    return (max(1, n // COLUMNS), COLUMNS), 1
 
 
-def _softmax_backward(n: int) -> Calls:
-    y = gradfuse.softmax(_random(max(1, n // COLUMNS), COLUMNS))
-    dy = _random(*y.shape)
-    dx = other = _filled(y)
-    calls: Calls = {
-        "gradfuse": lambda: gradfuse.softmax_backward(dy, y, out=dx),
-        "numpy": lambda: np.multiply(dy - (dy * y).sum(axis=1, keepdims=True), y, out=other),
-    }
-    if torch := optional("torch"):
-        tdy, ty, tdx = _torch(dy, y, other)
-        op = torch.ops.aten._softmax_backward_data.out
-        calls["torch"] = lambda: op(tdy, ty, 1, torch.float32, grad_input=tdx)
-    return calls
+def _pixels(n: int) -> tuple[tuple[int, ...], int]:
+    """The classes of every pixel."""
+    side = 32 if n >= COLUMNS << 10 else 8
+    return (max(1, n // (COLUMNS * side * side)), COLUMNS, side, side), 1
 
 
-def _cross_entropy(n: int) -> Calls:
+def _first(n: int) -> tuple[tuple[int, ...], int]:
+    """Long, few and apart."""
+    columns = min(100_000, n // 16)
+    return (n // columns, columns), 0
+
+
+SHAPES = {"": _last, ", pixels": _pixels, ", axis 0": _first}  # of about n elements, and the axis of the rows
+
+
+def _row(name: str, suffix: str) -> Iterator[Case]:
+    forward, backward = getattr(_core, name), getattr(_core, name + "_backward")
+
+    def peers_of(title: str, axis: int, *arrays: np.ndarray) -> Calls:
+        """The last array receives the result."""
+        *inputs, out = arrays
+        calls: Calls = {}
+        if run := peers.NUMPY_ROWS.get(title):
+            calls["numpy"] = partial(run, *inputs, axis, out)
+        if (torch := optional("torch")) and (run := peers.torch_rows(torch).get(title)):
+            *tensors, result = _torch(*arrays)
+            calls["torch"] = partial(run, *tensors, axis, result)
+        return calls
+
+    def build_forward(n: int) -> Calls:
+        shape, axis = SHAPES[suffix](n)
+        x = _random(*shape)
+        y = _filled(x)
+        return {"gradfuse": lambda: forward(x, axis=axis, out=y)} | peers_of(name, axis, x, y)
+
+    def build_backward(n: int) -> Calls:
+        shape, axis = SHAPES[suffix](n)
+        x, dy = _random(*shape), _random(*shape) + 1
+        saved = x if _core.row_info(name)["saves"] == "x" else forward(x, axis=axis)
+        dx = _filled(x)
+        others = peers_of(f"{name} backward", axis, dy, saved, dx)
+        return {"gradfuse": lambda: backward(dy, saved, axis=axis, out=dx)} | others
+
+    yield Case(f"{name}{suffix}", "rows", 8, build_forward)
+    yield Case(f"{name}{suffix} backward", "rows", 12, build_backward)
+
+
+def _cross_entropy(n: int, smoothing: float = 0.0) -> Calls:
     x = _random(max(1, n // COLUMNS), COLUMNS)
     labels = np.random.default_rng(1).integers(0, COLUMNS, len(x))
 
@@ -163,38 +184,73 @@ def _cross_entropy(n: int) -> Calls:
         e[rows, labels] -= 1
         e /= len(x)
 
-    calls: Calls = {"gradfuse": lambda: gradfuse.cross_entropy(x, labels), "numpy": numpy}
+    calls: Calls = {"gradfuse": lambda: gradfuse.cross_entropy(x, labels, label_smoothing=smoothing)}
+    if not smoothing:
+        calls["numpy"] = numpy
     if torch := optional("torch"):
         tx, tl = _torch(x, labels)
         tx = tx.clone().requires_grad_()
 
         def run() -> None:
             tx.grad = None
-            torch.nn.functional.cross_entropy(tx, tl).backward()
+            torch.nn.functional.cross_entropy(tx, tl, label_smoothing=smoothing).backward()
 
         calls["torch"] = run
     return calls
 
 
-def _mse(n: int) -> Calls:
-    x, target = _random(n), _random(n)[::-1].copy()
+def _loss(name: str) -> Callable[[int], Calls]:
+    def build(n: int) -> Calls:
+        loss, x, target = getattr(gradfuse, name), _random(n), _random(n)[::-1].copy()
+        calls: Calls = {"gradfuse": lambda: loss(x, target)}
+        if name in peers.NUMPY_LOSSES:
+            calls["numpy"] = lambda: peers.NUMPY_LOSSES[name](x, target)
+        if (torch := optional("torch")) and (function := getattr(torch.nn.functional, name, None)):
+            tx, tt = _torch(x, target)
+            tx = tx.clone().requires_grad_()
 
-    def numpy() -> None:
-        d = x - target
-        np.dot(d, d)
-        d *= F(2 / n)
+            def run() -> None:
+                tx.grad = None
+                function(tx, tt).backward()
 
-    calls: Calls = {"gradfuse": lambda: gradfuse.mse_loss(x, target), "numpy": numpy}
-    if torch := optional("torch"):
-        tx, tt = _torch(x, target)
-        tx = tx.clone().requires_grad_()
+            calls["torch"] = run
+        return calls
 
-        def run() -> None:
-            tx.grad = None
-            torch.nn.functional.mse_loss(tx, tt).backward()
+    return build
 
-        calls["torch"] = run
-    return calls
+
+def _gated(activation: str) -> Callable[[int], Calls]:
+    def build(n: int) -> Calls:
+        a, gate = _random(n), 2 * _random(n)[::-1].copy()
+        y = other = _filled(a)
+        calls: Calls = {"gradfuse": lambda: gradfuse.gated(a, gate, activation, out=y)}
+        if activation in peers.NUMPY:
+
+            def numpy() -> None:
+                peers.NUMPY[activation](gate, other)
+                np.multiply(other, a, out=other)
+
+            calls["numpy"] = numpy
+        if torch := optional("torch"):
+            act, (ta, tgate) = getattr(torch.nn.functional, activation), _torch(a, gate)
+            calls["torch"] = lambda: act(tgate) * ta
+        return calls
+
+    return build
+
+
+def _gated_backward(activation: str) -> Callable[[int], Calls]:
+    def build(n: int) -> Calls:
+        dy, a, gate = _random(n) + 1, _random(n), 2 * _random(n)[::-1].copy()
+        calls: Calls = {"gradfuse": lambda: gradfuse.gated_backward(dy, a, gate, activation)}
+        if torch := optional("torch"):
+            act, (tdy, *arrays) = getattr(torch.nn.functional, activation), _torch(dy, a, gate)
+            leaves = [t.requires_grad_() for t in arrays]
+            y = act(leaves[1]) * leaves[0]
+            calls["torch"] = lambda: torch.autograd.grad(y, leaves, tdy, retain_graph=True)
+        return calls
+
+    return build
 
 
 def _maxout(n: int) -> Calls:
@@ -273,6 +329,50 @@ def _batch_norm_backward(activation: str | None, p: float) -> Callable[[int], Ca
         return calls
 
     return build
+
+
+def _norm_arguments(name: str, n: int) -> tuple[np.ndarray, list[Any]]:
+    """x, and what stands behind it: rows of the last axis, or images."""
+    info = _core.norm_info(name)
+    x = _random(*_last(n)[0]) if info["groups"] == "rows" else _images(n)
+    vectors = [_random(x.shape[1]) for _ in range(1 + info["has_bias"])]
+    return x, [8] * (info["groups"] == "channel_groups") + vectors
+
+
+def _tensors(arguments: list[Any]) -> list[Any]:
+    return [_torch(a)[0] if isinstance(a, np.ndarray) else a for a in arguments]
+
+
+def _group_norms(name: str) -> Iterator[Case]:
+    """A normalization within each sample."""
+    forward, backward = getattr(_core, f"{name}_forward"), getattr(_core, f"{name}_backward")
+
+    def build_forward(n: int) -> Calls:
+        x, arguments = _norm_arguments(name, n)
+        calls: Calls = {"gradfuse": lambda: forward(x, *arguments)}
+        if run := peers.NUMPY_NORMS.get(name):
+            calls["numpy"] = partial(run, x, *arguments)
+        if (torch := optional("torch")) and (run := peers.torch_norms(torch).get(name)):
+            calls["torch"] = partial(run, *_tensors([x, *arguments]))
+        return calls
+
+    def build_backward(n: int) -> Calls:
+        x, arguments = _norm_arguments(name, n)
+        dy = _random(*x.shape) + 1
+        _, ctx = forward(x, *arguments)
+        calls: Calls = {"gradfuse": lambda: backward(dy, ctx)}
+        torch = optional("torch")
+        if torch and (make := peers.torch_norms_backward(torch).get(name)):
+            calls["torch"] = make(*_tensors([dy, x, *arguments]))
+        elif torch and (run := peers.torch_norms(torch).get(name)):
+            tdy, *tensors = _tensors([dy, x, *arguments])
+            leaves = [t.requires_grad_() for t in tensors if isinstance(t, torch.Tensor)]
+            y = run(*tensors)
+            calls["torch"] = lambda: torch.autograd.grad(y, leaves, tdy, retain_graph=True)
+        return calls
+
+    yield Case(name, "norms", 8, build_forward)
+    yield Case(f"{name} backward", "norms", 12, build_backward)
 
 
 def _bias_act(n: int) -> Calls:
@@ -366,15 +466,19 @@ def _call(n: int) -> Calls:
 def all_cases() -> list[Case]:
     """Every row of the compiled lists, then the fused and row-wise operations, then the optimizers."""
     cases = [case for name in gradfuse.activations() for case in _activation(name)]
+    for name, activation in (("SwiGLU", "silu"), ("GEGLU", "gelu")):
+        cases.append(Case(name, "gate", 12, _gated(activation)))
+        cases.append(Case(f"{name} backward", "gate", 20, _gated_backward(activation)))
     cases += [
         Case("dropout", "random", 8, _dropout),
         Case("dropout backward", "random", 8, _dropout_backward),
         Case("rrelu", "random", 8, _rrelu),
-        Case("softmax", "rows", 8, _softmax),
-        Case("softmax backward", "rows", 12, _softmax_backward),
+        *(case for name in _core.row_operations() for suffix in SHAPES for case in _row(name, suffix)),
         Case("cross-entropy with gradient", "rows", 8, _cross_entropy),
-        Case("mse with gradient", "rows", 12, _mse),
+        Case("cross-entropy, label smoothing", "rows", 8, partial(_cross_entropy, smoothing=0.1)),
+        *(Case(row["name"], "loss", 12, _loss(row["name"])) for row in _core.losses()),
         Case("maxout of 4", "rows", 5, _maxout),
+        *(case for name in _core.norms() for case in _group_norms(name)),
         Case("batch norm", "channels", 12, _batch_norm(None, 0)),
         Case("batch norm backward", "channels", 20, _batch_norm_backward(None, 0)),
         Case("batch norm + relu + dropout", "channels", 12, _batch_norm("relu", 0.5)),

@@ -1,4 +1,7 @@
-"""How the others compute an activation: (x, out) forward, (dy, saved, out) backward. No entry, no peer."""
+"""How the others compute an activation: (x, out) forward, (dy, saved, out) backward; and a loss with its gradient.
+
+No entry, no peer.
+"""
 
 from __future__ import annotations
 
@@ -111,6 +114,16 @@ NUMPY_BACKWARD: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Any]] =
 }
 
 
+def _mse_loss(pred: np.ndarray, target: np.ndarray) -> Any:
+    d = pred - target
+    loss = np.dot(d, d) / d.size
+    d *= np.float32(2 / d.size)
+    return loss, d
+
+
+NUMPY_LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {"mse_loss": _mse_loss}
+
+
 def torch_forward(torch: Any) -> dict[str, Callable[[Any, Any], Any]]:
     """PyTorch's kernels, with the result written to `out`."""
     a = torch.ops.aten
@@ -172,6 +185,75 @@ def torch_backward(torch: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
         "hardsigmoid": lambda dy, s, out: a.hardsigmoid_backward.grad_input(dy, s, grad_input=out),
         "hardswish": lambda dy, s, out: a.hardswish_backward(dy, s),
     }
+
+
+def _numpy_softmax(x: np.ndarray, axis: int, out: np.ndarray) -> None:
+    np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+    np.exp(out, out=out)
+    np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
+
+
+# Operations on rows: (x, axis, out) forward, (dy, y, axis, out) backward.
+NUMPY_ROWS: dict[str, Callable[..., Any]] = {
+    "softmax": _numpy_softmax,
+    "softmax backward": lambda dy, y, axis, out: np.multiply(dy - (dy * y).sum(axis=axis, keepdims=True), y, out=out),
+}
+
+
+def torch_rows(torch: Any) -> dict[str, Callable[..., Any]]:
+    """The same by PyTorch's kernels."""
+    a, single = torch.ops.aten, torch.float32
+    softmax, log_softmax = a._softmax_backward_data.out, a._log_softmax_backward_data.out
+    return {
+        "softmax": lambda x, axis, out: a._softmax.out(x, axis, False, out=out),
+        "softmax backward": lambda dy, y, axis, out: softmax(dy, y, axis, single, grad_input=out),
+        "log_softmax": lambda x, axis, out: a._log_softmax.out(x, axis, False, out=out),
+        "log_softmax backward": lambda dy, y, axis, out: log_softmax(dy, y, axis, single, out=out),
+    }
+
+
+def _numpy_rms_norm(x: np.ndarray, w: np.ndarray) -> None:
+    y = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(2**-23))
+    y *= w
+
+
+def _numpy_layer_norm(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> None:
+    d = x - x.mean(axis=-1, keepdims=True)
+    d /= np.sqrt(np.square(d).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+    d *= w
+    d += b
+
+
+# Normalizations, which make a new array: (x, [groups], weight, [bias]).
+NUMPY_NORMS: dict[str, Callable[..., Any]] = {"layer_norm": _numpy_layer_norm, "rms_norm": _numpy_rms_norm}
+
+
+def torch_norms(torch: Any) -> dict[str, Callable[..., Any]]:
+    f = torch.nn.functional
+    found: dict[str, Callable[..., Any]] = {
+        "layer_norm": lambda x, w, b: f.layer_norm(x, w.shape, w, b),
+        "group_norm": f.group_norm,
+        "instance_norm": lambda x, w, b: f.instance_norm(x, weight=w, bias=b),
+    }
+    if hasattr(f, "rms_norm"):
+        found["rms_norm"] = lambda x, w: f.rms_norm(x, w.shape, w)
+    return found
+
+
+def torch_norms_backward(torch: Any) -> dict[str, Callable[..., Any]]:
+    """Of dy and the forward's arguments: a call of the backward kernel. The others go through autograd."""
+    a, everything = torch.ops.aten, [True, True, True]
+
+    def layer_norm(dy: Any, x: Any, w: Any, b: Any) -> Callable[[], Any]:
+        _, mean, invstd = a.native_layer_norm(x, w.shape, w, b, 1e-5)
+        return lambda: a.native_layer_norm_backward(dy, x, w.shape, mean, invstd, w, b, everything)
+
+    def group_norm(dy: Any, x: Any, groups: int, w: Any, b: Any) -> Callable[[], Any]:
+        sizes = x.shape[0], x.shape[1], x[0, 0].numel(), groups
+        _, mean, invstd = a.native_group_norm(x, w, b, *sizes, 1e-5)
+        return lambda: a.native_group_norm_backward(dy, x, mean, invstd, w, *sizes, everything)
+
+    return {"layer_norm": layer_norm, "group_norm": group_norm}
 
 
 def jax_forward(jax: Any) -> dict[str, Callable[[Any], Any]]:

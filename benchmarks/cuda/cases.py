@@ -260,22 +260,41 @@ def _cross_entropy(shape: tuple[int, int], c: Contest) -> None:
         c.jax(jax.value_and_grad(loss), xs, [labels.astype("int32") for labels in labels])
 
 
-def _mse(n: int, c: Contest) -> None:
-    xs, targets = c.column(n), c.column(n)
-    c.gradfuse(gradfuse.mse_loss, xs, targets)
-    if torch := torch_on_gpu():
+def _loss(name: str, n: int, c: Contest) -> None:
+    preds, targets = c.column(n), c.column(n)
+    c.gradfuse(getattr(gradfuse, name), preds, targets)
+    if (torch := torch_on_gpu()) and (function := getattr(torch.nn.functional, name, None)):
 
-        def eager(x: Any, target: Any) -> Any:
-            leaf = x.detach().requires_grad_()
-            loss = torch.nn.functional.mse_loss(leaf, target)
+        def eager(pred: Any, target: Any) -> Any:
+            leaf = pred.detach().requires_grad_()
+            loss = function(leaf, target)
             return loss.detach(), *torch.autograd.grad(loss, leaf)
 
-        def formula(x: Any, target: Any) -> Any:
-            d = x.float() - target.float()
-            return (d * d).mean(), (d * (2 / n)).to(x.dtype)
+        c.torch("torch", eager, preds, targets)
+        if formula := cuda_peers.COMPILED_LOSSES.get(name):
+            c.compiled(formula, preds, targets)
 
-        c.torch("torch", eager, xs, targets)
-        c.compiled(formula, xs, targets)
+
+def _gated(activation: str, n: int, c: Contest) -> None:
+    xs, gates = c.column(n), c.column(n, scale=2)
+    c.gradfuse(lambda a, gate, y: gradfuse.gated(a, gate, activation, out=y), xs, gates, _outputs(xs))
+    if torch := torch_on_gpu():
+        act = getattr(torch.nn.functional, activation)
+        c.torch("torch", lambda a, gate: act(gate) * a, xs, gates)
+        c.compiled(lambda a, gate: act(gate) * a, xs, gates)
+
+
+def _gated_backward(activation: str, n: int, c: Contest) -> None:
+    dys, xs, gates = c.column(n, shift=1), c.column(n), c.column(n, scale=2)
+    c.gradfuse(lambda dy, a, gate: gradfuse.gated_backward(dy, a, gate, activation), dys, xs, gates)
+    if torch := torch_on_gpu():
+        act = getattr(torch.nn.functional, activation)
+
+        def eager(dy: Any, a: Any, gate: Any) -> Any:
+            leaves = [t.detach().requires_grad_() for t in (a, gate)]
+            return torch.autograd.grad(act(leaves[1]) * leaves[0], leaves, dy)
+
+        c.torch("torch, with the forward", eager, dys, xs, gates)
 
 
 def _maxout(shape: tuple[int, int], c: Contest) -> None:
@@ -567,13 +586,17 @@ def _other_cases(dtype: str) -> Iterator[Case]:
     n = ELEMENTS[dtype]
     yield case("dropout", (n,), 2, partial(_dropout, n))
     yield case("dropout backward", (n,), 2, partial(_dropout_backward, n))
+    for name, activation in (("SwiGLU", "silu"), ("GEGLU", "gelu")):
+        yield case(name, (n,), 3, partial(_gated, activation, n))
+        yield case(f"{name} backward", (n,), 5, partial(_gated_backward, activation, n))
     for rows in ROWS:
         for log, name in ((False, "softmax"), (True, "log_softmax")):
             yield case(name, rows, 2, partial(_softmax, log, rows))
             yield case(f"{name} backward", rows, 3, partial(_softmax_backward, log, rows))
     for rows in LOGITS:
         yield case("cross-entropy with gradient", rows, 2, partial(_cross_entropy, rows))
-    yield case("mse with gradient", (n,), 3, partial(_mse, n))
+    for row in _core.losses():
+        yield case(row["name"], (n,), 3, partial(_loss, row["name"], n))
     yield case("maxout of 4", (n >> 10, 1024), 1.25, partial(_maxout, (n >> 10, 1024)))
     yield case("L2 norm", (n,), 1, partial(_norm, n))
     for images in IMAGES:

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import fnmatch
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NoReturn
@@ -21,107 +21,110 @@ import gradfuse
 from gradfuse import _core, reference
 
 SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}  # elements of an array that fits in there
-COLUMNS = 256
+COLUMNS, CHANNELS = 256, 16  # of rows, and of images
 ZEROS, ONES = np.zeros(COLUMNS, np.float32), np.ones(COLUMNS, np.float32)
 
-Setup = Callable[[Any, Any, Any], Any]  # of gradfuse or its reference, x and a gradient: the call, a partial
+Setup = Callable[..., Any]  # of gradfuse or its reference, x and a gradient: the call, a partial
 
 
-def from_saved(name: str, saves: str) -> dict[str, Setup]:
-    """A function, and its backward, which takes the function's x or y."""
-
-    def backward(lib: Any, x: Any, g: Any) -> Any:
-        return partial(getattr(lib, f"{name}_backward"), g, x if saves == "x" else getattr(lib, name)(x))
-
-    return {name: lambda lib, x, g: partial(getattr(lib, name), x), f"{name} backward": backward}
+def call_of(name: str, *arguments: Any, shape: tuple[int, ...] = (-1, COLUMNS), **options: Any) -> Setup:
+    return lambda lib, x, g: partial(getattr(lib, name), x.reshape(shape), *arguments, **options)
 
 
-def from_context(title: str, name: str, *arguments: Any, **options: Any) -> dict[str, Setup]:
-    """A function that gives y and a context, and its backward."""
-
-    def forward(lib: Any, x: Any, g: Any) -> Any:
-        return partial(getattr(lib, f"{name}_forward"), x, *arguments, **options)
+def pair(name: str, *arguments: Any, title: str = "", saves: str = "context", **options: Any) -> dict[str, Setup]:
+    """A function and its backward, which takes the function's x, its y or a context."""
+    forward = call_of(f"{name}_forward" if saves == "context" else name, *arguments, **options)
 
     def backward(lib: Any, x: Any, g: Any) -> Any:
-        return partial(getattr(lib, f"{name}_backward"), *forward(lib, x, g)())
+        function = getattr(lib, f"{name}_backward")
+        if saves == "context":
+            return partial(function, *forward(lib, x, g)())  # y is the gradient: it has the shape
+        return partial(function, g, x if saves == "x" else forward(lib, x, g)(), **options)
 
-    return {title: forward, f"{title} backward": backward}
+    return {title or name: forward, f"{title or name} backward": backward}
 
 
-def optimizer(name: str, lib: Any, x: Any, g: Any) -> Any:
-    return partial(getattr(lib.optim, name)([x.copy()]).step, [g])
+def norm(name: str) -> dict[str, Setup]:
+    """Of rows, or of images of CHANNELS channels in four groups."""
+    info = _core.norm_info(name)
+    rows = info["groups"] == "rows"
+    shape = (-1, COLUMNS) if rows else (-1, CHANNELS, COLUMNS // CHANNELS)
+    vectors = [v[: shape[1]] for v in (ONES, ZEROS)][: 1 + info["has_bias"]]
+    arguments = [4, *vectors] if info["groups"] == "channel_groups" else vectors
+    found = pair(name, *arguments, shape=shape) | {f"{name}, inference": call_of(name, *arguments, shape=shape)}
+    if rows:
+        found[f"{name} of a sum"] = lambda lib, x, g: partial(getattr(lib, f"{name}_forward"), x, *arguments, add=g)
+    return found
+
+
+def phases(lib: Any, x: Any, g: Any) -> Any:
+    """Of batch norm, in one of two processes that have the same rows."""
+    moments = lib.merge_moments([lib.batch_moments(x)] * 2)
+    _, context = lib.batch_norm_apply(x, moments, None, None, ONES, ZEROS)
+    return lib.batch_norm_finish(g, context, 2 * lib.batch_norm_sums(g, context))
 
 
 def operations() -> dict[str, Setup]:
-    """By name: the rows of the compiled lists, and the fused and row-wise functions."""
-    fused: dict[str, Any] = {"activation": "relu", "dropout": 0.5, "rng": 1}
+    """By name: the rows of the compiled lists, and the other functions."""
     found: dict[str, Setup] = {}
     for name in gradfuse.activations():
-        found |= from_saved(name, gradfuse.saves(name))
-    found |= from_context("prelu", "prelu", ONES / 4) | from_context("rrelu", "rrelu", rng=1)
-    found |= from_context("dropout", "dropout", rng=1) | from_context("alpha_dropout", "alpha_dropout", rng=1)
-    found |= from_context("maxout of 4", "maxout", 4) | from_saved("softmax", "y") | from_saved("log_softmax", "y")
-    found["cross_entropy"] = lambda lib, x, g: partial(lib.cross_entropy, x, np.arange(len(x)) % COLUMNS)
-    found["mse_loss"] = lambda lib, x, g: partial(lib.mse_loss, x, g)
-    found |= from_context("batch_norm", "batch_norm", None, None, ONES, ZEROS)
-    found |= from_context("batch_norm + relu + dropout", "batch_norm", None, None, ONES, ZEROS, **fused)
-    found["batch_norm, inference"] = lambda lib, x, g: partial(lib.batch_norm, x, ZEROS, ONES, ONES, ZEROS)
-    found["fold_batch_norm"] = lambda lib, x, g: partial(lib.fold_batch_norm, x, ZEROS, ZEROS, ONES, ONES, ZEROS)
-    found |= from_context("bias + elu", "bias_act", ZEROS, "elu")
-    found |= from_context("bias + relu + dropout", "bias_act", ZEROS, **fused)
-    found["clip_grad_norm_"] = lambda lib, x, g: partial(lib.clip_grad_norm_, [g.copy()], 1e30)
-    found["clip_grad_value_"] = lambda lib, x, g: partial(lib.clip_grad_value_, [g.copy()], 1e30)
-    found["max_norm_"] = lambda lib, x, g: partial(lib.max_norm_, x.copy(), 1e30)
-    return found | {row["name"]: partial(optimizer, row["name"]) for row in _core.optimizer_list()}
-
-
-def elu(x: Any) -> Any:
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-def softmax(x: Any) -> Any:
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def cross_entropy(x: Any, labels: Any) -> Any:
-    p, rows = softmax(x), np.arange(len(x))
-    loss = -np.log(p[rows, labels]).mean()
-    p[rows, labels] -= 1
-    return loss, p / np.float32(len(x))
+        found |= pair(name, saves=gradfuse.saves(name))
+    for name in _core.row_operations():
+        saves = _core.row_info(name)["saves"]
+        found |= pair(name, saves=saves) | pair(name, title=f"{name}, axis 0", saves=saves, axis=0)
+    for name in _core.norms():
+        found |= norm(name)
+    for row in _core.losses():
+        found[row["name"]] = lambda lib, x, g, name=row["name"]: partial(getattr(lib, name), x, g)
+    for row in _core.optimizer_list():
+        found[row["name"]] = lambda lib, x, g, name=row["name"]: partial(getattr(lib.optim, name)([x.copy()]).step, [g])
+    labels = np.arange(SIZES["DRAM"] // COLUMNS) % COLUMNS
+    fused: dict[str, Any] = {"activation": "relu", "dropout": 0.5, "rng": 1}
+    return {
+        **found,
+        **pair("glu"),
+        **pair("prelu", ONES / 4),
+        **pair("rrelu", rng=1),
+        **pair("dropout", rng=1),
+        **pair("alpha_dropout", rng=1),
+        **pair("maxout", 4, title="maxout of 4"),
+        "gated": lambda lib, x, g: partial(lib.gated, x, g),
+        "gated backward": lambda lib, x, g: partial(lib.gated_backward, g, x, g),
+        **pair("bias_act", ZEROS, "elu", title="bias + elu"),
+        **pair("bias_act", ZEROS, title="bias + relu + dropout", **fused),
+        **pair("batch_norm", None, None, ONES, ZEROS),
+        **pair("batch_norm", None, None, ONES, ZEROS, title="batch_norm + relu + dropout", **fused),
+        "batch_norm, phases apart": lambda lib, x, g: partial(phases, lib, x, g),
+        "batch_norm, inference": call_of("batch_norm", ZEROS, ONES, ONES, ZEROS),
+        "fold_batch_norm": call_of("fold_batch_norm", ZEROS, ZEROS, ONES, ONES, ZEROS),
+        "cross_entropy": lambda lib, x, g: partial(lib.cross_entropy, x, labels[: len(x)]),
+        "cross_entropy, label smoothing": lambda lib, x, g: partial(
+            lib.cross_entropy, x, labels[: len(x)], label_smoothing=0.1
+        ),
+        "clip_grad_norm_": lambda lib, x, g: partial(lib.clip_grad_norm_, [g.copy()], 1e30),
+        "clip_grad_value_": lambda lib, x, g: partial(lib.clip_grad_value_, [g.copy()], 1e30),
+        "max_norm_": lambda lib, x, g: partial(lib.max_norm_, x.copy(), 1e30),
+    }
 
 
 # Of what gradfuse's function is given in its place, in float32.
 NUMPY: dict[str, Callable[..., Any]] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu backward": lambda g, y: g * (y > 0),
-    "leaky_relu": lambda x: np.maximum(x, x * np.float32(0.01)),
-    "elu": elu,
-    "elu backward": lambda g, y: g * np.where(y > 0, np.float32(1), y + 1),
-    "celu": elu,
-    "softplus": lambda x: np.logaddexp(x, np.float32(0)),
     "silu": lambda x: x / (1 + np.exp(-x)),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, np.float32(0))),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "sigmoid backward": lambda g, y: g * y * (1 - y),
     "tanh": np.tanh,
     "tanh backward": lambda g, y: g * (1 - y * y),
-    "logsigmoid": lambda x: -np.logaddexp(-x, np.float32(0)),
     "softsign": lambda x: x / (1 + abs(x)),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "hardtanh": lambda x: np.clip(x, -1, 1),
-    "hardsigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
-    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "dropout": lambda x: x * (np.random.default_rng(1).random(x.shape, np.float32) >= 0.5) * np.float32(2),
-    "maxout of 4": lambda x, pieces: x.reshape(len(x), pieces, -1).max(axis=1),
-    "softmax": softmax,
-    "softmax backward": lambda g, y: y * (g - (g * y).sum(axis=1, keepdims=True)),
-    "cross_entropy": cross_entropy,
-    "mse_loss": lambda x, t: (np.square(x - t).mean(), (x - t) * np.float32(2 / x.size)),
-    "batch_norm": lambda x, _, __, w, b: (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + np.float32(1e-5)) * w + b,
-    "bias + elu": lambda x, bias, _: elu(x + bias),
-    "clip_grad_norm_": lambda grads, limit: np.linalg.norm(grads[0]),
-    "clip_grad_value_": lambda grads, limit: np.clip(grads[0], -limit, limit, out=grads[0]),
+    "gated": lambda a, gate: a * gate / (1 + np.exp(-gate)),
+    "dropout": lambda x: x * (np.random.default_rng(1).random(x.shape, np.float32) >= 0.5) * 2,
+    "softmax": lambda x: (e := np.exp(x - x.max(1, keepdims=True))) / e.sum(1, keepdims=True),
+    "softmax backward": lambda g, y: y * (g - (g * y).sum(1, keepdims=True)),
+    "mse_loss": lambda x, t: (np.square(x - t).mean(), (x - t) * (2 / x.size)),
+    "layer_norm": lambda x, w, b: (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * w + b,
+    "rms_norm": lambda x, w: x / np.sqrt(np.square(x).mean(1, keepdims=True) + 2**-23) * w,
+    "batch_norm": lambda x, _, __, w, b: (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * w + b,
 }
 
 
@@ -137,13 +140,11 @@ def contenders(name: str, elements: int) -> dict[str, Callable[[], Any]]:
 def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> list[float]:
     """Seconds of each call. They take turns, and the first call of a turn, which fetches its data, is not timed."""
     times: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(times[0]) < 3:
+    end = timeit.default_timer() + seconds * len(calls)
+    while timeit.default_timer() < end or len(times[0]) < 3:
         for call, taken in zip(calls.values(), times, strict=True):
             call()
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
+            taken.append(timeit.timeit(call, number=1))
     return [statistics.median(taken) for taken in times]
 
 
