@@ -595,6 +595,28 @@ def test_phases_of_an_empty_part(kernels, rng, dtype):
     assert_identical(np.stack([mean, var]), np.stack(before))
 
 
+def test_moments_of_an_infinity(kernels):
+    x = np.ones((5000, 2), np.float32)
+    x[7, 0] = np.inf
+    _, mean, squares = kernels.batch_moments(x)
+    assert (mean == [np.inf, 1]).all()
+    assert np.isnan(squares[0])
+    running = np.zeros(2, np.float32), np.ones(2, np.float32)
+    kernels.batch_norm_forward(x, *running)
+    assert running[0][0] == np.inf
+
+
+@pytest.mark.parametrize(("row", "value"), [(0, -4.0), (0, 0.3), (0, 0.0), (0, np.nan), (2, -1.0)])
+def test_impossible_moments(row, value):
+    x, mean, var = np.arange(8.0).reshape(4, 2), np.zeros(2), np.ones(2)
+    moments = gradfuse.batch_moments(x)
+    moments[row, 1] = value
+    text = r"^batch_norm_apply: moments must hold counts of at least 2 and sums of squares >= 0, got a count of "
+    with pytest.raises(ValueError, match=text):
+        gradfuse.batch_norm_apply(x, moments, mean, var)
+    assert not mean.any()
+
+
 def test_phases_refuse_one_value(kernels):
     x, mean, var = np.ones((1, 4)), np.zeros(4), np.ones(4)
     generator, moments = gradfuse.Generator(1), kernels.batch_moments(x)

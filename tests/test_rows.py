@@ -264,6 +264,20 @@ def test_cross_entropy_of_a_row_does_not_depend_on_its_neighbors(kernels, rng, w
         assert_identical(dfew, dx[rows])
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "layer_norm", "rms_norm"])
+def test_a_single_row_along_an_outer_axis(kernels, rng, name):
+    x = random(rng, "float32", 333, 8)
+    whole = getattr(kernels, name)(x, axis=0)
+    for columns in (1, 2, 3):
+        assert_identical(getattr(kernels, name)(x[:, :columns].copy(), axis=0), whole[:, :columns].copy())
+
+
+def test_cross_entropy_of_very_many_rows(kernels):
+    """The mean of equal losses is that loss, to some eps of float64."""
+    loss, _ = kernels.cross_entropy(np.zeros((300_000, 3)), np.zeros(300_000, np.int64), weight=np.full(3, 0.1))
+    assert abs(loss / np.log(3) - 1) < 64 * epsilon("float64")
+
+
 def test_cross_entropy_of_probabilities_ignores_none(kernels):
     x = np.ones((3, 4))
     with pytest.raises(ValueError, match=r"^cross_entropy: ignore_index must be None for probabilities, got 1$"):

@@ -299,7 +299,13 @@ py::object batch_norm_apply(const Args& args) {
     if (!moments.on_device()) {  // on a device the host does not look: there one value gives an infinite variance
         const std::vector<double> values = doubles_of(moments);
         for (std::int64_t c = 0; c < t.shape.channels; ++c) {
-            if (values[std::size_t(c)] == 1) fail_one_value(args, "moments of one");
+            const double count = values[std::size_t(c)], squares = values[std::size_t(c + 2 * t.shape.channels)];
+            if (count == 1) fail_one_value(args, "moments of one");
+            if (!(count > 1 || (count == 0 && t.x.size == 0)) || squares < 0) {
+                fail<py::value_error>(args.where(moments_),
+                                      " must hold counts of at least 2 and sums of squares >= 0, got a count of ",
+                                      count, " and a sum of ", squares);
+            }
         }
     }
     ChannelContext ctx = t.context(args.tag());

@@ -61,6 +61,7 @@ py::object cross_entropy(const Args& args) {
     const int axis = axis_of(args, axis_, logits);
     CrossEntropyOperation op;
     op.shape = channel_shape(logits, axis);
+    op.rows = rows_of(op.shape, axis + 1 == logits.ndim);
     if (op.shape.channels == 0) {
         fail<py::value_error>(args.where(logits_), " must have at least one class on its axis ", axis, ", got shape ",
                               shape_text(logits));

@@ -98,7 +98,7 @@ Arrangement rows_along(const View& x, const std::vector<int>& axes) {
         if (!reduced) a.order[at++] = d;
     }
     std::copy(axes.begin(), axes.end(), a.order + x.ndim - int(axes.size()));
-    a.grouping = rows_of(s);
+    a.grouping = rows_of(s, a.permuted || last + 1 == x.ndim);
     return a;
 }
 

@@ -12,7 +12,8 @@ py::object forward(const Args& args) {
     const View x = view(args, 0);
     const int parameters = parameter_count(row_info(args.tag()));
     const Formula f = formula_from(row_info(args.tag()), args.tag(), args, 1);
-    const Grouping rows = rows_of(channel_shape(x, axis_of(args, 1 + parameters, x)));
+    const int axis = axis_of(args, 1 + parameters, x);
+    const Grouping rows = rows_of(channel_shape(x, axis), axis + 1 == x.ndim);
     const Output y(args, 2 + parameters, x, "x");
     y.require_no_overlap_with(x, "x");
     compute(x, [&](const Backend& backend) { backend.row_forward(f, rows, x, y.array()); });
@@ -24,7 +25,8 @@ py::object backward(const Args& args) {
     const int parameters = parameter_count(row_info(args.tag()));
     const Formula f = formula_from(row_info(args.tag()), args.tag(), args, 2);
     require_alike(saved, args.where(1), dy, "grad_out");
-    const Grouping rows = rows_of(channel_shape(dy, axis_of(args, 2 + parameters, dy)));
+    const int axis = axis_of(args, 2 + parameters, dy);
+    const Grouping rows = rows_of(channel_shape(dy, axis), axis + 1 == dy.ndim);
     const Output dx(args, 3 + parameters, dy, "grad_out");
     dx.require_no_overlap_with(dy, "grad_out");
     dx.require_no_overlap_with(saved, args.name(1));

@@ -68,6 +68,7 @@ struct CrossEntropyParameters {
 
 struct CrossEntropyOperation {
     ChannelShape shape;  // of the logits, the classes its channels
+    Grouping rows;
     CrossEntropyParameters parameters;
     Reduction reduction;
 };

@@ -49,9 +49,10 @@ struct Grouping {
     bool across() const { return run == 1 && runs > 1 && group_stride == 1; }  // neighboring groups lie side by side
 };
 
-// The groups are what is left when the axis is reduced.
-inline Grouping rows_of(const ChannelShape& s) {
-    if (s.inner == 1) return {1, s.outer, 1, s.channels, 0, s.channels, s.channels};
+// The groups are what is left when an axis is reduced. Whether it is the last one decides how a group is cut, not how
+// many groups there are beside it: a row's bits do not depend on that.
+inline Grouping rows_of(const ChannelShape& s, bool last) {
+    if (last) return {1, s.outer, 1, s.channels, 0, s.channels, s.channels};
     return {s.outer, s.inner, s.channels, 1, s.channels * s.inner, 1, s.inner};
 }
 // The groups are the channels: in runs of memory, or, where those would be short, column by column.

@@ -36,6 +36,14 @@ inline R sum(std::int64_t n, const F& f) {
     return reduce(n, R(0), [&](R p, std::int64_t i) { return p + R(f(i)); }, [](R a, R b) { return a + b; });
 }
 
+// The same of very many numbers: of halves, down to stretches.
+inline double sum_of_many(const double* x, std::int64_t n) {
+    constexpr std::int64_t stretch = 2048;
+    if (n <= stretch) return sum(n, [&](std::int64_t i) { return x[i]; });
+    const std::int64_t half = (n / stretch + 1) / 2 * stretch;
+    return sum_of_many(x, half) + sum_of_many(x + half, n - half);
+}
+
 // The sum of a(i) * b(i), in double. There the products of floats are exact: fused or not, the bits are the same.
 template <class A, class B>
 inline double dot(std::int64_t n, const A& a, const B& b) {

@@ -17,6 +17,8 @@
 namespace gradfuse::cuda {
 
 using devices::Error;
+using devices::is_capturing;
+using devices::write;
 
 // Throws Error where a call did not succeed.
 void check(cudaError_t status);

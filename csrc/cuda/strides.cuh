@@ -84,6 +84,20 @@ private:
     const Array array_;
 };
 
+// The same on a boundary of 16 bytes: how a kernel cuts its work, and so its rounding, does not depend on where a few
+// numbers lie.
+class WideDense {
+public:
+    WideDense(const Array& a) : WideDense(a, a.dense && reinterpret_cast<std::uintptr_t>(a.data) % 16 == 0) {}
+    const Array& operator*() const { return array_; }
+
+private:
+    WideDense(const Array& a, bool as_it_is) : array_(as_it_is ? a : dense_like(a)) {
+        if (!as_it_is) copy_elements(a, array_);
+    }
+    const Array array_;
+};
+
 // What a kernel writes: the array itself, or dense memory that `commit` brings home.
 class DenseOutput {
 public:

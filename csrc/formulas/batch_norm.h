@@ -21,7 +21,7 @@ struct ChannelMoments {
             return;
         }
         const double n = count + b.count, delta = b.mean - mean;
-        mean += delta * (b.count / n);
+        mean = std::isfinite(delta) ? mean + delta * (b.count / n) : mean + b.mean;  // an infinity stays one
         squares += b.squares + delta * delta * (count * b.count / n);
         count = n;
     }

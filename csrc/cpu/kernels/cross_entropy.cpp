@@ -3,6 +3,7 @@
 #include "core/backend.h"
 #include "cpu/kernels.h"
 #include "cpu/reduce_map.h"
+#include "cpu/sum.h"
 
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
@@ -16,11 +17,12 @@ double rows_that_count(const CrossEntropyOperation& op, const CrossEntropyArrays
     const std::int64_t classes = op.shape.channels;
     const Heap<double> weight(classes);
     if (a.weight) Reader<double>(*a.weight).load(0, classes, weight.data());
-    double total = 0;
+    const Heap<double> of_row(rows);
     for (std::int64_t r = 0; r < rows; ++r) {
-        if (double(label[r]) != op.parameters.ignore) total += a.weight ? weight[label[r]] : 1;
+        const bool counts = double(label[r]) != op.parameters.ignore && label[r] >= 0 && label[r] < classes;
+        of_row[r] = !counts ? 0 : a.weight ? weight[label[r]] : 1;
     }
-    return total;
+    return sum_of_many(of_row.data(), rows);
 }
 
 }  // namespace
@@ -41,17 +43,16 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& a)
         if (a.target->dtype == DType::i64) {
             arrays.group_in[0].array = a.target;
             arrays.group_in[3].otherwise = 1 / count;
-            reduce_map(CrossEntropyOfLabels<T>(op.parameters), rows_of(op.shape), arrays);
+            reduce_map(CrossEntropyOfLabels<T>(op.parameters), op.rows, arrays);
         } else {
             arrays.in[1] = a.target;
             arrays.group_in[0].otherwise = 1 / count;
-            reduce_map(CrossEntropyOfProbabilities<T>(op.parameters), rows_of(op.shape), arrays);
+            reduce_map(CrossEntropyOfProbabilities<T>(op.parameters), op.rows, arrays);
         }
     });
     const Writer<double> write(*a.loss);
     if (op.reduction == Reduction::none) return write.store(0, rows, losses.data());
-    double total = 0;
-    for (std::int64_t r = 0; r < rows; ++r) total += losses[r];
+    double total = sum_of_many(losses.data(), rows);
     if (mean) total /= count;
     write.store(0, 1, &total);
 }

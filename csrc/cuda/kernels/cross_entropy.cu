@@ -51,7 +51,7 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& ar
     const Dense logits(*arrays.logits), target(*arrays.target);
     const DenseOutput dlogits(*arrays.dlogits), loss(*arrays.loss);
     const auto weight = dense_or_none<Dense>(arrays.weight);
-    const Grouping grouping = rows_of(op.shape);
+    const Grouping grouping = op.rows;
     const std::int64_t rows = grouping.count();
     const bool labels = target->dtype == DType::i32 || target->dtype == DType::i64;
     const bool each = op.reduction == Reduction::none, mean = op.reduction == Reduction::mean;

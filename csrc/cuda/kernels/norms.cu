@@ -232,8 +232,8 @@ void backward(const NormOperation& op, const NormArrays& a, const Statistics& st
 void norm_forward(const NormOperation& op, const NormArrays& arrays) {
     const Dense x(*arrays.x);
     const DenseOutput y(*arrays.y);
-    const auto add = dense_or_none<Dense>(arrays.add), weight = dense_or_none<Dense>(arrays.weight);
-    const auto bias = dense_or_none<Dense>(arrays.bias);
+    const auto add = dense_or_none<Dense>(arrays.add);
+    const auto weight = dense_or_none<WideDense>(arrays.weight), bias = dense_or_none<WideDense>(arrays.bias);
     const auto total = dense_or_none<DenseOutput>(arrays.total);
     NormArrays a = arrays;
     a.x = &*x, a.y = &*y, a.add = pointer_to(add), a.weight = pointer_to(weight), a.bias = pointer_to(bias);
@@ -251,7 +251,7 @@ void norm_forward(const NormOperation& op, const NormArrays& arrays) {
 void norm_backward(const NormOperation& op, const NormArrays& arrays) {
     const Dense x(*arrays.x), dy(*arrays.dy);
     const DenseOutput dx(*arrays.dx);
-    const auto weight = dense_or_none<Dense>(arrays.weight), bias = dense_or_none<Dense>(arrays.bias);
+    const auto weight = dense_or_none<WideDense>(arrays.weight), bias = dense_or_none<WideDense>(arrays.bias);
     const auto dtotal = dense_or_none<Dense>(arrays.dtotal);
     const auto dweight = dense_or_none<DenseOutput>(arrays.dweight), dbias = dense_or_none<DenseOutput>(arrays.dbias);
     NormArrays a = arrays;

@@ -26,8 +26,8 @@ struct InDouble : Base {
         s.dd = math::fma(d, d, s.dd);
     }
     GRADFUSE_HD Record record(Local l, Sums s, double n) const {
-        const double rest = s.d / n;
-        return {n, double(l.center) + rest, s.dd - s.d * rest};
+        const double rest = s.d / n, center = double(l.center);
+        return {n, math::is_finite(center) ? center + rest : center, s.dd - s.d * rest};
     }
 };
 

@@ -43,7 +43,8 @@ struct Moments : ReduceMap<T> {
     }
     GRADFUSE_HD void merge(Record& a, const Record& b) const {
         const double n = a.n + b.n, delta = b.mean - a.mean, part = b.n / n;
-        a = {n, a.mean + delta * part, a.squares + b.squares + delta * delta * (a.n * part)};
+        const double mean = math::is_finite(delta) ? a.mean + delta * part : a.mean + b.mean;  // an infinity stays one
+        a = {n, mean, a.squares + b.squares + delta * delta * (a.n * part)};
     }
 };
 
