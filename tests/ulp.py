@@ -64,7 +64,7 @@ BOUNDS = {
     # channels: the terms of a sum are rounded to the compute type, the sum is taken in double
     "batch_norm": Bound(2, 4, 0, "an affine map whose terms cancel, then an activation and a scale", floor=6),
     "batch_norm_backward": Bound(2, 4, 0, "three terms that cancel", floor=12),
-    "channel_sum": Bound(2, 4, 0, "sums of rounded terms, about a mean that the reference has rounded too", floor=4),
+    "channel_sum": Bound(2, 4, 0, "sums of rounded terms", floor=3),
     "running_mean": Bound(0.51, 1, 0, "a sum in double", floor=4),
     "running_var": Bound(2, 4, 0, "squares rounded to the compute type, summed in double", floor=4),
     "bias_act": Bound(2, 4, 0, "two sums, then an activation and a scale", floor=6),

@@ -102,6 +102,8 @@ def batch_norm_forward(
         mu, var = along(running_mean, x.ndim, axis), along(running_var, x.ndim, axis)
     else:
         mu = u.sum(axes, keepdims=True) / n
+        lost = (u - mu).sum(axes, keepdims=True) / n  # by the sum's rounding
+        mu = np.where(np.isfinite(mu), mu + lost, mu)
         var = ((u - mu) ** 2).sum(axes, keepdims=True) / n
         _update(running_mean, running_var, mu, var, n, momentum, unbiased, num_batches)
 
