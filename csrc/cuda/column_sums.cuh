@@ -53,7 +53,7 @@ template <class F, class S, class Stages>
 struct SumsOfColumns : Kernel, Call<F, S, Stages> {
     using T = typename F::T;
     using E = Element<F, true>;
-    using At = Positions<1, true>;
+    using At = Positions<1, Layout::runs>;
     using Totals = Values<double, F::column_sums>;
 
     std::int64_t per_period, periods;
@@ -103,7 +103,7 @@ private:
     // The terms of an element.
     GRADFUSE_DEVICE void add(Totals& total, std::int64_t g, std::int64_t position, std::int64_t columns_first) const {
         const std::int64_t first = this->groups.first(g);
-        const At at{this->groups, first, position, first + this->groups.offset(position), 1, true};
+        const At at(this->groups, first, position, 1, true);
         const auto& stages = this->stages.of_group(g, columns_first);
         S raw[F::inputs][1], extra[1];
         T x[F::inputs][1], w[F::columns + 1][1], values[F::columns][1];
@@ -171,8 +171,8 @@ void merge_slots(const T* sums, std::int64_t slots, std::int64_t columns, const 
 template <int Threads, int K, class F, class S, class Stages>
 void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const Array* const* to) {
     using T = typename F::T;
-    using Rows = Schedule<Threads, per_access<S>, K, true, false, false>;
-    const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : row_width(vectors, K));
+    using Rows = Schedule<Threads, per_access<S>, K, Layout::one_run, false>;
+    const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : group_width(vectors, K));
     const std::int64_t most = most_slots * loop.per_block(), rows = call.groups.count;
     const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;
     T* const sums = allocate_array<T>(F::column_sums * slots * call.groups.length);
@@ -197,7 +197,8 @@ void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays
     if (!wanted) return reduce_map<true, true, S>(f, g, a, columns, plain, all);
     const Call<F, S, All> call(f, g, a, all, columns);
     const std::int64_t vectors = g.length() / V;
-    const bool rows = plain && call.wide && columns.whole(V) && !g.across() && !a.column_per_run && a.periods == 1;
+    const bool rows =
+        plain && call.wide && call.groups.step == 1 && columns.whole(V) && !a.column_per_run && a.periods == 1;
     if (!rows || vectors > 512 * K || g.count() == 0) {
         sums_of_columns(call, g, a);
         return reduce_map<true, true, S>(f, g, a, columns, plain, all);

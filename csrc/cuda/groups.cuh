@@ -22,40 +22,70 @@ struct Groups {
           block_stride(g.block_stride),
           group_stride(g.group_stride),
           run_stride(g.run_stride),
+          step(g.runs == 1 || g.run_stride == g.run ? 1
+               : g.run == 1                         ? g.run_stride
+                                                    : 0),
           groups(g.groups, count),
-          run(contiguous(g) ? length : g.run, length),
-          one_run(contiguous(g)) {}
-
-    static bool contiguous(const Grouping& g) { return g.runs == 1 || g.run_stride == g.run; }
+          run(step == 1 ? length : g.run, length),
+          across(g.across()) {}
 
     GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const {
         const std::int64_t in_block = groups.split(group);
         return group * block_stride + in_block * group_stride;
     }
     GRADFUSE_DEVICE std::int64_t offset(std::int64_t position) const {
-        if (one_run) return position;
+        if (step == 1) return position;
         const std::int64_t in_run = run.split(position);
         return position * run_stride + in_run;
     }
+    // Whether runs are made of whole vectors of V, on boundaries of V.
+    bool in_vectors(int v) const {
+        return !across && run.divisor % v == 0 && (step == 1 || (run_stride % v == 0 && group_stride % v == 0));
+    }
 
     std::int64_t count, length, block_stride, group_stride, run_stride;
+    std::int64_t step;  // from one position to the next; 0 where that is not always the same
     Divider groups, run;
-    bool one_run;
+    bool across;  // neighboring groups lie side by side
 };
 
-// V neighboring positions of a group, `count` of them there. Whole: all of them are, side by side, on a boundary of 16
-// bytes.
-template <int V, bool Whole>
+// How the elements of groups are taken: in whole vectors, on boundaries of 16 bytes, of groups that are one run or that
+// are several, or as they lie.
+enum class Layout { one_run, runs, any };
+
+// V neighboring positions of a group, `count` of them there.
+template <int V, Layout L>
 struct Positions {
+    static constexpr bool whole = L != Layout::any;
+
     const Groups& groups;
-    std::int64_t first, position;  // of the group's elements; in the group
-    std::int64_t start;            // index of the first element
+    std::int64_t position;  // in the group
+    std::int64_t start;     // index of the first element
     int count;
     bool wide;
+    int left = V;  // of the run, up to V
 
-    GRADFUSE_DEVICE bool as_vector() const { return Whole || wide; }
+    GRADFUSE_DEVICE Positions(const Groups& groups, std::int64_t first, std::int64_t position, int count, bool wide)
+        : groups(groups), position(position), count(count), wide(wide) {
+        if (L == Layout::one_run) {
+            start = first + position;
+        } else if (groups.step) {
+            start = first + position * groups.step;
+        } else {
+            std::int64_t runs = position;
+            const std::int64_t in_run = groups.run.split(runs), rest = groups.run.divisor - in_run;
+            start = first + runs * groups.run_stride + in_run;
+            if (rest < V) left = int(rest);
+        }
+    }
+
+    GRADFUSE_DEVICE bool as_vector() const { return whole || wide; }
     GRADFUSE_DEVICE std::int64_t index(int j) const {
-        return Whole || groups.one_run ? start + j : first + groups.offset(position + j);
+        if (whole) return start + j;
+        if (groups.step) return start + j * groups.step;
+        const std::int64_t run = groups.run.divisor;
+        const int ended = j < left ? 0 : run >= V ? 1 : 1 + (j - left) / int(run);  // runs
+        return start + j + ended * (groups.run_stride - run);
     }
     template <class S>
     GRADFUSE_DEVICE void load(const S* from, S (&to)[V]) const {
@@ -142,8 +172,8 @@ public:
         return first(group) + (per_run_ ? run_.divide(position) : position);
     }
 
-    template <int V, bool Whole>
-    GRADFUSE_DEVICE void read(std::int64_t first, const Positions<V, Whole>& at, T (&to)[N][V]) const {
+    template <int V, Layout L>
+    GRADFUSE_DEVICE void read(std::int64_t first, const Positions<V, L>& at, T (&to)[N][V]) const {
 #pragma unroll
         for (int c = 0; c < N; ++c) read_one(c, first, at, to[c]);
     }
@@ -156,13 +186,13 @@ private:
                                              : DType::f64;
     }
 
-    template <int V, bool Whole>
-    GRADFUSE_DEVICE void read_one(int c, std::int64_t first, const Positions<V, Whole>& p, T (&to)[V]) const {
-        if (!data_[c] || (Whole && per_run_)) {
+    template <int V, Layout L>
+    GRADFUSE_DEVICE void read_one(int c, std::int64_t first, const Positions<V, L>& p, T (&to)[V]) const {
+        if (!data_[c] || (p.whole && per_run_)) {
             const T value = data_[c] ? at(c, first + run_.divide(p.position)) : absent_[c];
 #pragma unroll
             for (int j = 0; j < V; ++j) to[j] = value;
-        } else if (!Whole) {
+        } else if (!p.whole) {
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const std::int64_t position = p.position + j;
@@ -186,6 +216,7 @@ private:
 template <class S>
 class Columns<S, 0> {
 public:
+    Columns() = default;
     template <class... Any>
     explicit Columns(const Any&...) {}
     bool whole(int) const { return true; }

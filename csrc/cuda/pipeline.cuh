@@ -95,7 +95,6 @@ struct BackwardPass : Pipeline<S> {
         if (!this->after) return;
         T z[V];
         this->affine(i, n, wide, c, v, z);
-        if (this->after.saves_y()) this->after.forward(z);
         this->after.backward(g, z);
     }
 
@@ -114,12 +113,7 @@ struct BackwardPass : Pipeline<S> {
         }
         if (this->before) {
             T saved[V];
-            if (this->before.saves_y()) {
-#pragma unroll
-                for (int j = 0; j < V; ++j) saved[j] = v[j];
-            } else {
-                this->x.read(i, n, wide, saved);
-            }
+            this->x.read(i, n, wide, saved);
             this->before.backward(g, saved);
         }
         dx.write(i, n, wide, g);

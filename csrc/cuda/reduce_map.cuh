@@ -2,8 +2,9 @@
 // them. core/reduce_map.h says what a declaration is.
 //
 // A part of a group is what a warp has of it; where a group is too long for the registers it is what a thread reads at
-// a time, and a second sweep, in reverse order, reads the elements again. The schedule follows from the length of the
-// groups and the type alone. Where neighboring groups lie side by side, neighboring threads take neighboring groups.
+// a time, and a second sweep, in reverse order, reads the elements again. Where neighboring groups lie side by side,
+// neighboring threads take neighboring groups. The schedule follows from how the elements of a group lie, how many they
+// are, and their type.
 //
 // What nvcc needs: every load is issued before the first is unpacked; loads under a condition, not at clamped
 // addresses; positions are int; numbers of a group are made last, when its registers are free.
@@ -26,10 +27,11 @@ struct Threads {
 };
 
 // How a kernel divides groups among the threads: K vectors of V elements each at a time.
-template <int Threads_, int V_, int K_, bool Whole, bool Across, bool Streams>
+template <int Threads_, int V_, int K_, Layout L, bool Streams>
 struct Schedule {
     static constexpr int threads = Threads_, V = V_, K = K_;
-    static constexpr bool whole = Whole, across = Across, streams = Streams;
+    static constexpr Layout layout = L;
+    static constexpr bool whole = L != Layout::any, streams = Streams;
 };
 
 // What is done with elements beside the reduction and the map: here nothing. Of a group come: load, with the inputs;
@@ -108,9 +110,9 @@ struct Call {
     using T = typename F::T;
 
     Call(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages,
-         const Columns<S, F::columns>& columns)
+         const Columns<S, F::columns>& columns = {})
         : f(f), stages(stages), groups(g), columns(columns), out(static_cast<S*>(a.out ? a.out->data : nullptr)) {
-        wide = groups.one_run && groups.length % per_access<S> == 0 && is_wide(out) && stages.wide();
+        wide = groups.in_vectors(per_access<S>) && is_wide(out) && stages.wide();
         for (int i = 0; i < F::inputs; ++i) {
             in[i] = static_cast<const S*>(a.in[i]->data);
             wide = wide && is_wide(in[i]);
@@ -169,31 +171,32 @@ struct Loop : Schedule, Call<F, S, Stages> {
     using Record = typename F::Record;
     using E = Element<F, Affine>;
     static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
-    static constexpr bool lone = Schedule::across || Schedule::streams;  // a part is what one thread has
-    static constexpr int blocks_per_multiprocessor = Schedule::whole && !lone ? Threads<F>::most / threads : 1;
+    static constexpr int blocks_per_multiprocessor =
+        Schedule::whole && !Schedule::streams ? Threads<F>::most / threads : 1;
     static constexpr std::int64_t longest = 1 << 20;  // of what positions count in: exact in every T
-    using At = Positions<V, Schedule::whole>;
+    using At = Positions<V, Schedule::layout>;
 
     int width_;  // threads of a group: a power of two
 
     Loop(const Call<F, S, Stages>& call, int width) : Call<F, S, Stages>(call), width_(width) {}
 
-    GRADFUSE_DEVICE int width() const {
-        return Schedule::across ? width_ : threads > 256 || Schedule::streams ? threads : width_;
-    }
+    // Neighboring threads take neighboring groups.
+    GRADFUSE_HD bool across() const { return !Schedule::whole && this->groups.across; }
+    GRADFUSE_DEVICE int width() const { return Schedule::whole && threads > 256 ? threads : width_; }
     std::int64_t per_block() const { return threads / width_; }
-    std::int64_t shared_bytes() const {
-        return (Schedule::across ? threads : threads / warp_size) * std::int64_t(sizeof(Record));
-    }
+    GRADFUSE_HD int exchanged() const { return across() ? threads : threads / warp_size; }  // records
+    std::int64_t shared_bytes() const { return exchanged() * std::int64_t(sizeof(Record)); }
 
-    // What a thread has of a group: vectors lane, lane + width ... of the `n` elements from position `at` on.
+    // What a thread has of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements from
+    // position `at` on.
     struct Share {
-        std::int64_t group, first, columns, length, at;
+        std::int64_t group, first, columns, begin, end, at;
         int lane, n, vectors;
 
+        GRADFUSE_DEVICE bool exists() const { return begin < end; }
         GRADFUSE_DEVICE void enter(std::int64_t position) {
             at = position;
-            n = int(length - at < longest ? length - at : longest);
+            n = int(end - at < longest ? end - at : longest);
             vectors = (n + V - 1) / V;
         }
     };
@@ -203,13 +206,18 @@ struct Loop : Schedule, Call<F, S, Stages> {
         s.group = exists ? group : this->groups.count - 1;
         s.first = this->groups.first(s.group);
         s.columns = Affine ? this->columns.first(s.group) : 0;
-        s.length = exists ? this->groups.length : 0;  // the other threads take part in the exchange alone
-        s.lane = Schedule::across ? int(threadIdx.x) / (threads / width()) : int(threadIdx.x) % width();
+        s.begin = 0;
+        s.end = exists ? this->groups.length : 0;  // the other threads take part in the exchange alone
+        s.lane = across() ? int(threadIdx.x) / (threads / width()) : int(threadIdx.x) % width();
         s.enter(0);
         return s;
     }
     GRADFUSE_DEVICE int own_group() const {  // within the block
-        return Schedule::across ? int(threadIdx.x) % (threads / width()) : int(threadIdx.x) / width();
+        return across() ? int(threadIdx.x) % (threads / width()) : int(threadIdx.x) / width();
+    }
+    GRADFUSE_DEVICE int present(const Share& s) const {  // threads of the group that have elements
+        const std::int64_t vectors = Schedule::streams ? (s.end - s.begin + V - 1) / V : s.vectors;
+        return vectors < width() ? int(vectors) : width();
     }
 
     // each(k, v, at) for the K vectors from `begin` on that are there, v their place in the group.
@@ -219,20 +227,17 @@ struct Loop : Schedule, Call<F, S, Stages> {
         for (int k = 0; k < K; ++k) {
             const int v = begin + s.lane + k * width();
             if (v >= s.vectors) break;
-            const std::int64_t position = s.at + v * V;
-            const std::int64_t start = s.first + (Schedule::across ? position * this->groups.run_stride : position);
-            each(k, v, At{this->groups, s.first, position, start, s.n - v * V < V ? s.n - v * V : V, this->wide});
+            each(k, v, At(this->groups, s.first, s.at + v * V, s.n - v * V < V ? s.n - v * V : V, this->wide));
         }
     }
     // each(begin) for all that the group's threads read at a time, in order or in reverse; enters s.
     template <class Each>
     GRADFUSE_DEVICE void for_chunks(Share& s, bool reverse, const Each& each) const {
-        const int chunk = K * V * width(), chunks = int(longest) / chunk;
-        const std::int64_t last = (s.length + chunk - 1) / chunk - 1;
-        for (std::int64_t i = 0; i <= last; ++i) {
-            const std::int64_t c = reverse ? last - i : i;
-            s.enter(c / chunks * longest);
-            each(int(c % chunks) * (chunk / V));
+        const std::int64_t spans = (s.end - s.begin + longest - 1) / longest;
+        for (std::int64_t i = 0; i < spans; ++i) {
+            s.enter(s.begin + (reverse ? spans - 1 - i : i) * longest);
+            const int step = K * width(), last = (s.vectors - 1) / step * step;
+            for (int begin = 0; begin <= last; begin += step) each(reverse ? last - begin : begin);
         }
     }
     GRADFUSE_DEVICE static bool there(const At& at, int j) { return Schedule::whole || j < at.count; }
@@ -323,7 +328,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         return part;
     }
     GRADFUSE_DEVICE static typename F::Sums sum_lanes(const typename F::Sums& sums, int lanes) {
-        if constexpr (lone) {
+        if constexpr (Schedule::streams) {
             return sums;
         } else {
             constexpr int n = members<typename F::Sums, Real>;
@@ -338,35 +343,26 @@ struct Loop : Schedule, Call<F, S, Stages> {
         }
     }
 
-    // The record of the whole group, of those of its parts in order.
-    GRADFUSE_DEVICE Record exchange(const Share& s, const Record& record) const {
-        if constexpr (Schedule::across) {
-            return exchange_across(s, record);
-        } else {
-            return exchange_along(s, record);
-        }
-    }
-    GRADFUSE_DEVICE Record exchange_across(const Share& s, const Record& record) const {
-        if (width() == 1) return record;
-        const int groups = threads / width(), own = int(threadIdx.x) % groups;
-        const int present = s.length < width() ? int(s.length) : width();
-        Record* const shared = shared_memory<Record>();
-        shared[threadIdx.x] = record;
-        __syncthreads();
-        Record whole = shared[own];
-        for (int p = 1; p < present; ++p) this->f.merge(whole, shared[p * groups + own]);
-        return whole;
-    }
-    GRADFUSE_DEVICE Record exchange_along(const Share& s, Record record) const {
+    // The record of all of a group's parts, in order: the first `present` of its threads have some.
+    GRADFUSE_DEVICE Record exchange(Record record, int present) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
-        if constexpr (Schedule::streams) record = merge_lanes(record, merge, warp_size, warp_size);
-        if (width() <= warp_size) return record;
-        const int warps = width() / warp_size, warp = int(threadIdx.x) / warp_size, first = warp / warps * warps;
         Record* const shared = shared_memory<Record>();
+        if (across()) {
+            if (width() == 1) return record;
+            const int groups = threads / width(), own = own_group();
+            shared[threadIdx.x] = record;
+            __syncthreads();
+            record = shared[own];
+            for (int p = 1; p < present; ++p) merge(record, shared[p * groups + own]);
+            return record;
+        }
+        const int lanes = width() < warp_size ? width() : warp_size, warps = width() / warp_size;
+        const int warp = int(threadIdx.x) / warp_size, first = width() <= warp_size ? warp : warp / warps * warps;
+        if constexpr (Schedule::streams) record = merge_lanes(record, merge, lanes, present - (warp - first) * lanes);
+        if (width() <= warp_size) return record;
         if (threadIdx.x % warp_size == 0) shared[warp] = record;
         __syncthreads();
-        const int present = Schedule::streams ? warps : (s.vectors + warp_size - 1) / warp_size;
-        return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, present);
+        return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, (present + lanes - 1) / lanes);
     }
 
     // terms(k, j, values) is given all that the map returns.
@@ -405,9 +401,9 @@ struct Loop : Schedule, Call<F, S, Stages> {
         const T picked = this->pick(s.group);
         Held held;
         read(s, 0, stages, true, held);
-        const int lanes = lone ? 1 : width() < warp_size ? width() : warp_size;
+        const int lanes = across() ? 1 : width() < warp_size ? width() : warp_size;
         const Part part = reduce(s, 0, lanes, this->numbers(s.group), held);
-        const Record whole = exchange(s, part.record);
+        const Record whole = exchange(part.record, present(s));
         const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), 0);
         map(s, 0, part.local, constants, stages, held, terms);
         finish(s, whole, picked);
@@ -416,14 +412,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
         const auto& stages = this->stages.of_group(s.group, s.columns);
         const T picked = this->pick(s.group);
         const Group group = this->numbers(s.group, picked);
-        Part mine{};
-        for_chunks(s, false, [&](int begin) {
-            Held held;
-            read(s, begin, stages, false, held);
-            const Part part = reduce(s, begin, 1, group, held);
-            if (part.count > 0) join(mine, part);
-        });
-        const Record whole = exchange(s, mine.record);
+        const Part mine = reduce_all(s, stages, group);
+        const Record whole = exchange(mine.record, present(s));
         const auto local = this->f.local(mine.center, mine.count, group, 0);
         std::int64_t at = s.at;
         auto constants = this->f.constants(whole, local, group, at);
@@ -434,6 +424,22 @@ struct Loop : Schedule, Call<F, S, Stages> {
             map(s, begin, local, constants, stages, held, [](int, int, const auto&) {});
         });
         finish(s, whole, picked);
+    }
+    // All that this thread has, chunk after chunk; mapped on the way where that needs no record of the whole group.
+    template <class OfGroup>
+    GRADFUSE_DEVICE Part reduce_all(Share& s, const OfGroup& stages, const Group& group) const {
+        Part mine{};
+        for_chunks(s, false, [&](int begin) {
+            Held held;
+            read(s, begin, stages, !F::waits, held);
+            const Part part = reduce(s, begin, 1, group, held);
+            if (part.count > 0) join(mine, part);
+            if constexpr (F::maps && !F::waits) {
+                const auto constants = this->f.constants(Record{}, part.local, group, 0);
+                map(s, begin, part.local, constants, stages, held, [](int, int, const auto&) {});
+            }
+        });
+        return mine;
     }
     GRADFUSE_DEVICE void join(Part& a, const Part& b) const {
         if (a.count == 0) {
@@ -446,7 +452,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     }
     GRADFUSE_DEVICE void finish(const Share& s, const Record& whole, T picked) const {
         if constexpr (F::group_outputs > 0) {
-            if (s.lane != 0 || s.length == 0) return;
+            if (s.lane != 0 || !s.exists()) return;
             double out[F::group_outputs];
             this->f.finish(whole, this->numbers(s.group, picked), out);
             for (int m = 0; m < F::group_outputs; ++m) this->group_out[m].set(s.group, out[m]);
@@ -465,10 +471,12 @@ struct Loop : Schedule, Call<F, S, Stages> {
 
 // ---- schedules
 
-// Vectors that a thread holds of a row in registers.
+// Vectors that a thread holds of a group in registers, and of a short one or of one that streams through them.
 template <class F, class S, class Stages>
 constexpr int most_vectors =
     Stages::large ? 1 : Threads<F>::words / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
+template <class F, class S, class Stages>
+constexpr int few_vectors = Stages::large ? 1 : most_vectors<F, S, Stages> * 16 / Threads<F>::words;
 
 template <class Schedule, bool Affine, class F, class S, class Stages>
 void launch_loop(const Call<F, S, Stages>& call, int width) {
@@ -476,40 +484,46 @@ void launch_loop(const Call<F, S, Stages>& call, int width) {
     launch(loop, blocks_for(call.groups.count, loop.per_block()), loop.shared_bytes());
 }
 
-// How many threads take a row of so many vectors, K each, but eight side by side.
-inline int row_width(std::int64_t vectors, int k) {
+// How many threads take a group of so many vectors, K each, but some side by side.
+inline int group_width(std::int64_t vectors, int k, int side_by_side = 8) {
     int width = 1;
-    while (width * k < vectors || (width < 8 && width < vectors)) width *= 2;
+    while (width * k < vectors || (width < side_by_side && width < vectors)) width *= 2;
     return width;
 }
 
-template <bool Whole, bool Affine, class F, class S, class Stages>
-void loop_rows(const Call<F, S, Stages>& call) {
-    constexpr int V = per_access<S>, most = Threads<F>::most, K = most_vectors<F, S, Stages>;
-    constexpr int few = Stages::large ? 1 : K * 16 / Threads<F>::words;
+// False where a group does not fit in the registers of a block.
+template <Layout L, bool Affine, class F, class S, class Stages>
+bool loop_on_chip(const Call<F, S, Stages>& call) {
+    constexpr int V = per_access<S>, most = Threads<F>::most;
+    constexpr int K = most_vectors<F, S, Stages>, few = few_vectors<F, S, Stages>;
     const std::int64_t vectors = (call.groups.length + V - 1) / V;
-    if (vectors <= 256 * few) {
-        launch_loop<Schedule<256, V, few, Whole, false, false>, Affine>(call, row_width(vectors, few));
-    } else if (vectors <= most / 2 * K) {
-        launch_loop<Schedule<most / 2, V, K, Whole, false, false>, Affine>(call, most / 2);
-    } else if (Whole && vectors <= most * K) {
-        launch_loop<Schedule<Whole ? most : most / 2, V, K, Whole, false, false>, Affine>(call, most);
-    } else {
-        launch_loop<Schedule<most / 2, V, few, Whole, false, true>, Affine>(call, most / 2);
+    const bool across = call.groups.across;
+    const int groups = across ? warp_size : 1;  // that a block takes at least
+    if (vectors <= 256 / groups * few) {
+        launch_loop<Schedule<256, V, few, L, false>, Affine>(call, group_width(vectors, few, across ? 1 : 8));
+        return true;
     }
+    if constexpr (!Stages::large) {
+        if (vectors <= most / 2 / groups * K) {
+            launch_loop<Schedule<most / 2, V, K, L, false>, Affine>(call, most / 2 / groups);
+            return true;
+        }
+        if constexpr (L != Layout::any) {
+            if (vectors <= most * K) {
+                launch_loop<Schedule<most, V, K, L, false>, Affine>(call, most);
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
-// A block takes 32 neighboring groups or more.
-template <bool Affine, class F, class S, class Stages>
-void loop_across(const Call<F, S, Stages>& call) {
-    constexpr int K = (Stages::large ? 4 : 16) / F::inputs, threads = Threads<F>::most / 2;
-    if (call.groups.length <= 8 * K) {
-        int width = 1;
-        while (width * K < call.groups.length) width *= 2;
-        launch_loop<Schedule<256, 1, K, true, true, false>, Affine>(call, width);
-    } else {
-        launch_loop<Schedule<threads, 1, K, true, true, true>, Affine>(call, threads / warp_size);
-    }
+template <Layout L, bool Affine, class F, class S, class Stages>
+void loop_groups(const Call<F, S, Stages>& call) {
+    constexpr int threads = Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
+    if (loop_on_chip<L, Affine>(call)) return;
+    const int width = call.groups.across ? threads / warp_size : threads;
+    launch_loop<Schedule<threads, per_access<S>, K, L, true>, Affine>(call, width);
 }
 
 // Kernels with `plain` stages, where given, are for rows in whole vectors; those with `all` of them take what there is.
@@ -519,9 +533,10 @@ void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const C
                 const Plain* plain, const All& all) {
     if (g.length() == 0 || g.count() == 0) return;
     const Call<F, S, All> call(f, g, a, all, columns);
-    if (g.across()) return loop_across<Affine>(call);
-    if (!plain || !call.wide || !columns.whole(per_access<S>)) return loop_rows<false, Affine>(call);
-    loop_rows<true, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));
+    if (!plain || !call.wide || call.groups.step != 1 || !columns.whole(per_access<S>)) {
+        return loop_groups<Layout::any, Affine>(call);
+    }
+    loop_groups<Layout::one_run, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));
 }
 
 // Calls f with the list's row for the compute type T.

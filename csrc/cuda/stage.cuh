@@ -24,15 +24,10 @@ class Stage {
 public:
     Stage() = default;
     explicit Stage(const Activation& a) : row_(a.row) {
-        visit([&](auto& formula) {
-            using Formula = std::remove_reference_t<decltype(formula)>;
-            new (&formula) Formula(a.parameters);
-            saves_y_ = Formula::info.saves == Saves::y;
-        });
+        visit([&](auto& formula) { new (&formula) std::remove_reference_t<decltype(formula)>(a.parameters); });
     }
 
     GRADFUSE_HD explicit operator bool() const { return row_ >= 0; }
-    GRADFUSE_HD bool saves_y() const { return saves_y_; }
 
     template <int V>
     GRADFUSE_DEVICE void forward(T (&x)[V]) const {
@@ -41,11 +36,13 @@ public:
             for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
         });
     }
+    // dy becomes the gradient at x, what forward was given.
     template <int V>
-    GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&saved)[V]) const {
+    GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&x)[V]) const {
         const_cast<Stage*>(this)->visit([&](const auto& f) {
+            constexpr bool from_y = std::remove_reference_t<decltype(f)>::info.saves == Saves::y;
 #pragma unroll
-            for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], saved[j]);
+            for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], from_y ? f.forward(x[j]) : x[j]);
         });
     }
 
@@ -67,7 +64,6 @@ private:
     }
 
     int row_ = -1;
-    bool saves_y_ = false;
     alignas(T) unsigned char formula_[largest_formula<T>(Activations{})];
 };
 

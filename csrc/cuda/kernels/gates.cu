@@ -26,12 +26,7 @@ struct Gate {
         activated(x[2], f);
         multiply(x[0], f, y[0]);
         multiply(x[0], x[1], y[1]);
-        if (!activation) return;
-        if (activation.saves_y()) {
-            activation.backward(y[1], f);
-        } else {
-            activation.backward(y[1], x[2]);
-        }
+        if (activation) activation.backward(y[1], x[2]);
     }
 
 private:

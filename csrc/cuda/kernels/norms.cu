@@ -1,8 +1,7 @@
 // The normalizations of the list, with what is fused before and after them.
 #include "cuda/column_sums.cuh"
+#include "cuda/epilogue.cuh"
 #include "cuda/kernels.h"
-#include "cuda/random.cuh"
-#include "cuda/stage.cuh"
 #include "formulas/norms/list.h"
 
 namespace gradfuse::cuda {
@@ -15,40 +14,6 @@ S* pointer(const Array* a) {
     return a ? static_cast<S*>(a->data) : nullptr;
 }
 
-// What comes after the affine. Kernels that know that there is nothing have the other one.
-template <class T, bool Present>
-struct Epilogue {
-    Stage<T> activation;
-    Dropout dropout;
-    ElementOrder numbers;
-
-    explicit Epilogue(const NormOperation& op) : activation(op.activation), dropout(op.dropout), numbers(op.numbers) {}
-
-    template <int V, class At>
-    GRADFUSE_DEVICE void forward(const At& at, T (&z)[V]) const {
-        if (activation) activation.forward(z);
-        if (dropout.threshold) drop(dropout, numbers, at, z);
-    }
-    // make_z(z) makes the input again.
-    template <int V, class At, class MakeZ>
-    GRADFUSE_DEVICE void backward(const At& at, T (&dy)[V], const MakeZ& make_z) const {
-        if (dropout.threshold) drop(dropout, numbers, at, dy);
-        if (!activation) return;
-        T z[V];
-        make_z(z);
-        if (activation.saves_y()) activation.forward(z);
-        activation.backward(dy, z);
-    }
-};
-template <class T>
-struct Epilogue<T, false> {
-    explicit Epilogue(const NormOperation&) {}
-    template <class... Any>
-    GRADFUSE_DEVICE void forward(const Any&...) const {}
-    template <class... Any>
-    GRADFUSE_DEVICE void backward(const Any&...) const {}
-};
-
 // total = x + add, then the epilogue.
 template <class S, bool All>
 struct ForwardStages {
@@ -58,10 +23,10 @@ struct ForwardStages {
 
     const S* add;
     S* total;
-    Epilogue<T, All> epilogue;
+    Epilogue<T, All ? Ending::any : Ending::none> epilogue;
 
     ForwardStages(const NormOperation& op, const NormArrays& a)
-        : add(pointer<S>(a.add)), total(pointer<S>(a.total)), epilogue(op) {}
+        : add(pointer<S>(a.add)), total(pointer<S>(a.total)), epilogue(op.activation, op.dropout, op.numbers) {}
     bool wide() const { return is_wide(add) && is_wide(total); }
 
     GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
@@ -96,14 +61,14 @@ struct BackwardStages {
     static constexpr int affine = members<typename Forward::Group, double>;
 
     const S* dtotal;
-    Epilogue<T, All> epilogue;
+    Epilogue<T, All ? Ending::any : Ending::none> epilogue;
     Forward norm;
     Columns<S, Forward::columns> columns;
     Numbers statistics[Forward::group_outputs], group_in[affine + 1];
 
     BackwardStages(const NormOperation& op, const NormArrays& a, const ReduceMapArrays& forward, const Forward& norm)
         : dtotal(pointer<S>(a.dtotal)),
-          epilogue(op),
+          epilogue(op.activation, op.dropout, op.numbers),
           norm(norm),
           columns(op.grouping, forward.column, forward.column_per_run, forward.periods, norm.no_weight()) {
         for (int k = 0; k < affine; ++k) group_in[k] = Numbers(forward.group_in[k]);
