@@ -56,8 +56,7 @@ inline Grouping rows_of(const ChannelShape& s, bool last) {
     return {s.outer, s.inner, s.channels, 1, s.channels * s.inner, 1, s.inner};
 }
 // The groups are the channels: in runs of memory, or, where those would be short, column by column.
-inline Grouping channels_of(const ChannelShape& s) {
-    constexpr std::int64_t long_run = 32;
+inline Grouping channels_of(const ChannelShape& s, std::int64_t long_run = 32) {
     const std::int64_t stride = s.channels * s.inner;
     if (s.inner >= long_run || s.outer == 1) return {1, s.channels, s.outer, s.inner, 0, s.inner, stride};
     return {1, stride, s.outer, 1, 0, 1, stride, s.inner};
@@ -80,7 +79,7 @@ struct ReduceMapArrays {
     bool column_per_run = false;
     std::int64_t periods = 1;  // of the columns: group g takes those of g % periods, one after another
     GroupNumbers group_in[most];
-    const Array* group_out[3] = {};   // per group
+    const Array* group_out[4] = {};   // per group
     const Array* column_sum[2] = {};  // as the columns
 };
 
