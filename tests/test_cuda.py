@@ -650,7 +650,20 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
     assert launches(lambda: gradfuse.gated(x, x)) == 1
     assert launches(lambda: gradfuse.gated_backward(x, x, x)) == 1
-    assert launches(lambda: gradfuse.batch_norm_forward(x, *vectors, activation="relu", dropout=0.1, rng=1)) == 4
+    # A channel on the chip; in slots; no statistics to make.
+    images, (mean, var, weight, _) = device_array(np.ones((4, 32, 5, 4))), vectors
+    g, options = device_array(np.ones((64, 32))), {"activation": "relu", "dropout": 0.1, "rng": 1}
+    _, short = gradfuse.batch_norm_forward(images, *vectors)
+    _, long = gradfuse.batch_norm_forward(x, *vectors, **options)
+    _, ctx = gradfuse.prelu_forward(x, weight)
+    assert launches(lambda: gradfuse.batch_norm_forward(images, *vectors)) == 1
+    assert launches(lambda: gradfuse.batch_norm_backward(images, short)) == 1
+    assert launches(lambda: gradfuse.batch_norm_forward(x, *vectors, **options)) == 2
+    assert launches(lambda: gradfuse.batch_norm_backward(g, long)) == 2
+    assert launches(lambda: gradfuse.batch_norm(x, mean, var)) == 2
+    assert launches(lambda: gradfuse.bias_act_forward(x, weight, "relu")) == 1
+    assert launches(lambda: gradfuse.prelu_forward(x, weight)) == 1
+    assert launches(lambda: gradfuse.prelu_backward(g, ctx)) == 2
 
 
 # Sizes

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def build(tmp_path_factory):
         "--keep",
     ]
 
+    @cache
     def build(name):
         command = [nvcc, *flags, f"--keep-dir={folder}", "--cubin", "-o", str(folder / f"{name}.cubin")]
         source = f"csrc/cuda/kernels/{name}.cu"
@@ -92,3 +94,9 @@ def test_nothing_is_spilled(build, name):
     assert report
     spilled = {kernel: resources(text)[1] for kernel, text in report.items()}
     assert not any(spilled.values()), spilled
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "channels"])
+def test_channels_leave_room_for_512_threads(build, name):
+    report, _ = build(name)
+    assert all(resources(text)[0] <= 128 for text in report.values())

@@ -19,13 +19,13 @@ enum class Ending { none, relu, any };
 
 inline bool is_at_most_relu(const Activation& a) { return a.row < 0 || a.row == row_of<Relu>(Activations{}); }
 
-template <class T, Ending>
+template <class T, Ending, class Order = OwnOrder>
 struct Epilogue {
     Stage<T> activation;
     Dropout dropout;
-    ElementOrder numbers;  // of the elements
+    Order numbers;  // of the elements
 
-    Epilogue(const Activation& activation, const Dropout& dropout, const ElementOrder& numbers = {})
+    Epilogue(const Activation& activation, const Dropout& dropout, const Order& numbers = {})
         : activation(activation), dropout(dropout), numbers(numbers) {}
 
     template <int V, class At>
@@ -43,8 +43,8 @@ struct Epilogue {
         activation.backward(dy, z);
     }
 };
-template <class T>
-struct Epilogue<T, Ending::relu> {
+template <class T, class Order>
+struct Epilogue<T, Ending::relu, Order> {
     bool relu;
 
     Epilogue(const Activation& activation, const Dropout&) : relu(activation.row >= 0) {}
@@ -65,8 +65,8 @@ struct Epilogue<T, Ending::relu> {
         for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], z[j]);
     }
 };
-template <class T>
-struct Epilogue<T, Ending::none> {
+template <class T, class Order>
+struct Epilogue<T, Ending::none, Order> {
     template <class... Any>
     explicit Epilogue(const Any&...) {}
     template <class... Any>

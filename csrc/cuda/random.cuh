@@ -53,8 +53,9 @@ GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
         const int first = next;
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-            const std::int64_t place = at.index(j) - begin;
-            if (j < first || j >= at.count || place >= elements_per_block) continue;
+            const std::int64_t behind = at.index(j) - begin;
+            if (j < first || j >= at.count || behind >= elements_per_block) continue;
+            const int place = int(behind);
             std::uint32_t drawn = 0;
 #pragma unroll
             for (int k = 0; k < elements_per_block; ++k) drawn = place == k ? half[k] : drawn;
@@ -74,6 +75,12 @@ GRADFUSE_DEVICE void drop(const Dropout& d, const ElementOrder& numbers, const A
         drop(d, numbers(at.index(j)), 1, one);
         x[j] = one[0];
     }
+}
+
+struct OwnOrder {};  // the numbers are the indices
+template <int V, class T, class At>
+GRADFUSE_DEVICE void drop(const Dropout& d, OwnOrder, const At& at, T (&x)[V]) {
+    drop(d, at, x);
 }
 
 }  // namespace GRADFUSE_ISA

@@ -18,12 +18,13 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Threads on a multiprocessor: with 64 registers each, or with 128 where doubles or columns need more.
+// Threads on a multiprocessor: with 64 registers each, or with 128 where doubles, sums in double or columns need more.
 template <class F>
 struct Threads {
-    static constexpr bool doubles = sizeof(typename F::T) == 8, columns = F::columns > 0;
-    static constexpr int most = doubles || columns ? 512 : 1024;
-    static constexpr int words = columns && !doubles ? 64 : 32;  // of elements, for a thread
+    static constexpr bool doubles = sizeof(typename F::T) == 8;
+    static constexpr bool more = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
+    static constexpr int most = doubles || more ? 512 : 1024;
+    static constexpr int words = more && !doubles ? 64 : 32;  // of elements, for a thread
 };
 
 // How a kernel divides groups among the threads: K vectors of V elements each at a time.

@@ -40,14 +40,17 @@ inline Pieces slots_of(const Groups& g) {
 }
 
 template <class F, class S, class Stages, Layout L>
-using LoopOverPieces = Loop<F, S, Stages, Schedule<256, per_access<S>, few_vectors<F, S, Stages>, L, true>, false>;
+constexpr int vectors_at_a_time = L == Layout::any ? few_vectors<F, S, Stages> : 4 / F::inputs;
+template <class F, class S, class Stages, Layout L>
+using LoopOverPieces =
+    Loop<F, S, Stages, Schedule<256, per_access<S>, vectors_at_a_time<F, S, Stages, L>, L, true>, false>;
 
 template <class F, class S, class Stages, Layout L>
 struct OfPieces : LoopOverPieces<F, S, Stages, L> {
     using Base = LoopOverPieces<F, S, Stages, L>;
     using Record = typename F::Record;
     using Share = typename Base::Share;
-    static constexpr int blocks_per_multiprocessor = Base::whole ? 3 : 1;
+    static constexpr int blocks_per_multiprocessor = 2;
 
     Pieces pieces;
     std::int64_t tiles;  // of groups, one for a block
@@ -86,10 +89,11 @@ struct ReduceSlots : OfPieces<F, S, Stages, L> {
     GRADFUSE_DEVICE void operator()() const {
         const std::int64_t slot = std::int64_t(blockIdx.x) / this->tiles;
         auto s = this->share_of_piece(slot, std::int64_t(blockIdx.x) % this->tiles);
+        const int present = this->present(s);
         const auto& stages = this->stages.of_group(s.group, 0);
         const auto mine = this->reduce_all(s, stages, this->numbers(s.group));
-        const auto record = this->exchange(mine.record, this->present(s));
-        if (s.lane == 0 && s.exists()) this->records[slot * this->groups.count + s.group] = record;
+        const auto record = this->exchange(mine.record, present);
+        if (s.lane == 0 && present > 0) this->records[slot * this->groups.count + s.group] = record;
     }
 };
 
@@ -155,26 +159,32 @@ private:
     }
 };
 
-template <template <class, class, class, Layout> class Kernel, class F, class S, class Stages, Layout L>
+template <template <class, class, class, Layout> class Kernel, Layout L, class F, class S, class Stages>
 void launch_pieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<typename F::Record>& slots) {
     const Kernel<F, S, Stages, L> kernel(call, pieces, slots);
     launch(kernel, kernel.blocks(), kernel.shared_bytes());
 }
 
-// Kernels with `plain` stages, where given, are for groups in whole vectors; those with `all` of them take what there
-// is.
+// The two kinds of kernels of reduce_map. `plain` points to stages, or is nullptr where there are no such kernels.
 template <template <class, class, class, Layout> class Kernel, class S, class F, class Plain, class All>
-void run_pieces(const F& f, const Grouping& g, const ReduceMapArrays& a, const Plain* plain, const All& all,
+void run_pieces(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain, const All& all,
                 const Pieces& pieces, const Slots<typename F::Record>& slots) {
     const Call<F, S, All> call(f, g, a, all);
-    if (!plain || !call.wide) return launch_pieces<Kernel, F, S, All, Layout::any>(call, pieces, slots);
-    launch_pieces<Kernel, F, S, Plain, Layout::runs>({f, g, a, *plain}, pieces, slots);
+    if constexpr (!std::is_null_pointer_v<Plain>) {
+        if (plain && call.wide) {
+            const Call<F, S, std::remove_cv_t<std::remove_pointer_t<Plain>>> plain_call(f, g, a, *plain);
+            return launch_pieces<Kernel, Layout::runs>(plain_call, pieces, slots);
+        }
+    }
+    launch_pieces<Kernel, Layout::any>(call, pieces, slots);
 }
 
-// False where groups do not fit in the registers of a block.
+inline bool is_empty(const Grouping& g) { return g.length() == 0 || g.count() == 0; }
+
+// False where groups do not fit in the registers of a block, or are empty.
 template <class S, class F, class Plain, class All>
 bool reduce_map_on_chip(const F& f, const Grouping& g, const ReduceMapArrays& a, const Plain* plain, const All& all) {
-    if (g.length() == 0 || g.count() == 0) return false;
+    if (is_empty(g)) return false;
     const Call<F, S, All> call(f, g, a, all);
     if (!plain || !call.wide) return loop_on_chip<Layout::any, false>(call);
     return loop_on_chip<Layout::runs, false>(Call<F, S, Plain>(f, g, a, *plain));
@@ -182,9 +192,9 @@ bool reduce_map_on_chip(const F& f, const Grouping& g, const ReduceMapArrays& a,
 
 // The records of the slots of all groups. Where the map needs no record of a whole group, the elements are mapped, too.
 template <class S, class F, class Plain, class All>
-Slots<typename F::Record> reduce_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, const Plain* plain,
+Slots<typename F::Record> reduce_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain,
                                        const All& all) {
-    if (g.length() == 0 || g.count() == 0) return {};
+    if (is_empty(g)) return {};
     const Pieces pieces = slots_of(Groups(g));
     const Slots<typename F::Record> slots{allocate_array<typename F::Record>(pieces.count * g.count()), pieces.count};
     run_pieces<ReduceSlots, S>(f, g, a, plain, all, pieces, slots);
@@ -210,9 +220,9 @@ inline void clear_numbers(const ReduceMapArrays& a) {
 
 // The elements mapped, and the numbers of the groups, which of groups without elements are 0.
 template <class S, class F, class Plain, class All>
-void map_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, const Plain* plain, const All& all,
+void map_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain, const All& all,
                const Slots<typename F::Record>& slots = {}) {
-    if (g.length() == 0 || g.count() == 0) return clear_numbers(a);
+    if (is_empty(g)) return clear_numbers(a);
     const Groups groups(g);
     const std::int64_t each = !groups.across ? along_piece : F::reduces ? slots_of(groups).each : across_piece;
     run_pieces<MapSlots, S>(f, g, a, plain, all, Pieces(g.length(), (g.length() + each - 1) / each), slots);
@@ -221,8 +231,8 @@ void map_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, const Pl
 // The numbers alone.
 template <class S, class F>
 void finish_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, const Slots<typename F::Record>& slots) {
-    if (g.length() == 0 || g.count() == 0) return clear_numbers(a);
-    launch_pieces<MapSlots, F, S, NoStages, Layout::any>({f, g, a, NoStages{}}, Pieces(g.length(), 1), slots);
+    if (is_empty(g)) return clear_numbers(a);
+    launch_pieces<MapSlots, Layout::any>(Call<F, S, NoStages>(f, g, a, {}), Pieces(g.length(), 1), slots);
 }
 
 }  // namespace GRADFUSE_ISA

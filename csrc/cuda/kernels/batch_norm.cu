@@ -1,239 +1,305 @@
-// Batch normalization in either order, and the end of a dense layer: the reductions meet one thread per channel, which
-// makes the constants for the elements.
+// Channels: batch normalization in either order and its phases, and the end of a dense layer.
+#include "cuda/epilogue.cuh"
 #include "cuda/kernels.h"
-#include "cuda/pipeline.cuh"
+#include "cuda/slots.cuh"
+#include "formulas/norms/batch_norm.h"
 
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The numbers of a channel from wherever they are.
-struct ChannelNumbers {
-    ChannelNumbers() = default;
-    ChannelNumbers(const ChannelOp& op, const ChannelArrays& a)
-        : mean(op.normalize ? a.mean : nullptr),
-          invstd(op.normalize ? a.invstd : nullptr),
-          weight(a.weight),
-          bias(a.bias) {}
-
-    GRADFUSE_DEVICE Channel operator[](std::int64_t c) const {
-        return {mean ? mean[c] : 0, invstd ? invstd[c] : 1, weight.get(c, 1), bias.get(c, 0)};
-    }
-
-    const double *mean, *invstd;
-    DoubleView weight, bias;
-};
-
-template <class T>
-struct MakeForwardTable {
-    ChannelNumbers numbers;
-    T* table;
-    std::int64_t channels;
-
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
-        T value[3];
-        numbers[c].forward_constants(value);
-#pragma unroll
-        for (int k = 0; k < 3; ++k) table[k * channels + c] = value[k];
-    }
-};
-
-template <class T>
-T* forward_table(const ChannelOp& op, const ChannelArrays& a) {
-    T* const table = allocate_array<T>(3 * op.shape.channels);
-    per_channel(MakeForwardTable<T>{ChannelNumbers(op, a), table, op.shape.channels}, op.shape.channels);
-    return table;
+template <class S>
+S* pointer(const Array* a) {
+    return a ? static_cast<S*>(a->data) : nullptr;
 }
 
-// The arrays with all that is read dense; results are new arrays, which are.
-class DenseArrays {
-public:
-    explicit DenseArrays(const ChannelArrays& a)
-        : arrays_(a),
-          x_(dense_or_none<Dense>(a.x)),
-          weight_(dense_or_none<Dense>(a.weight)),
-          bias_(dense_or_none<Dense>(a.bias)),
-          residual_(dense_or_none<Dense>(a.residual)),
-          dy_(dense_or_none<Dense>(a.dy)) {
-        arrays_.x = pointer_to(x_);
-        arrays_.weight = pointer_to(weight_);
-        arrays_.bias = pointer_to(bias_);
-        arrays_.residual = pointer_to(residual_);
-        arrays_.dy = pointer_to(dy_);
-    }
-    const ChannelArrays& operator*() const { return arrays_; }
+template <class S, int V, class At>
+GRADFUSE_DEVICE void add(const At& at, const S* what, Compute<S> (&to)[V]) {
+    if (!what) return;
+    Compute<S> more[V];
+    at.read(what, more);
+#pragma unroll
+    for (int j = 0; j < V; ++j) to[j] += more[j];
+}
 
-private:
-    ChannelArrays arrays_;
-    const std::optional<Dense> x_, weight_, bias_, residual_, dy_;
+// Kernels without All know that no more than a residual and ReLU come after the affine.
+bool is_plain(const ChannelOp& op) {
+    return op.before.row < 0 && is_at_most_relu(op.after) && op.dropout.threshold == 0;
+}
+
+// v = before(x); y = dropout(after(z + residual)).
+template <class S, bool All>
+struct ForwardStages : NoStages {
+    using T = Compute<S>;
+    static constexpr bool large = All;
+
+    Stage<T> first;
+    Epilogue<T, All ? Ending::any : Ending::relu> epilogue;
+    const S* residual;
+
+    ForwardStages(const ChannelOp& op, const ChannelArrays& a)
+        : first(op.before), epilogue(op.after, op.dropout), residual(pointer<S>(a.residual)) {}
+
+    GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
+    template <int V, class At>
+    GRADFUSE_DEVICE void before(const At&, T (&x)[1][V], const S (&)[V], bool) const {
+        if (All && first) first.forward(x[0]);
+    }
+    template <int V, class At>
+    GRADFUSE_DEVICE void after(const At& at, T (&y)[V]) const {
+        add(at, residual, y);
+        epilogue.forward(at, y);
+    }
 };
 
-struct FinishStatistics {
-    double eps, momentum;
-    bool unbiased;
-    DoubleView running_mean, running_var;
-    double *mean, *invstd;
+// dz, which is dresidual too, from dy and z, made again from x; at the end dx through `before`.
+template <class S, bool All>
+struct BackwardStages : NoStages {
+    using T = Compute<S>;
+    using Affine = ChannelAffine<T>;
+    static constexpr bool large = All;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const ChannelMoments& batch) const {
-        mean[c] = batch.mean;
-        invstd[c] = inverse_deviation(batch.variance(), eps);
-        double m = running_mean.get(c), v = running_var.get(c);
-        batch.move(momentum, unbiased, m, v);
-        running_mean.set(c, m);
-        running_var.set(c, v);
+    Stage<T> first;
+    Epilogue<T, All ? Ending::any : Ending::relu> epilogue;
+    const S *x, *residual;
+    S* dresidual;
+    Numbers numbers[4];
+
+    BackwardStages(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r)
+        : first(op.before),
+          epilogue(op.after, op.dropout),
+          x(pointer<S>(a.x)),
+          residual(pointer<S>(a.residual)),
+          dresidual(pointer<S>(a.dresidual)) {
+        for (int m = 0; m < 4; ++m) numbers[m] = Numbers(r.group_in[m]);
+    }
+
+    struct OfGroup : NoStages {
+        const BackwardStages& s;
+        typename Affine::Constants constants;
+
+        GRADFUSE_DEVICE OfGroup(const BackwardStages& s, std::int64_t group) : s(s) {
+            const auto numbers = make<typename Affine::Group, double>([&](int m) { return s.numbers[m].get(group); });
+            constants = Affine().constants({}, {}, numbers, 0);
+        }
+        template <int V, class At>
+        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const S (&)[V], bool last) const {
+            if (All && s.first) s.first.forward(x[1]);
+            s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
+#pragma unroll
+                for (int j = 0; j < V; ++j) z[j] = Affine().map(constants, 0, x[1][j]).v[0];
+                add(at, s.residual, z);
+            });
+            if (s.dresidual && last) at.write(s.dresidual, x[0]);
+        }
+        template <int V, class At>
+        GRADFUSE_DEVICE void after(const At& at, T (&dx)[V]) const {
+            if (!All || !s.first) return;
+            T raw[V];
+            at.read(s.x, raw);
+            s.first.backward(dx, raw);
+        }
+    };
+    GRADFUSE_DEVICE OfGroup of_group(std::int64_t group, std::int64_t) const { return {*this, group}; }
+};
+
+// f(c) for every channel.
+template <class F>
+struct PerChannel : Kernel {
+    F f;
+    std::int64_t channels;
+
+    GRADFUSE_DEVICE void operator()() const {
+        const std::int64_t c = std::int64_t(blockIdx.x) * threads + threadIdx.x;
+        if (c < channels) f(c);
     }
 };
+template <class F>
+void per_channel(const F& f, std::int64_t channels) {
+    const PerChannel<F> kernel{{}, f, channels};
+    launch(kernel, blocks_for(channels, kernel.threads));
+}
 
 struct UseStatistics {
     DoubleView given_mean, given_var;
     double eps;
     double *mean, *invstd;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c) const {
         mean[c] = given_mean.get(c);
         invstd[c] = inverse_deviation(given_var.get(c), eps);
     }
 };
 
-// [3][channels] of a channel: count, mean, sum of squared deviations.
+// Moments as [3][channels].
 struct PackedMoments {
-    const double* data;
+    double* data;
     std::int64_t channels;
 
-    GRADFUSE_DEVICE ChannelMoments operator[](std::int64_t c) const {
+    GRADFUSE_DEVICE ChannelMoments get(std::int64_t c) const {
         return {data[c], data[channels + c], data[2 * channels + c]};
     }
-};
-struct StoreMoments {
-    double* to;
-    std::int64_t channels;
-
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const ChannelMoments& m) const {
-        to[c] = m.count;
-        to[channels + c] = m.mean;
-        to[2 * channels + c] = m.squares;
+    GRADFUSE_DEVICE void set(std::int64_t c, const ChannelMoments& m) const {
+        data[c] = m.count, data[channels + c] = m.mean, data[2 * channels + c] = m.squares;
     }
 };
 struct MergeMoments {
-    StoreMoments store;
-    PackedMoments b;
+    PackedMoments a, b;
     bool first;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c) const {
         ChannelMoments m{};
-        if (!first) m = PackedMoments{store.to, store.channels}[c];
-        m.merge(b[c]);
-        store(c, m);
+        if (!first) m = a.get(c);
+        m.merge(b.get(c));
+        a.set(c, m);
     }
 };
 struct UseMoments {
+    BatchNormTraining<double> f;
     PackedMoments moments;
-    FinishStatistics finish;
+    DoubleView running_mean, running_var;
+    double *mean, *invstd;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const { finish(c, moments[c]); }
-};
-
-template <class T>
-struct StoreSums {
-    ChannelNumbers numbers;
-    double* to;
-    std::int64_t channels;
-
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& dz) const {
-        to[c] = dz.a;
-        to[channels + c] = numbers[c].template dweight<T>(dz);
+    GRADFUSE_DEVICE void operator()(std::int64_t c) const {
+        const ChannelMoments m = moments.get(c);
+        double out[4];
+        f.finish({m.count, m.mean, m.squares}, {1, 0, running_mean.get(c), running_var.get(c)}, out);
+        mean[c] = out[0], invstd[c] = out[1];
+        running_mean.set(c, out[2]);
+        running_var.set(c, out[3]);
     }
 };
 
-// The gradients of weight and bias from the local sums, the constants of dx from those of the whole batch.
-template <class T>
-struct FinishFromSums {
-    ChannelNumbers numbers;
+// The gradients of weight and bias from the local sums; the means of those of the whole batch.
+struct UseSums {
     DoubleView dweight, dbias;
     const double *local, *sums, *count;
-    T* table;
+    double* means;
     std::int64_t channels;
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Nothing&) const {
+    GRADFUSE_DEVICE void operator()(std::int64_t c) const {
         dbias.set(c, local[c]);
         dweight.set(c, local[channels + c]);
-        const Channel channel = numbers[c];
-        const double dz = sums[c], rest = channel.mean - double(T(channel.mean));
-        T value[5];
-        channel.backward_constants(Sums{dz, sums[channels + c] / channel.invstd + rest * dz}, count[c], value);
-#pragma unroll
-        for (int k = 0; k < 5; ++k) table[k * channels + c] = value[k];
+        means[c] = sums[c] / count[c];
+        means[channels + c] = sums[channels + c] / count[c];
     }
 };
 
-// The gradients of weight and bias, and the constants of dx where it goes through the statistics.
-template <class T>
-struct FinishBackward {
-    ChannelNumbers numbers;
-    DoubleView dweight, dbias;
-    double n;
-    T* table;  // null where dx is done
-    std::int64_t channels;
+// Doubles per channel, as arrays; what is absent has none.
+class Doubles {
+public:
+    Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
+    operator const Array*() const { return array_.data ? &array_ : nullptr; }
 
-    GRADFUSE_DEVICE void operator()(std::int64_t c, const Sums& dz) const {
-        const Channel channel = numbers[c];
-        dweight.set(c, channel.template dweight<T>(dz));
-        dbias.set(c, dz.a);
-        if (!table) return;
-        T value[5];
-        channel.backward_constants(dz, n, value);
-#pragma unroll
-        for (int k = 0; k < 5; ++k) table[k * channels + c] = value[k];
+private:
+    const Array array_;
+};
+
+// The arrays with all that is read dense, and on boundaries of 16 bytes what is reduced; results are new arrays, which
+// are. And what they are to the loop.
+class Prepared {
+public:
+    Prepared(const ChannelOp& op, const ChannelArrays& given)
+        : arrays(given),
+          x_(dense_or_none<WideDense>(given.x)),
+          dy_(dense_or_none<WideDense>(given.dy)),
+          residual_(dense_or_none<WideDense>(given.residual)),
+          weight_(dense_or_none<Dense>(given.weight)),
+          bias_(dense_or_none<Dense>(given.bias)),
+          mean_(op.normalize ? given.mean : nullptr, op.shape.channels),
+          invstd_(op.normalize ? given.invstd : nullptr, op.shape.channels) {
+        arrays.x = pointer_to(x_), arrays.dy = pointer_to(dy_), arrays.residual = pointer_to(residual_);
+        arrays.weight = pointer_to(weight_), arrays.bias = pointer_to(bias_);
     }
+    // With the numbers {mean, invstd, weight, bias}.
+    ReduceMapArrays forward() const {
+        ReduceMapArrays r;
+        r.in[0] = arrays.x, r.out = arrays.y;
+        r.group_in[0] = {mean_, 0}, r.group_in[1] = {invstd_, 1};
+        r.group_in[2] = {arrays.weight, 1}, r.group_in[3] = {arrays.bias, 0};
+        return r;
+    }
+    ReduceMapArrays backward() const {
+        ReduceMapArrays r = forward();
+        r.in[0] = arrays.dy, r.in[1] = arrays.x, r.out = arrays.dx;
+        return r;
+    }
+
+    ChannelArrays arrays;
+
+private:
+    const std::optional<WideDense> x_, dy_, residual_;
+    const std::optional<Dense> weight_, bias_;
+    const Doubles mean_, invstd_;
+};
+
+struct DenseRunning {
+    explicit DenseRunning(const RunningStatistics& running)
+        : mean(dense_or_none<DenseInOut>(running.mean)), var(dense_or_none<DenseInOut>(running.var)) {}
+    void commit() const {
+        if (mean) mean->commit();
+        if (var) var->commit();
+    }
+    const std::optional<DenseInOut> mean, var;
 };
 
 template <class S>
-void backward(const ChannelOp& op, const ChannelArrays& a) {
-    using T = Compute<S>;
-    const ChannelShape& s = op.shape;
-    const BackwardPass<S> pass(op, a);
-    const T* const table = forward_table<T>(op, a);
-    const bool through_statistics = op.through_statistics();
-    if (!through_statistics && !a.dweight && !a.dbias) return channel_map<T, 3>(pass, s, table);
+void normalize(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r,
+               const BatchNormTraining<Compute<S>>& f) {
+    const Grouping groups = in_runs(op.shape);
+    const ForwardStages<S, false> stages(op, a);
+    const ForwardStages<S, true> all(op, a);
+    const auto* const plain = is_plain(op) ? &stages : nullptr;
+    if (reduce_map_on_chip<S>(f, groups, r, plain, all)) return;
+    const NoStages none;
+    const BatchMoments<Compute<S>> moments;
+    map_slots<S>(f, groups, r, plain, all,
+                 op.before.row < 0 ? reduce_slots<S>(moments, groups, r, &none, none)
+                                   : reduce_slots<S>(moments, groups, r, nullptr, all));
+}
 
-    FinishBackward<T> finish{ChannelNumbers(op, a),
-                             DoubleView(a.dweight),
-                             DoubleView(a.dbias),
-                             double(s.outer * s.inner),
-                             nullptr,
-                             s.channels};
-    if (!through_statistics) return channel_reduce(BackwardSums<S, true>{pass, table, s.channels}, s, finish);
-    finish.table = allocate_array<T>(5 * s.channels);
-    channel_reduce(BackwardSums<S, false>{pass, table, s.channels}, s, finish);
-    channel_map<T, 5>(pass, s, finish.table);
+template <class S>
+void backward(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r) {
+    using T = Compute<S>;
+    const Grouping groups = in_runs(op.shape);
+    const BackwardStages<S, false> stages(op, a, r);
+    const BackwardStages<S, true> all(op, a, r);
+    const auto* const plain = is_plain(op) ? &stages : nullptr;
+    if (op.through_statistics()) {
+        const BatchNormBackward<T> f(nullptr);
+        if (reduce_map_on_chip<S>(f, groups, r, plain, all)) return;
+        const BatchNormSums<T> sums(nullptr);
+        map_slots<S>(f, groups, r, plain, all, reduce_slots<S>(sums, groups, r, plain, all));
+    } else {
+        const ChannelAffineBackward<T> f(nullptr);
+        const auto slots = reduce_slots<S>(f, groups, r, plain, all);
+        if (a.dweight || a.dbias) finish_slots<S>(f, groups, r, slots);
+    }
 }
 
 }  // namespace
 
 }  // namespace GRADFUSE_ISA
 
-void batch_norm(const ChannelOp& op, const ChannelArrays& arrays, double eps, const RunningStatistics& running,
+void batch_norm(const ChannelOp& op, const ChannelArrays& given, double eps, const RunningStatistics& running,
                 double* mean, double* invstd) {
-    const Dense x(*arrays.x);
-    const auto running_mean = dense_or_none<DenseInOut>(running.mean),
-               running_var = dense_or_none<DenseInOut>(running.var);
-    ChannelArrays a;
-    a.x = &*x;
-    const FinishStatistics finish{eps,
-                                  running.momentum,
-                                  running.unbiased,
-                                  DoubleView(pointer_to(running_mean)),
-                                  DoubleView(pointer_to(running_var)),
-                                  mean,
-                                  invstd};
-    with_storage(x->dtype, [&](auto s) {
-        using S = decltype(s);
-        channel_reduce(Sample<S>{Pipeline<S>(op, a)}, op.shape, finish);
+    if (op.shape.size() == 0) return;
+    const Prepared prepared(op, given);
+    const DenseRunning moved(running);
+    const ChannelArrays& a = prepared.arrays;
+    const Doubles out_mean(mean, op.shape.channels), out_invstd(invstd, op.shape.channels);
+    ReduceMapArrays r;
+    r.in[0] = a.x, r.out = a.y;
+    r.group_in[0] = {a.weight, 1}, r.group_in[1] = {a.bias, 0};
+    r.group_in[2] = {pointer_to(moved.mean), 0}, r.group_in[3] = {pointer_to(moved.var), 0};
+    r.group_out[0] = out_mean, r.group_out[1] = out_invstd;
+    r.group_out[2] = pointer_to(moved.mean), r.group_out[3] = pointer_to(moved.var);
+    with_storage(a.x->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        normalize<S>(op, a, r, {eps, running.momentum, running.unbiased});
     });
-    if (running_mean) running_mean->commit();
-    if (running_var) running_var->commit();
-    channel_forward(op, arrays);
+    moved.commit();
 }
 
 void given_statistics(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd) {
@@ -242,85 +308,101 @@ void given_statistics(const Array& given_mean, const Array& given_var, double ep
 }
 
 void channel_forward(const ChannelOp& op, const ChannelArrays& given) {
-    const DenseArrays arrays(given);
+    ChannelArrays read = given;
+    Array zeros;
+    if (!read.x) {
+        zeros = dense_like(*given.y);
+        clear(read.x = &zeros);
+    }
+    const Prepared prepared(op, read);
     const DenseOutput y(*given.y);
-    ChannelArrays a = *arrays;
-    a.y = &*y;
-    with_storage(a.y->dtype, [&](auto s) {
-        using S = decltype(s);
-        using T = Compute<S>;
-        channel_map<T, 3>(ForwardPass<S>(op, a), op.shape, forward_table<T>(op, a));
+    ReduceMapArrays r = prepared.forward();
+    r.out = &*y;
+    with_storage(given.y->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        const ForwardStages<S, false> plain(op, prepared.arrays);
+        const ForwardStages<S, true> all(op, prepared.arrays);
+        map_slots<S>(ChannelAffine<Compute<S>>(), in_runs(op.shape), r, is_plain(op) ? &plain : nullptr, all);
     });
     y.commit();
 }
 
 void channel_backward(const ChannelOp& op, const ChannelArrays& given) {
-    const DenseArrays arrays(given);
-    with_storage(given.dy->dtype, [&](auto s) { backward<decltype(s)>(op, *arrays); });
+    const Prepared prepared(op, given);
+    ReduceMapArrays r = prepared.backward();
+    r.group_out[0] = given.dweight, r.group_out[1] = given.dbias;
+    with_storage(given.dy->dtype, [&](auto storage) { backward<decltype(storage)>(op, prepared.arrays, r); });
 }
 
 void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) {
-    const Dense x(x_);
-    ChannelOp op;
-    op.shape = shape;
-    ChannelArrays a;
-    a.x = &*x;
-    with_storage(x->dtype, [&](auto s) {
-        using S = decltype(s);
-        channel_reduce(Sample<S>{Pipeline<S>(op, a)}, shape, StoreMoments{moments, shape.channels});
+    const WideDense x(x_);
+    const std::int64_t channels = shape.channels;
+    const Doubles count(moments, channels), mean(moments + channels, channels),
+        squares(moments + 2 * channels, channels);
+    ReduceMapArrays r;
+    r.in[0] = &*x;
+    r.group_out[0] = count, r.group_out[1] = mean, r.group_out[2] = squares;
+    with_storage(x_.dtype, [&](auto storage) {
+        using S = decltype(storage);
+        const NoStages none;
+        const BatchMoments<Compute<S>> f;
+        finish_slots<S>(f, in_runs(shape), r, reduce_slots<S>(f, in_runs(shape), r, &none, none));
     });
 }
 
 void merge_moments(double* a, const Array& b_, bool first) {
     const Dense b(b_);
     const std::int64_t channels = b->shape[1];
-    per_channel(MergeMoments{{a, channels}, {static_cast<const double*>(b->data), channels}, first}, channels);
+    per_channel(MergeMoments{{a, channels}, {static_cast<double*>(b->data), channels}, first}, channels);
 }
 
 void use_moments(const Array& moments_, double eps, const RunningStatistics& running, double* mean, double* invstd) {
     const Dense moments(moments_);
-    const auto running_mean = dense_or_none<DenseInOut>(running.mean),
-               running_var = dense_or_none<DenseInOut>(running.var);
-    const FinishStatistics finish{eps,
-                                  running.momentum,
-                                  running.unbiased,
-                                  DoubleView(pointer_to(running_mean)),
-                                  DoubleView(pointer_to(running_var)),
-                                  mean,
-                                  invstd};
+    const DenseRunning moved(running);
     const std::int64_t channels = moments->shape[1];
-    per_channel(UseMoments{{static_cast<const double*>(moments->data), channels}, finish}, channels);
-    if (running_mean) running_mean->commit();
-    if (running_var) running_var->commit();
+    per_channel(UseMoments{{eps, running.momentum, running.unbiased},
+                           {static_cast<double*>(moments->data), channels},
+                           DoubleView(pointer_to(moved.mean)),
+                           DoubleView(pointer_to(moved.var)),
+                           mean,
+                           invstd},
+                channels);
+    moved.commit();
 }
 
 void batch_norm_sums(const ChannelOp& op, const ChannelArrays& given, double* sums) {
-    ChannelArrays read = given;
-    read.dx = given.dy;  // a pass that only sums does not write it
-    const DenseArrays arrays(read);
+    const Prepared prepared(op, given);
+    const std::int64_t channels = op.shape.channels;
+    const Doubles dz(sums, channels), xhat(sums + channels, channels);
+    ReduceMapArrays r = prepared.backward();
+    r.group_out[0] = xhat, r.group_out[1] = dz;
     with_storage(given.dy->dtype, [&](auto storage) {
         using S = decltype(storage);
-        using T = Compute<S>;
-        const BackwardPass<S> pass(op, *arrays);
-        const BackwardSums<S, false> terms{pass, forward_table<T>(op, *arrays), op.shape.channels};
-        channel_reduce(terms, op.shape, StoreSums<T>{ChannelNumbers(op, *arrays), sums, op.shape.channels});
+        const BackwardStages<S, false> plain(op, prepared.arrays, r);
+        const BackwardStages<S, true> all(op, prepared.arrays, r);
+        const BatchNormSums<Compute<S>> f(nullptr);
+        const Grouping groups = in_runs(op.shape);
+        finish_slots<S>(f, groups, r, reduce_slots<S>(f, groups, r, is_plain(op) ? &plain : nullptr, all));
     });
 }
 
 void batch_norm_finish(const ChannelOp& op, const ChannelArrays& given, const Array& local_, const Array& sums_,
                        const Array& moments_) {
-    const DenseArrays arrays(given);
+    const Prepared prepared(op, given);
     const Dense local(local_), sums(sums_), moments(moments_);
     const auto doubles = [](const Dense& a) { return static_cast<const double*>(a->data); };
+    const std::int64_t channels = op.shape.channels;
+    double* const means = allocate_array<double>(2 * channels);
+    per_channel(UseSums{DoubleView(given.dweight), DoubleView(given.dbias), doubles(local), doubles(sums),
+                        doubles(moments), means, channels},
+                channels);
+    const Doubles dz(means, channels), xhat(means + channels, channels);
+    ReduceMapArrays r = prepared.backward();
+    r.group_in[4] = {xhat, 0}, r.group_in[5] = {dz, 0};
     with_storage(given.dy->dtype, [&](auto storage) {
         using S = decltype(storage);
-        using T = Compute<S>;
-        const ChannelArrays& a = *arrays;
-        T* const table = allocate_array<T>(5 * op.shape.channels);
-        per_channel(FinishFromSums<T>{ChannelNumbers(op, a), DoubleView(a.dweight), DoubleView(a.dbias), doubles(local),
-                                      doubles(sums), doubles(moments), table, op.shape.channels},
-                    op.shape.channels);
-        channel_map<T, 5>(BackwardPass<S>(op, a), op.shape, table);
+        const BackwardStages<S, true> all(op, prepared.arrays, r);
+        map_slots<S>(BatchNormFinish<Compute<S>>(), in_runs(op.shape), r, nullptr, all);
     });
 }
 

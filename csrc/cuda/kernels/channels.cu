@@ -6,11 +6,12 @@
 namespace gradfuse::cuda {
 
 void prelu_forward(const ChannelShape& shape, const Array& x_, const Array& weight_, const Array& y) {
-    const Dense x(x_), weight(weight_);
+    const WideDense x(x_);
+    const Dense weight(weight_);
     ReduceMapArrays r;
     r.in[0] = &*x, r.out = &y;
     r.group_in[0] = {&*weight};
-    with_storage(x->dtype, [&](auto s) {
+    with_storage(x_.dtype, [&](auto s) {
         using S = decltype(s);
         const NoStages none;
         map_slots<S>(PRelu<Compute<S>>(), in_runs(shape), r, &none, none);
@@ -19,12 +20,13 @@ void prelu_forward(const ChannelShape& shape, const Array& x_, const Array& weig
 
 void prelu_backward(const ChannelShape& shape, const Array& dy_, const Array& x_, const Array& weight_, const Array& dx,
                     const Array& dweight) {
-    const Dense dy(dy_), x(x_), weight(weight_);
+    const WideDense dy(dy_), x(x_);
+    const Dense weight(weight_);
     ReduceMapArrays r;
     r.in[0] = &*dy, r.in[1] = &*x, r.out = &dx;
     r.group_in[0] = {&*weight};
     r.group_out[0] = &dweight;
-    with_storage(x->dtype, [&](auto s) {
+    with_storage(x_.dtype, [&](auto s) {
         using S = decltype(s);
         const NoStages none;
         const PReluBackward<Compute<S>> f;
@@ -40,8 +42,7 @@ void max_norm(const ChannelShape& shape, double limit, const Array& w_) {
         using S = decltype(s);
         const NoStages none;
         const MaxNorm<Compute<S>> f(limit);
-        constexpr const NoStages* no_plain = nullptr;
-        map_slots<S>(f, in_runs(shape), r, no_plain, none, reduce_slots<S>(f, in_runs(shape), r, no_plain, none));
+        map_slots<S>(f, in_runs(shape), r, nullptr, none, reduce_slots<S>(f, in_runs(shape), r, nullptr, none));
     });
     w.commit();
 }

@@ -23,7 +23,7 @@ struct ForwardStages {
 
     const S* add;
     S* total;
-    Epilogue<T, All ? Ending::any : Ending::none> epilogue;
+    Epilogue<T, All ? Ending::any : Ending::none, ElementOrder> epilogue;
 
     ForwardStages(const NormOperation& op, const NormArrays& a)
         : add(pointer<S>(a.add)), total(pointer<S>(a.total)), epilogue(op.activation, op.dropout, op.numbers) {}
@@ -61,7 +61,7 @@ struct BackwardStages {
     static constexpr int affine = members<typename Forward::Group, double>;
 
     const S* dtotal;
-    Epilogue<T, All ? Ending::any : Ending::none> epilogue;
+    Epilogue<T, All ? Ending::any : Ending::none, ElementOrder> epilogue;
     Forward norm;
     Columns<S, Forward::columns> columns;
     Numbers statistics[Forward::group_outputs], group_in[affine + 1];

@@ -2,6 +2,7 @@
 // numbers weight and bias.
 #pragma once
 
+#include "formulas/batch_norm.h"
 #include "formulas/norms/norm.h"
 
 namespace gradfuse {
@@ -37,7 +38,7 @@ struct BatchNorm : InDouble<T, Normalize<T>> {
     using Base = InDouble<T, Normalize<T>>;
     using typename Base::Group;
     using typename Base::Record;
-    static constexpr int group_outputs = 3;
+    static constexpr int columns = 0, group_outputs = 3;
 
     using Base::Base;
 
@@ -46,6 +47,43 @@ struct BatchNorm : InDouble<T, Normalize<T>> {
         out[1] = this->invstd(r);
         out[2] = r.squares / r.n;
     }
+};
+
+// Out: mean, invstd, and the running statistics, moved by the batch.
+template <class T>
+struct BatchNormTraining : BatchNorm<T> {
+    using typename BatchNorm<T>::Local;
+    using typename BatchNorm<T>::Record;
+    using Constants = typename BatchNorm<T>::Constants;
+    struct Group {
+        double weight, bias, running_mean, running_var;
+    };
+    static constexpr int group_outputs = 4;
+
+    double momentum;
+    bool unbiased;
+
+    BatchNormTraining(double eps, double momentum, bool unbiased)
+        : BatchNorm<T>(&eps), momentum(momentum), unbiased(unbiased) {}
+
+    GRADFUSE_HD void finish(const Record& r, Group g, double* out) const {
+        const ChannelMoments batch{r.n, r.mean, r.squares};
+        batch.move(momentum, unbiased, g.running_mean, g.running_var);
+        out[0] = batch.mean;
+        out[1] = inverse_deviation(batch.variance(), this->eps);
+        out[2] = g.running_mean;
+        out[3] = g.running_var;
+    }
+    GRADFUSE_HD Constants constants(const Record& r, Local l, Group g, std::int64_t at) const {
+        return BatchNorm<T>::constants(r, l, {g.weight, g.bias}, at);
+    }
+};
+
+// Its backward: dweight and dbias are sums of the group.
+template <class T>
+struct BatchNormBackward : NormalizeBackward<T> {
+    static constexpr int columns = 0, column_sums = 0;
+    using NormalizeBackward<T>::NormalizeBackward;
 };
 
 // Out: count, mean, and sum of squared deviations.

@@ -63,7 +63,7 @@ struct Normalize : Moments<T> {
 
     double eps;
 
-    explicit Normalize(const double* p) : eps(p[0]) {}
+    explicit GRADFUSE_HD Normalize(const double* p) : eps(p[0]) {}
 
     GRADFUSE_HD double invstd(const Record& r) const { return 1 / math::sqrt(r.squares / r.n + eps); }
     GRADFUSE_HD void finish(const Record& r, Group, double* out) const {
@@ -109,7 +109,7 @@ struct NormalizeBackward : ReduceMap<T> {
     static constexpr int inputs = 2, columns = 1, group_outputs = 2, column_sums = 2;
     static constexpr bool adds_columns = true;
 
-    explicit NormalizeBackward(const double*) {}
+    explicit GRADFUSE_HD NormalizeBackward(const double*) {}
 
     GRADFUSE_HD Local local(T, double, Group g, std::int64_t) const { return {T(g.mean)}; }
     template <class P>
