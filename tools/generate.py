@@ -1,6 +1,6 @@
 """Writes what is made from the lists: the stubs, and the tables of the README. With --check only compares.
 
-Signatures come from the compiled functions themselves, tables from what every row says of itself, figures from the
+Signatures come from the compiled functions' declarations, tables from what every row says of itself, figures from the
 committed benchmark results.
 """
 
@@ -30,93 +30,6 @@ HEADER = '''"""Generated from the compiled module by `make stubs`; do not edit."
 
 '''
 
-ARRAY_OR_NONE = {"out", "b", "running_mean", "running_var", "weight", "bias", "residual", "add", "grad_total"}
-ANNOTATIONS = {
-    "activation": "str | tuple[str, dict[str, float]] | None",
-    "rng": "Generator | int | None",
-    "num_batches": "int | None",
-    "grads": "Sequence[Any]",
-    "ctx": "Any",
-    "name": "str",
-    "num_pieces": "int",
-    "num_groups": "int",
-    "ignore_index": "int | None",
-    "n": "int",
-    "row": "int",
-    "values": "tuple[float, ...]",
-    "max_norm": "float",
-    "value": "float",
-    "r": "float",
-    "images": "Array",
-    "windows": "Array",
-    "first_row": "int",
-    "stride": "tuple[int, int]",
-    "padding": "tuple[int, int]",
-    "dilation": "tuple[int, int]",
-}
-RETURNS = {
-    "activations": "list[str]",
-    "activation_info": "dict[str, Any]",
-    "saves": "str",
-    "row_operations": "list[str]",
-    "row_info": "dict[str, Any]",
-    "norms": "list[str]",
-    "norm_info": "dict[str, Any]",
-    "losses": "list[dict[str, Any]]",
-    "optimizer_list": "list[dict[str, Any]]",
-    "optimizer_slots": "int",
-    "gather_windows": "None",
-    "add_windows": "None",
-    "copy_elements": "None",
-    "clip_grad_norm_": "Any",
-    "clip_grad_value_": "None",
-    "max_norm_": "None",
-    "set_num_threads": "None",
-    "get_num_threads": "int",
-    "build_info": "dict[str, str]",
-}
-
-
-AXES = "int | tuple[int, ...]"
-OF_ROWS = [
-    name + form for name in _core.norms() if _core.norm_info(name)["groups"] == "rows" for form in ("", "_forward")
-]  # norms along any axes, which can add
-
-
-def _annotation(function: str, p: inspect.Parameter) -> str:
-    special = {
-        ("max_norm_", "axis"): AXES,
-        ("prelu_forward", "weight"): "Array",
-        ("merge_moments", "moments"): "Sequence[Array]",
-        ("cross_entropy", "target"): "Any",  # integers, or of the logits' kind
-    }
-    special |= {(name, "axis"): AXES for name in OF_ROWS}
-    if (function, p.name) in special:
-        return special[function, p.name]
-    if p.name == "activation":
-        return ANNOTATIONS["activation"]
-    if p.name == "momentum" or (p.name == "eps" and p.default is None):
-        return "float | None"
-    if p.default not in (None, p.empty):
-        return type(p.default).__name__
-    if p.name in ARRAY_OR_NONE:
-        return "Array | None"
-    return ANNOTATIONS.get(p.name, "Array")
-
-
-def _returns(name: str, doc: str) -> str:
-    if name in RETURNS:
-        return RETURNS[name]
-    if name in [f"{norm}_backward" for norm in _core.norms()]:  # None for what was None
-        return "tuple[Any, ...]"
-    if name in OF_ROWS:  # one result more where there is `add`
-        return "tuple[Any, ...]" if name.endswith("_forward") else "Any"
-    if doc.startswith(("(y, ctx)", "Training: (y, ctx)")):
-        return "tuple[Array, Any]"
-    if doc.startswith(("(loss,", "(dx, dweight), ", "(da, dgate), ")):
-        return "tuple[Array, Array]"
-    return "tuple[Any, ...]" if doc.startswith("(") else "Array"
-
 
 def _parameters(annotated: list[tuple[inspect.Parameter, str]]) -> list[str]:
     """The parameters as they stand in a stub, with the star before the keyword-only ones."""
@@ -129,19 +42,10 @@ def _parameters(annotated: list[tuple[inspect.Parameter, str]]) -> list[str]:
     return texts
 
 
-def _function(name: str, f: Any) -> str:
-    annotated = [(p, _annotation(name, p)) for p in inspect.signature(f).parameters.values()]
-    returns = _returns(name, inspect.getdoc(f) or "")
-    if not any(annotation == "Array" for _, annotation in annotated):  # then the type variable binds nothing
-        annotated = [(p, annotation.replace("Array", "Any")) for p, annotation in annotated]
-        returns = returns.replace("Array", "Any")
-    return f"def {name}({', '.join(_parameters(annotated))}) -> {returns}: ...\n"
-
-
 def core_stub() -> str:
     lines = [HEADER, "from collections.abc import Callable, Sequence\nfrom typing import Any, TypeVar\n\n"]
     lines.append(f"__all__ = {json.dumps(list(_core.__all__), indent=4)}\n\n".replace('"\n]', '",\n]'))
-    lines.append('Array = TypeVar("Array")\n\n')
+    lines.append('Array = TypeVar("Array")\n\nsignatures: dict[str, str]\n\n')
     lines.append(
         "class Generator:\n"
         "    def __init__(self, seed: int, capturable: bool = False) -> None: ...\n"
@@ -162,8 +66,7 @@ def core_stub() -> str:
         "    def step(\n        self, grads: Sequence[Any], groups: list[Any], max_grad_norm: float | None, "
         "nonfinite: str, grad_scale: float\n    ) -> Any: ...\n\n"
     )
-    functions = {k: v for k, v in vars(_core).items() if inspect.isbuiltin(v)}
-    lines += [_function(name, functions[name]) for name in sorted(functions)]
+    lines += [f"def {name}{signature}: ...\n" for name, signature in sorted(_core.signatures.items())]
     return "".join(lines)
 
 

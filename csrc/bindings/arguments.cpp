@@ -1,54 +1,123 @@
+// How each kind of word reads its argument, and what else the bindings share.
+#include <algorithm>
+
 #include "bindings/bindings.h"
-#include "bindings/formula.h"
 #include "cpu/tile.h"
 #include "formulas/dropout.h"
 
 namespace gradfuse {
 
-Output::Output(const Args& args, int i, const View& like, const char* like_name) {
-    if (!args.given(i)) {
+View AnArray::read(py::handle object, const Where& where, const View& like) const {
+    const View v = view(object, where);
+    require_alike(v, where, like, like.name);
+    return v;
+}
+
+View AnArray::read(py::handle object, const Where& where, const View& x, const Shape& shape) const {
+    const View v = view(object, where);
+    require_device(v, where, x, x.name);
+    require_shape(v, where, shape);
+    const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
+    if (v.dtype != x.dtype && !(half && v.dtype == DType::f32)) {
+        fail<py::type_error>(where, " must be ", text_of(x.dtype), half ? " or float32" : "", " as ", x.name,
+                             " is, got ", text_of(v.dtype));
+    }
+    return v;
+}
+
+py::tuple ListOfArrays::read(py::handle object, const Where& where) const {
+    if (!PyList_Check(object.ptr()) && !PyTuple_Check(object.ptr())) {
+        fail<py::type_error>(where, " must be a list or tuple of arrays, got ", describe(object));
+    }
+    return py::tuple(py::reinterpret_borrow<py::object>(object));
+}
+
+std::string Integer::limits() const {
+    if (high < INT64_MAX) return " in [" + std::to_string(low) + ", " + std::to_string(high) + "]";
+    return low > INT64_MIN ? " >= " + std::to_string(low) : "";
+}
+
+std::int64_t Integer::read(py::handle object, const Where& where) const {
+    const std::int64_t n = integer_of(object, where);
+    if (n < low || n > high) fail<py::value_error>(where, " must be", limits(), ", got ", n);
+    return n;
+}
+
+int Divisor::read(py::handle object, const Where& where, std::int64_t channels) const {
+    const std::int64_t n = integer_of(object, where);
+    if (n >= 1 && n <= INT32_MAX && channels % n == 0) return int(n);
+    fail<py::value_error>(where, " must be a positive divisor of the ", channels, " channels of x, got ", n);
+}
+
+std::string Pair::what() const { return "two integers in [" + std::to_string(low) + ", " + std::to_string(high) + "]"; }
+
+std::pair<std::int64_t, std::int64_t> Pair::read(py::handle object, const Where& where) const {
+    std::pair<std::int64_t, std::int64_t> p;
+    try {
+        p = object.cast<decltype(p)>();
+    } catch (const py::cast_error&) {
+        fail<py::type_error>(where, " must be two integers, got ", describe(object));
+    }
+    if (std::min(p.first, p.second) < low || std::max(p.first, p.second) > high) {
+        fail<py::value_error>(where, " must be ", what(), ", got (", p.first, ", ", p.second, ")");
+    }
+    return p;
+}
+
+bool Flag::read(py::handle object, const Where& where) const {
+    if (object.ptr() == Py_True || object.ptr() == Py_False) return object.ptr() == Py_True;
+    fail<py::type_error>(where, " must be True or False, got ", describe(object));
+}
+
+std::string choices_text(const char* const (&names)[3]) {
+    const std::string last =
+        names[2] ? std::string("', '") + names[1] + "' or '" + names[2] : std::string("' or '") + names[1];
+    return std::string("'") + names[0] + last + "'";
+}
+
+int choice_of(py::handle object, const Where& where, const char* const (&names)[3]) {
+    if (!PyUnicode_Check(object.ptr())) fail<py::type_error>(where, " must be a string, got ", describe(object));
+    const auto text = object.cast<std::string>();
+    for (int k = 0; k < 3 && names[k]; ++k) {
+        if (text == names[k]) return k;
+    }
+    fail<py::value_error>(where, " must be ", choices_text(names), ", got '", text, "'");
+}
+
+std::vector<int> Axes::read(py::handle object, const Where& where, const View& x) const {
+    if (!PyTuple_Check(object.ptr()) && !PyList_Check(object.ptr())) return {arg::axis.kind.read(object, where, x)};
+    std::vector<int> axes;
+    for (const py::handle item : object) axes.push_back(arg::axis.kind.read(item, where, x));
+    std::sort(axes.begin(), axes.end());
+    if (axes.empty() || std::adjacent_find(axes.begin(), axes.end()) != axes.end()) {
+        fail<py::value_error>(where, " must name at least one axis, and none twice, got ",
+                              std::string(py::repr(object)));
+    }
+    return axes;
+}
+
+Output::Output(const Args& args, const View& like, Views inputs, Views apart) : given_(args(arg::out)) {
+    if (!given_) {
         result_.emplace(like);
         return;
     }
-    where_ = args.where(i);
-    given_ = writeable_view(args[i], where_);
-    require_alike(*given_, where_, like, like_name);
+    const Where where = args.where(arg::out);
+    require_alike(*given_, where, like, like.name);
+    require_no_overlap(*given_, where, like, like.name);
+    for (const View* const in : inputs) {
+        if (in) require_no_overlap(*given_, where, *in, in->name);
+    }
+    for (const View* const other : apart) {
+        if (other) require_apart(*given_, where, *other);
+    }
 }
 
 std::optional<View> Saved::view(const Args& args, const char* name) const {
     if (!object_) return std::nullopt;
-    const std::string where = args.where(1) + "." + name;
+    const Where where{args.function(), "ctx", ".", name};
     const View v = gradfuse::view(object_, where);
     require_alike(v, where, form_, "what the forward was given");
     return v;
-}
-
-double number_in(py::handle value, const std::string& where, const Interval& interval) {
-    const double v = number_of(value, where);
-    if (!interval.contains(v)) fail<py::value_error>(where, " must be ", interval.text, ", got ", number_text(v));
-    return v;
-}
-
-double number_in(const Args& args, int i, const Interval& interval) {
-    const double v = args.number(i);
-    return interval.contains(v) ? v : number_in(args[i], args.where(i), interval);
-}
-
-std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels, bool written) {
-    if (!args.given(i)) return std::nullopt;
-    const View v = written ? writeable_view(args[i], args.where(i)) : view(args, i);
-    require_device(v, args.where(i), x, args.name(0));
-    require_length(v, args.where(i), channels);
-    require_vector_dtype(args, i, v, x);
-    return v;
-}
-
-void require_vector_dtype(const Args& args, int i, const View& v, const View& x) {
-    const bool half = x.dtype == DType::f16 || x.dtype == DType::bf16;
-    if (v.dtype != x.dtype && !(half && v.dtype == DType::f32)) {
-        fail<py::type_error>(args.where(i), " must be ", text_of(x.dtype), half ? " or float32" : "", " as ",
-                             args.name(0), " is, got ", text_of(v.dtype));
-    }
 }
 
 std::vector<double> doubles_of(const View& v) {
@@ -57,10 +126,11 @@ std::vector<double> doubles_of(const View& v) {
     return values;
 }
 
-Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& drawn) {
-    const double probability = number_in(args, p, unit_interval);
-    Dropout d = plain_dropout(probability);
-    if (probability > 0) drawn = rng.next(x);
+Dropout dropout_of(const Args& args, const View& x, Drawn& drawn) {
+    const Rng rng = args(arg::rng);
+    const double p = args(arg::dropout);
+    Dropout d = plain_dropout(p);
+    if (p > 0) drawn = rng.next(x);
     d.random = drawn.random;
     return d;
 }

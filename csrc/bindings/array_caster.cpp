@@ -56,7 +56,7 @@ bool dtype_of_number(int number, DType& dtype) {
     }
 }
 
-[[noreturn]] void fail_swapped(const std::string& where) {
+[[noreturn]] void fail_swapped(const Where& where) {
     fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
 }
 
@@ -74,7 +74,7 @@ void fill_form(PyArrayObject* a, View& v) {
     v.writeable = PyArray_ISWRITEABLE(a);
 }
 
-void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
+void numpy_view(PyArrayObject* a, const Where& where, View& v) {
     if (!dtype_of_number(PyArray_TYPE(a), v.dtype)) {
         fail_dtype(where, py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))));
     }
@@ -83,16 +83,6 @@ void numpy_view(PyArrayObject* a, const std::string& where, View& v) {
         fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", PyArray_NDIM(a));
     }
     fill_form(a, v);
-}
-
-void fill_view(py::handle object, const std::string& where, View& v) {
-    v.object = object;
-    if (PyArray_Check(object.ptr())) {
-        numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), where, v);
-    } else {
-        foreign_view(object, where, v);
-        if (v.dtype == DType::i32 || v.dtype == DType::i64) fail_dtype(where, text_of(v.dtype));
-    }
 }
 
 bool same_view(const Array& a, const Array& b) {
@@ -128,19 +118,19 @@ bool overlaps_itself(const View& v) {
     return false;
 }
 
-py::object numpy_empty(int ndim, const std::int64_t* shape, DType dtype) {
+py::object numpy_empty(const Shape& shape, DType dtype) {
     npy_intp dims[Array::max_dims];
-    std::copy(shape, shape + ndim, dims);
+    std::copy(shape.extents, shape.extents + shape.ndim, dims);
     PyObject* const a =
-        PyArray_NewFromDescr(&PyArray_Type, reinterpret_cast<PyArray_Descr*>(numpy_dtype(dtype).release().ptr()), ndim,
-                             dims, nullptr, nullptr, 0, nullptr);
+        PyArray_NewFromDescr(&PyArray_Type, reinterpret_cast<PyArray_Descr*>(numpy_dtype(dtype).release().ptr()),
+                             shape.ndim, dims, nullptr, nullptr, 0, nullptr);
     if (!a) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(a);
 }
 
 }  // namespace
 
-void fail_dtype(const std::string& where, const std::string& given) {
+void fail_dtype(const Where& where, const std::string& given) {
     fail<py::type_error>(where, " must be float16, bfloat16, float32 or float64, got ", given);
 }
 
@@ -156,7 +146,7 @@ py::object numpy_dtype(DType dtype) {
     return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(PyArray_DescrFromType(number)));
 }
 
-DType dtype_from_numpy(py::handle dtype, const std::string& where) {
+DType dtype_from_numpy(py::handle dtype, const Where& where) {
     if (!PyArray_DescrCheck(dtype.ptr())) fail_dtype(where, py::str(dtype));
     auto* const descr = reinterpret_cast<PyArray_Descr*>(dtype.ptr());
     if (!PyArray_ISNBO(descr->byteorder)) fail_swapped(where);
@@ -214,98 +204,91 @@ std::string device_text(const Array& a) {
     return a.device == cpu_device ? "the CPU" : "CUDA device " + std::to_string(a.device);
 }
 
-std::string shape_text(const Array& a) {
+std::string shape_text(const Shape& s) {
     std::string text = "(";
-    for (int d = 0; d < a.ndim; ++d) text += (d ? ", " : "") + std::to_string(a.shape[d]);
-    return text + (a.ndim == 1 ? ",)" : ")");
+    for (int d = 0; d < s.ndim; ++d) text += (d ? ", " : "") + std::to_string(s.extents[d]);
+    return text + (s.ndim == 1 ? ",)" : ")");
 }
 
-View view(py::handle object, const std::string& where) {
+View view(py::handle object, const Where& where) {
     View v;
-    fill_view(object, where, v);
-    return v;
-}
-
-View view(const Args& args, int i) {
-    View v;
-    PyObject* const o = args[i].ptr();
-    v.object = o;
-    // The common case makes no string.
-    if (PyArray_CheckExact(o) && PyArray_TYPE(reinterpret_cast<PyArrayObject*>(o)) == NPY_FLOAT &&
-        PyArray_ISNOTSWAPPED(reinterpret_cast<PyArrayObject*>(o)) &&
-        PyArray_NDIM(reinterpret_cast<PyArrayObject*>(o)) <= Array::max_dims) {
-        static const std::string nowhere;
-        numpy_view(reinterpret_cast<PyArrayObject*>(o), nowhere, v);
+    v.object = object;
+    v.name = *where.part ? where.part : where.argument;
+    if (PyArray_Check(object.ptr())) {
+        numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), where, v);
     } else {
-        fill_view(o, args.where(i), v);
+        foreign_view(object, where, v);
+        if (v.dtype == DType::i32 || v.dtype == DType::i64) fail_dtype(where, text_of(v.dtype));
     }
     return v;
 }
 
-View writeable_view(py::handle object, const std::string& where) {
+View writeable_view(py::handle object, const Where& where) {
     View v = view(object, where);
-    if (!v.is_numpy() && is_immutable(v)) v.writeable = false;
-    if (!v.writeable) fail<py::value_error>(where, " must be writeable, got a read-only array");
+    require_writeable(v, where);
+    return v;
+}
+
+void require_writeable(const View& v, const Where& where) {
+    if (!v.writeable || (!v.is_numpy() && is_immutable(v))) {
+        fail<py::value_error>(where, " must be writeable, got a read-only array");
+    }
     if (overlaps_itself(v)) {
         fail<py::value_error>(where, " must not overlap itself, got strides that put two elements in one place");
     }
-    return v;
 }
 
-void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
-    bool same = v.ndim == like.ndim;
-    for (int d = 0; same && d < v.ndim; ++d) same = v.shape[d] == like.shape[d];
-    if (!same) {
+void require_shape(const View& v, const Where& where, const Shape& shape) {
+    if (!(Shape(v) == shape)) {
+        fail<py::value_error>(where, " must have shape ", shape_text(shape), ", got ", shape_text(v));
+    }
+}
+
+void require_shape(const View& v, const Where& where, const Array& like, const char* like_name) {
+    if (!(Shape(v) == like)) {
         fail<py::value_error>(where, " must have the shape of ", like_name, ", ", shape_text(like), ", got ",
                               shape_text(v));
     }
 }
 
-void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name) {
+void require_dtype(const View& v, const Where& where, DType dtype, const char* like_name) {
     if (v.dtype != dtype) {
         fail<py::type_error>(where, " must have the dtype of ", like_name, ", ", text_of(dtype), ", got ",
                              text_of(v.dtype));
     }
 }
 
-void require_device(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
+void require_device(const View& v, const Where& where, const Array& like, const char* like_name) {
     if (v.device != like.device) {
         fail<py::value_error>(where, " must be on the device of ", like_name, ", ", device_text(like), ", got one on ",
                               device_text(v));
     }
 }
 
-void require_alike(const View& v, const std::string& where, const Array& like, const std::string& like_name) {
+void require_alike(const View& v, const Where& where, const Array& like, const char* like_name) {
     require_device(v, where, like, like_name);
     require_shape(v, where, like, like_name);
     require_dtype(v, where, like.dtype, like_name);
 }
 
-void require_length(const View& v, const std::string& where, std::int64_t n) {
-    if (v.ndim != 1 || v.shape[0] != n) {
-        fail<py::value_error>(where, " must have shape (", n, ",), got ", shape_text(v));
-    }
-}
-
-void require_no_overlap(const Array& out, const std::string& where, const Array& in, const char* in_name) {
+void require_no_overlap(const Array& out, const Where& where, const Array& in, const char* in_name) {
     if (!same_view(out, in) && share_memory(out, in)) {
         fail<py::value_error>(where, " must be ", in_name, " itself or not overlap it, got an overlapping view");
     }
 }
 
-void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name) {
-    if (share_memory(written, other))
-        fail<py::value_error>(where, " must not overlap ", other_name, ", got one that does");
+void require_apart(const View& written, const Where& where, const View& other) {
+    if (share_memory(written, other)) {
+        fail<py::value_error>(where, " must not overlap ", other.name, ", got one that does");
+    }
 }
 
-int require_axis(std::int64_t axis, const std::string& where, const View& x) {
+int require_axis(std::int64_t axis, const Where& where, const View& x) {
     if (axis < -x.ndim || axis >= x.ndim) {
         fail<py::value_error>(where, " must be an axis of an array of ", x.ndim, " dimensions, got ", axis);
     }
     return int(axis < 0 ? axis + x.ndim : axis);
 }
-
-int axis_of(const Args& args, int i, const View& x) { return require_axis(args.integer(i), args.where(i), x); }
 
 Workspace::Workspace(const View& owner, std::int64_t bytes) {
     if (!owner.on_device()) {
@@ -314,21 +297,21 @@ Workspace::Workspace(const View& owner, std::int64_t bytes) {
         return;
     }
     const std::int64_t doubles = (bytes + 7) / 8;
-    object_ = foreign_empty(owner, 1, &doubles, DType::f64);
-    data_ = view(object_, "workspace").data;
+    object_ = foreign_empty(owner, doubles, DType::f64);
+    data_ = view(object_, {"workspace"}).data;
 }
 
-Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype) {
+Result::Result(const View& owner, const Shape& shape, DType dtype) {
     if (!owner.is_numpy()) {
-        object_ = foreign_empty(owner, ndim, shape, dtype);
+        object_ = foreign_empty(owner, shape, dtype);
         if (!object_.is_none()) {
-            array_ = view(object_, "result");
+            array_ = view(object_, {"result"});
             if (is_immutable(owner)) owner_ = py::reinterpret_borrow<py::object>(owner.object);
             return;
         }
         owner_ = py::reinterpret_borrow<py::object>(owner.object);
     }
-    object_ = numpy_empty(ndim, shape, dtype);
+    object_ = numpy_empty(shape, dtype);
     array_.object = object_;
     array_.dtype = dtype;
     fill_form(reinterpret_cast<PyArrayObject*>(object_.ptr()), array_);
@@ -336,7 +319,7 @@ Result::Result(const View& owner, int ndim, const std::int64_t* shape, DType dty
 
 py::object Result::finish() const { return owner_ ? interop().attr("to_owner_kind")(owner_, object_) : object_; }
 
-std::optional<View> integer_view(py::handle object, const std::string& where) {
+std::optional<View> integer_view(py::handle object, const Where& where) {
     py::object a = py::reinterpret_borrow<py::object>(object);
     if (!PyArray_Check(object.ptr())) {
         a = interop().attr("integers")(object);

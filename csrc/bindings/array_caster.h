@@ -4,6 +4,7 @@
 // argument is made here, before anything is written; each failure is one sentence: function, argument, expected, given.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,7 @@ enum class Source : std::uint8_t { numpy, exchange_api, cupy, array_interface, d
 // A view with what keeps it alive: nothing where the caller's reference is enough, else a DLPack capsule.
 struct View : Array {
     py::handle object;
+    const char* name = "";  // of the argument, for messages
     py::object keeper;
     bool writeable = true;
     Source source = Source::numpy;
@@ -31,11 +33,11 @@ struct View : Array {
 };
 
 // A float array argument; TypeError for another kind or dtype.
-View view(py::handle object, const std::string& where);
-View view(const Args& args, int i);
+View view(py::handle object, const Where& where);
 
 // A float array that will be written: ValueError if it is read-only or writes two elements to one place.
-View writeable_view(py::handle object, const std::string& where);
+View writeable_view(py::handle object, const Where& where);
+void require_writeable(const View& v, const Where& where);
 
 // The memory from an array's first byte to its last; what lies between may be others'.
 struct Extent {
@@ -64,30 +66,41 @@ private:
     std::vector<bool> taken_;
 };
 
-void require_shape(const View& v, const std::string& where, const Array& like, const std::string& like_name);
-void require_dtype(const View& v, const std::string& where, DType dtype, const std::string& like_name);
-void require_device(const View& v, const std::string& where, const Array& like, const std::string& like_name);
+// A shape as it lies elsewhere: an array's, or a number's, which is a vector's.
+struct Shape {
+    Shape() = default;
+    Shape(const std::int64_t& n) : ndim(1), extents(&n) {}
+    Shape(const Array& a) : ndim(a.ndim), extents(a.shape) {}
+    Shape(int ndim, const std::int64_t* extents) : ndim(ndim), extents(extents) {}
+    bool operator==(const Shape& s) const { return ndim == s.ndim && std::equal(extents, extents + ndim, s.extents); }
+
+    int ndim = 0;
+    const std::int64_t* extents = nullptr;
+};
+
+void require_shape(const View& v, const Where& where, const Shape& shape);
+void require_shape(const View& v, const Where& where, const Array& like, const char* like_name);
+void require_dtype(const View& v, const Where& where, DType dtype, const char* like_name);
+void require_device(const View& v, const Where& where, const Array& like, const char* like_name);
 // All three.
-void require_alike(const View& v, const std::string& where, const Array& like, const std::string& like_name);
-void require_length(const View& v, const std::string& where, std::int64_t n);
+void require_alike(const View& v, const Where& where, const Array& like, const char* like_name);
 // Two arrays of which at least one is written, and which must be different ones.
-void require_apart(const View& written, const std::string& where, const View& other, const std::string& other_name);
+void require_apart(const View& written, const Where& where, const View& other);
 // `out` may be `in` itself, element on element, or must not overlap it.
-void require_no_overlap(const Array& out, const std::string& where, const Array& in, const char* in_name);
+void require_no_overlap(const Array& out, const Where& where, const Array& in, const char* in_name);
 
 // Index of an axis, negative ones counted from the end.
-int require_axis(std::int64_t axis, const std::string& where, const View& x);
-int axis_of(const Args& args, int i, const View& x);
+int require_axis(std::int64_t axis, const Where& where, const View& x);
 
 std::string text_of(DType dtype);
-std::string shape_text(const Array& a);
+std::string shape_text(const Shape& shape);
 std::string device_text(const Array& a);  // "the CPU", "CUDA device 0"
 
 // A new array for a result, of the owner's kind and on its device.
 class Result {
 public:
-    Result(const View& owner, int ndim, const std::int64_t* shape, DType dtype);
-    explicit Result(const View& like) : Result(like, like.ndim, like.shape, like.dtype) {}
+    Result(const View& owner, const Shape& shape, DType dtype);
+    explicit Result(const View& like) : Result(like, like, like.dtype) {}
 
     const View& array() const { return array_; }
     py::object finish() const;  // as an array of the owner's kind
@@ -121,19 +134,19 @@ private:
 
 // An array of class indices: on the CPU a dense one of int64, on a device of int32 or int64 as it lies. Nothing where
 // the object is not an array of integers.
-std::optional<View> integer_view(py::handle object, const std::string& where);
+std::optional<View> integer_view(py::handle object, const Where& where);
 
 // ---- arrays of other libraries (foreign.cpp)
 
-void foreign_view(py::handle object, const std::string& where, View& v);
+void foreign_view(py::handle object, const Where& where, View& v);
 // An uninitialised array of the owner's kind, or none where its library has no arrays that can be written.
-py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape, DType dtype);
+py::object foreign_empty(const View& owner, const Shape& shape, DType dtype);
 std::uintptr_t stream_of(const View& v);  // where its owner's work is queued now
 bool is_immutable(const View& v);
 py::object numpy_dtype(DType dtype);
-DType dtype_from_numpy(py::handle dtype, const std::string& where);  // of floats or of 32 or 64 bit integers
+DType dtype_from_numpy(py::handle dtype, const Where& where);  // of floats or of 32 or 64 bit integers
 bool is_dense(const Array& a);
-[[noreturn]] void fail_dtype(const std::string& where, const std::string& given);
+[[noreturn]] void fail_dtype(const Where& where, const std::string& given);
 py::module_ interop();  // gradfuse._interop
 
 }  // namespace gradfuse

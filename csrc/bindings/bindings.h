@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "bindings/array_caster.h"
-#include "bindings/function.h"
+#include "bindings/vocabulary.h"
 #include "core/backend.h"
 #include "core/devices.h"
 
@@ -38,60 +38,54 @@ void compute(const View& on, const F& f) {
     compute(on, on.size, f);
 }
 
-// Where a function writes: the array given as `out`, once checked, or a new one like `like`.
+inline const View* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
+
+// Where a function writes: `out`, once checked, or a new array like `like`. `out` may be `like` or one of `inputs`
+// itself, and must not overlap those that it is to be apart from.
 class Output {
 public:
-    Output(const Args& args, int i, const View& like, const char* like_name);
+    using Views = std::initializer_list<const View*>;
+    Output(const Args& args, const View& like, Views inputs = {}, Views apart = {});
 
     const View& array() const { return given_ ? *given_ : result_->array(); }
     py::object finish() const {
         return given_ ? py::reinterpret_borrow<py::object>(given_->object) : result_->finish();
     }
-    void require_no_overlap_with(const View& in, const char* in_name) const {
-        if (given_) require_no_overlap(*given_, where_, in, in_name);
-    }
 
 private:
     std::optional<View> given_;
     std::optional<Result> result_;
-    std::string where_;
 };
 
-// An optional array argument with one value per channel. Half-precision x may come with float32 ones.
-std::optional<View> channel_vector(const Args& args, int i, const View& x, std::int64_t channels, bool written = false);
-void require_vector_dtype(const Args& args, int i, const View& v,
-                          const View& x);       // that of x, or float32 for half types
 std::vector<double> doubles_of(const View& v);  // the elements of an array on the CPU
 
-inline const Array* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
-
-double number_in(const Args& args, int i, const Interval& interval);
-double number_in(py::handle value, const std::string& where, const Interval& interval);
-
-// What a forward leaves for its backward. `tag` tells the functions apart that share a kind of context.
+// What a forward leaves for its backward; `forward` is the one.
 struct Context {
-    int tag;
+    Context(const Args& args) : forward(args.function()) {}
+    const char* forward;
 };
 
-// The context argument of a "..._backward": TypeError unless it is one that its own forward returned.
+// The context argument: TypeError unless it is one that the forward returned.
 template <class Kind>
-const Kind& context_of(const Args& args, int i) {
-    if (!py::isinstance<Kind>(args[i]) || args[i].cast<const Kind&>().tag != args.tag()) {
-        const std::string function = args.function();
-        fail<py::type_error>(args.where(i), " must be the context that ",
-                             function.substr(0, function.find("_backward")), "_forward returned, got ",
-                             describe(args[i]));
-    }
-    return args[i].cast<const Kind&>();
+const Kind& context_of(const Args& args, const std::string& forward) {
+    const py::handle given = args(arg::ctx);
+    if (py::isinstance<Kind>(given) && given.cast<const Kind&>().forward == forward) return given.cast<const Kind&>();
+    fail<py::type_error>(args.where(arg::ctx), " must be the context that ", forward, " returned, got ",
+                         describe(given));
+}
+template <class Kind>
+const Kind& context_of(const Args& args) {  // of a "..._backward"
+    const std::string function = args.function();
+    return context_of<Kind>(args, function.substr(0, function.find("backward")) + "forward");
 }
 
 // An array that a context keeps: the caller's own, no copy. Absent where the forward was given none.
 class Saved {
 public:
     Saved() = default;
-    explicit Saved(const View& v) : object_(py::reinterpret_borrow<py::object>(v.object)), form_(v) {}
-    explicit Saved(const std::optional<View>& v) {
-        if (v) *this = Saved(*v);
+    Saved(const View& v) : object_(py::reinterpret_borrow<py::object>(v.object)), form_(v) {}
+    Saved(const std::optional<View>& v) {
+        if (v) *this = *v;
     }
 
     // ValueError where its shape or dtype is no longer what the forward was given.
@@ -127,23 +121,20 @@ private:
     std::shared_ptr<Workspace> count_;
 };
 
-// The stream for one call from an argument that is a Generator, a seed, or None for the process's own generator.
+// The source of a call's stream: a Generator, or a seed.
 class Rng {
 public:
-    Rng(const Args& args, int i);
-    Drawn next(const View& x) { return generator_ ? generator_->next(x) : Drawn{seed_, nullptr}; }
+    explicit Rng(Generator& generator) : generator_(&generator) {}
+    explicit Rng(std::uint64_t seed) { seed_.seed = seed; }
+    Drawn next(const View& x) const { return generator_ ? generator_->next(x) : Drawn{seed_, nullptr}; }
 
 private:
     Generator* generator_ = nullptr;
     RandomStream seed_;
 };
 
-// None, a name of the list, or a pair (name, {parameter: value}).
-Activation activation_of(const Args& args, int i);
-
-// Of a probability p: which half-words are kept and the scale that keeps the expectation. The stream is drawn if
-// needed.
-Dropout dropout_of(const Args& args, int p, Rng& rng, const View& x, Drawn& drawn);
+// Of a probability: which half-words are kept and the scale that keeps the expectation. The stream is drawn if needed.
+Dropout dropout_of(const Args& args, const View& x, Drawn& drawn);
 
 void register_generator(py::module_& m);
 void register_internal(py::module_& m);
@@ -156,7 +147,6 @@ void register_channels(py::module_& m);
 void register_rows(py::module_& m);
 void register_losses(py::module_& m);
 void register_norms(py::module_& m);
-void register_windows(py::module_& m);
 void register_optimizers(py::module_& m);
 
 }  // namespace gradfuse

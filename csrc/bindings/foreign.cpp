@@ -75,14 +75,14 @@ const Library& library_of(py::handle object) {
     return known->emplace(type, kind).first->second;
 }
 
-void require_dims(std::int64_t ndim, const std::string& where) {
+void require_dims(std::int64_t ndim, const Where& where) {
     if (ndim > Array::max_dims) {
         fail<py::value_error>(where, " must have at most ", Array::max_dims, " dimensions, got ", ndim);
     }
 }
 
 // Whose memory a pointer is, where nobody but CUDA can tell.
-void find_device(View& v, const std::string& where) {
+void find_device(View& v, const Where& where) {
     if (v.size == 0) {
         v.device = std::int16_t(devices::current_device());
         return;
@@ -92,7 +92,7 @@ void find_device(View& v, const std::string& where) {
     v.device = std::int16_t(device);
 }
 
-void require_cuda(const std::string& where) {
+void require_cuda(const Where& where) {
     static bool is_here = false;
     if (is_here) return;
     const std::string reason = devices::why_not();
@@ -101,7 +101,7 @@ void require_cuda(const std::string& where) {
 }
 
 // Shape and, where there are any, strides in bytes: sequences of Python integers.
-void read_form(View& v, const std::string& where, const py::tuple& shape, const py::object& strides) {
+void read_form(View& v, const Where& where, const py::tuple& shape, const py::object& strides) {
     require_dims(std::int64_t(shape.size()), where);
     v.ndim = int(shape.size());
     v.size = 1;
@@ -117,7 +117,7 @@ void read_form(View& v, const std::string& where, const py::tuple& shape, const 
     v.dense = is_dense(v);
 }
 
-void cupy_view(py::handle object, const std::string& where, View& v) {
+void cupy_view(py::handle object, const Where& where, View& v) {
     require_cuda(where);
     const py::object memory = attribute(object, words().data);
     v.dtype = dtype_from_numpy(attribute(object, words().dtype), where);
@@ -126,7 +126,7 @@ void cupy_view(py::handle object, const std::string& where, View& v) {
     read_form(v, where, attribute(object, words().shape), attribute(object, words().strides));
 }
 
-void cuda_interface_view(py::handle object, const std::string& where, View& v) {
+void cuda_interface_view(py::handle object, const Where& where, View& v) {
     require_cuda(where);
     const py::dict interface = object.attr("__cuda_array_interface__");
     const py::tuple data = interface["data"];
@@ -160,7 +160,7 @@ dlpack::DataType dlpack_dtype(DType d) {
     return {code, std::uint8_t(8 * itemsize(d)), 1};
 }
 
-void tensor_view(const dlpack::Tensor& t, const std::string& where, View& v) {
+void tensor_view(const dlpack::Tensor& t, const Where& where, View& v) {
     if (t.device.type == dlpack::cuda || t.device.type == dlpack::cuda_managed) {
         require_cuda(where);
         v.device = std::int16_t(t.device.id);
@@ -211,7 +211,7 @@ py::object capsule_of(py::handle object) {
     }
 }
 
-void dlpack_view(py::handle object, const std::string& where, View& v) {
+void dlpack_view(py::handle object, const Where& where, View& v) {
     if (!PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
         fail<py::type_error>(where, " must be an array (NumPy, or any object with __dlpack__), got ", describe(object));
     }
@@ -226,7 +226,7 @@ void dlpack_view(py::handle object, const std::string& where, View& v) {
     tensor_view(*t, where, v);
 }
 
-void exchange_view(py::handle object, const dlpack::ExchangeApi& api, const std::string& where, View& v) {
+void exchange_view(py::handle object, const dlpack::ExchangeApi& api, const Where& where, View& v) {
     dlpack::Tensor t;
     // What autograd follows is refused as the Python protocol refuses it: in its library's own words.
     const auto tracked = py::getattr(object, words().requires_grad, py::bool_(false));
@@ -245,13 +245,12 @@ struct AllocationError {
     }
 };
 
-py::object exchange_empty(const dlpack::ExchangeApi& api, const View& owner, int ndim, const std::int64_t* shape,
-                          DType dtype) {
+py::object exchange_empty(const dlpack::ExchangeApi& api, const View& owner, const Shape& shape, DType dtype) {
     dlpack::Tensor prototype{};
     prototype.device = {owner.on_device() ? dlpack::cuda : dlpack::cpu, owner.on_device() ? owner.device : 0};
-    prototype.ndim = ndim;
+    prototype.ndim = shape.ndim;
     prototype.dtype = dlpack_dtype(dtype);
-    prototype.shape = const_cast<std::int64_t*>(shape);
+    prototype.shape = const_cast<std::int64_t*>(shape.extents);
     dlpack::ManagedVersioned* managed = nullptr;
     AllocationError error;
     void* object = nullptr;
@@ -265,7 +264,7 @@ py::object exchange_empty(const dlpack::ExchangeApi& api, const View& owner, int
 
 }  // namespace
 
-void foreign_view(py::handle object, const std::string& where, View& v) {
+void foreign_view(py::handle object, const Where& where, View& v) {
     const Library& kind = library_of(object);
     v.source = kind.source;
     v.object = object;
@@ -281,12 +280,12 @@ void foreign_view(py::handle object, const std::string& where, View& v) {
     }
 }
 
-py::object foreign_empty(const View& owner, int ndim, const std::int64_t* shape, DType dtype) {
+py::object foreign_empty(const View& owner, const Shape& shape, DType dtype) {
     if (owner.source == Source::exchange_api) {
-        return exchange_empty(*library_of(owner.object).api, owner, ndim, shape, dtype);
+        return exchange_empty(*library_of(owner.object).api, owner, shape, dtype);
     }
-    py::tuple dims(static_cast<std::size_t>(ndim));
-    for (int d = 0; d < ndim; ++d) dims[std::size_t(d)] = shape[d];
+    py::tuple dims(static_cast<std::size_t>(shape.ndim));
+    for (int d = 0; d < shape.ndim; ++d) dims[std::size_t(d)] = shape.extents[d];
     if (owner.source == Source::cupy && owner.device == devices::current_device()) {
         static const auto* const empty = new py::object(py::module_::import("cupy").attr("empty"));
         return (*empty)(dims, numpy_dtype(dtype));

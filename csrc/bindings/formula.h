@@ -13,24 +13,32 @@ const auto& info_of_list(int row, List<First, Rest...>) {
     return *rows[row];
 }
 
-// The row that argument i names; `list` is what the error calls the names.
-template <template <class> class... All>
-int row_of_name(const Args& args, int i, List<All...> all, const char* list) {
-    for (int row = 0; row < all.size; ++row) {
-        if (args[i].equal(py::str(info_of_list(row, all).name))) return row;
-    }
-    fail<py::value_error>(args.where(i), " must be one of ", list, ", got ", std::string(py::repr(args[i])));
+template <class All>
+py::object names_of_list(const Args&) {
+    py::list names;
+    for (int row = 0; row < All::size; ++row) names.append(info_of_list(row, All{}).name);
+    return py::object(names);
 }
 
-py::dict description_of(const FormulaInfo& info);  // what activation_info and row_info return
-int parameter_count(const FormulaInfo& info);
-std::string number_text(double v);
-std::string parameters_text(const FormulaInfo& info);  // ", alpha=1.0", as in a signature
-std::string limits_text(const FormulaInfo& info);      // a line for each parameter
-py::dict defaults_of(const FormulaInfo& info);         // {parameter: default}
+py::object default_of(const Hyper& h);
+py::dict description_of(const FormulaInfo& info);
+py::dict description_of(const NormInfo& info);
 
-// Place `first` and those after it hold the parameters.
-Formula formula_from(const FormulaInfo& info, int row, const Args& args, int first);
-void require_order(const FormulaInfo& info, const Formula& f, const std::string& where);
+// What the row called `name` says of itself; `list` is what the error calls the names.
+template <class All>
+py::object info_of_name(const Args& args, const char* list) {
+    for (int row = 0; row < All::size; ++row) {
+        const auto& info = info_of_list(row, All{});
+        if (args(arg::name).equal(py::str(info.name))) return description_of(info);
+    }
+    fail<py::value_error>(args.where(arg::name), " must be one of ", list, ", got ",
+                          std::string(py::repr(args(arg::name))));
+}
+
+int parameter_count(const FormulaInfo& info);
+
+// The formula of a row, with the call's parameters.
+Formula formula_of(const Args& args, const FormulaInfo& info, int row);
+void require_order(const FormulaInfo& info, const Formula& f, const Where& where);
 
 }  // namespace gradfuse

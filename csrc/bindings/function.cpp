@@ -1,7 +1,5 @@
 #include "bindings/function.h"
 
-#include <pybind11/eval.h>
-
 namespace gradfuse {
 
 namespace {
@@ -22,28 +20,14 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObje
     return nullptr;
 }
 
-std::string strip(const std::string& s) {
-    const auto first = s.find_first_not_of(' ');
-    return first == std::string::npos ? "" : s.substr(first, s.find_last_not_of(' ') - first + 1);
-}
-
-// The parameters of "f(a, b=(1, 2), *, c=None)", split at commas outside brackets.
-std::vector<std::string> split_parameters(const std::string& signature) {
-    const std::string list = signature.substr(signature.find('(') + 1, signature.rfind(')') - signature.find('(') - 1);
-    std::vector<std::string> parts{""};
-    int depth = 0;
-    for (const char c : list) {
-        depth += c == '(' ? 1 : c == ')' ? -1 : 0;
-        if (c == ',' && depth == 0) {
-            parts.emplace_back();
-        } else {
-            parts.back() += c;
-        }
-    }
-    return parts;
-}
-
 }  // namespace
+
+std::ostream& operator<<(std::ostream& text, const Where& w) {
+    text << w.function;
+    if (w.argument) text << ": " << w.argument << w.separator << w.part;
+    if (w.item >= 0) text << '[' << w.item << ']';
+    return text;
+}
 
 Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObject* keywords) : function_(f) {
     const int total = int(f.names.size());
@@ -66,7 +50,7 @@ Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObjec
             }
             if (at == total) {
                 fail<py::type_error>(f.name, ": unexpected argument '", PyUnicode_AsUTF8(key), "'; the signature is ",
-                                     f.qualified_doc.substr(0, f.qualified_doc.find('\n')));
+                                     f.doc.substr(0, f.doc.find('\n')));
             }
             if (at < filled || named[at]) fail<py::type_error>(f.name, ": argument ", name(at), " given twice");
             named[at] = true;
@@ -78,7 +62,7 @@ Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObjec
     }
 }
 
-double number_of(py::handle object, const std::string& where) {
+double number_of(py::handle object, const Where& where) {
     PyObject* const o = object.ptr();
     const bool other = PyBool_Check(o) || PyUnicode_Check(o);
     const double value = other ? -1 : PyFloat_AsDouble(o);
@@ -89,12 +73,13 @@ double number_of(py::handle object, const std::string& where) {
     return value;
 }
 
-double Args::number(int i) const {
-    PyObject* const o = slots_[i];
-    return PyFloat_CheckExact(o) ? PyFloat_AS_DOUBLE(o) : number_of(o, where(i));
+double number_in(py::handle object, const Where& where, const Interval& interval) {
+    const double value = number_of(object, where);
+    if (interval.contains(value)) return value;
+    fail<py::value_error>(where, " must be ", interval.text, ", got ", text_of(value));
 }
 
-std::int64_t integer_of(py::handle object, const std::string& where) {
+std::int64_t integer_of(py::handle object, const Where& where) {
     PyObject* const o = object.ptr();
     const auto index = PyBool_Check(o) ? py::object() : py::reinterpret_steal<py::object>(PyNumber_Index(o));
     int overflow = 0;
@@ -106,49 +91,68 @@ std::int64_t integer_of(py::handle object, const std::string& where) {
     return value;
 }
 
-std::int64_t Args::integer(int i) const { return integer_of(slots_[i], where(i)); }
+std::string text_of(double number) { return py::repr(py::float_(number)); }
 
-bool Args::flag(int i) const {
-    PyObject* const o = slots_[i];
-    if (o == Py_True || o == Py_False) return o == Py_True;
-    fail<py::type_error>(where(i), " must be True or False, got ", describe(o));
+namespace {
+
+std::string documentation(const Signature& signature, const About& about) {
+    std::string text = about.formula + "\n\n" + about.text;
+    for (const Declared& p : signature.parameters) {
+        if (!p.what.empty()) text += "\n" + std::string(p.name) + ": " + p.what + ".";
+    }
+    const bool out = signature.has("out");
+    if (out) text += "\nout: an array for the result, which may be an input itself, or None.";
+    if (signature.has("ctx")) {
+        text +=
+            "\nRaises TypeError or ValueError for a grad_out unlike the forward's result or a context of another "
+            "function" +
+            about.errors + ".";
+    } else if (!about.source.empty()) {
+        text += std::string("\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape") +
+                (signature.has("axis") ? ", axis" : "") + " or value" +
+                (out ? ", or an `out` that cannot be written" : "") + about.errors + ".";
+    }
+    return text + (about.source.empty() ? "" : "\nSource: " + about.source + ".");
 }
 
-std::string Args::text(int i) const {
-    if (PyUnicode_Check(slots_[i])) return py::cast<std::string>(py::handle(slots_[i]));
-    fail<py::type_error>(where(i), " must be a string, got ", describe(slots_[i]));
-}
+}  // namespace
 
-void define(py::module_& m, const std::string& signature, const std::string& doc, Function::Body body, int tag) {
+void define_internal(py::module_& m, const std::string& name, const Signature& signature, const std::string& returns,
+                     const About& about, Body body, int tag) {
     auto* f = new Function;  // lives as long as the module, which is as long as the process
-    f->name = signature.substr(0, signature.find('('));
+    f->name = name;
     f->body = body;
     f->tag = tag;
-    bool keyword_only = false;
-    std::string text;
-    for (const std::string& part : split_parameters(signature)) {
-        const std::string parameter = strip(part);
-        if (parameter.empty()) continue;
-        text += (text.empty() ? "" : ", ") + parameter;
-        if (parameter == "*") {
-            keyword_only = true;
-            continue;
-        }
-        const auto equals = parameter.find('=');
-        PyObject* name = PyUnicode_FromString(parameter.substr(0, equals).c_str());
-        PyUnicode_InternInPlace(&name);
-        f->names.push_back(py::reinterpret_steal<py::object>(name));
-        f->defaults.push_back(equals == std::string::npos ? py::object()
-                                                          : py::eval(parameter.substr(equals + 1)).cast<py::object>());
-        if (!keyword_only) f->positional = int(f->names.size());
+    std::string plain, typed;  // help() and inspect read the one, the stub is made of the other
+    bool by_position = true;
+    for (const Declared& p : signature.parameters) {
+        const std::string start = (plain.empty() ? "" : ", ") + std::string(p.name);
+        const std::string value = p.value ? std::string(py::repr(p.value)) : "";
+        plain += start + (p.value ? "=" + value : "");
+        typed += start + (p.word ? ": " + p.type : "") + (p.value ? " = " + value : "");
+        by_position = by_position && p.word;
+        if (!p.word) continue;
+        f->words.push_back(p.word);
+        PyObject* interned = PyUnicode_FromString(p.name);
+        PyUnicode_InternInPlace(&interned);
+        f->names.push_back(py::reinterpret_steal<py::object>(interned));
+        f->defaults.push_back(p.value);
+        f->positional += by_position;
     }
-    f->qualified_doc = f->name + "(" + text + ")\n--\n\n" + doc;
+    f->doc = name + "(" + plain + ")\n--\n\n" + documentation(signature, about);
     f->definition = {f->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)),
-                     METH_FASTCALL | METH_KEYWORDS, f->qualified_doc.c_str()};
+                     METH_FASTCALL | METH_KEYWORDS, f->doc.c_str()};
     const py::capsule self(f);
     const py::str module_name("gradfuse");
-    m.attr(f->name.c_str()) =
+    m.attr(name.c_str()) =
         py::reinterpret_steal<py::object>(PyCFunction_NewEx(&f->definition, self.ptr(), module_name.ptr()));
+    m.attr("signatures")[name.c_str()] = "(" + typed + ") -> " + returns;
+}
+
+void define(py::module_& m, const std::string& name, const Signature& signature, const std::string& returns,
+            const About& about, Body body, int tag) {
+    define_internal(m, name, signature, returns, about, body, tag);
+    m.attr("__all__").attr("append")(name);
 }
 
 }  // namespace gradfuse

@@ -6,7 +6,7 @@ namespace {
 
 bool is_integer(py::handle value) { return PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr()); }
 
-std::uint64_t word(py::handle value, const std::string& where) {
+std::uint64_t word(py::handle value, const Where& where) {
     if (!is_integer(value)) fail<py::type_error>(where, " must be an integer, got ", describe(value));
     const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     const unsigned long long v = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
@@ -31,8 +31,8 @@ Generator generator_of(const py::object& given) {
         fail<py::value_error>("Generator.load_state_dict: state must have the keys seed and stream, got ",
                               std::string(py::str(py::list(state))));
     }
-    const std::uint64_t seed = word(state["seed"], "Generator.load_state_dict: seed");
-    return Generator(seed, word(state["stream"], "Generator.load_state_dict: stream"));
+    const std::uint64_t seed = word(state["seed"], {"Generator.load_state_dict", "seed"});
+    return Generator(seed, word(state["stream"], {"Generator.load_state_dict", "stream"}));
 }
 
 py::dict generator_state(const Generator& g) {
@@ -92,17 +92,14 @@ void Generator::take(const Generator& state) {
     }
 }
 
-Rng::Rng(const Args& args, int i) {
-    if (!args.given(i)) {
+Rng Random::read(py::handle object, const Where& where) const {
+    if (object.is_none()) {
         static Generator process(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
-        generator_ = &process;
-    } else if (py::isinstance<Generator>(args[i])) {
-        generator_ = &args[i].cast<Generator&>();
-    } else if (is_integer(args[i])) {
-        seed_.seed = word(args[i], args.where(i));
-    } else {
-        fail<py::type_error>(args.where(i), " must be a Generator, an integer seed or None, got ", describe(args[i]));
+        return Rng(process);
     }
+    if (py::isinstance<Generator>(object)) return Rng(object.cast<Generator&>());
+    if (is_integer(object)) return Rng(word(object, where));
+    fail<py::type_error>(where, " must be a Generator, an integer seed or None, got ", describe(object));
 }
 
 void register_generator(py::module_& m) {
@@ -113,7 +110,7 @@ void register_generator(py::module_& m) {
                           "one, so that each replay of a CUDA graph draws anew; `stream` then waits for that GPU.\n"
                           "The bits are those of Philox4x32-10 (Salmon et al. 2011).")
         .def(py::init([](const py::object& seed, bool capturable) {
-                 return Generator(word(seed, "Generator: seed"), 0, capturable);
+                 return Generator(word(seed, {"Generator", "seed"}), 0, capturable);
              }),
              py::arg("seed"), py::arg("capturable") = false)
         .def_property_readonly("seed", &Generator::seed, "The 64-bit seed.")

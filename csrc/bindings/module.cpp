@@ -1,11 +1,14 @@
 #include <cstdlib>
-#include <set>
 #include <string>
 
 #include "bindings/bindings.h"
 #include "cpu/parallel.h"
 
 namespace gradfuse {
+
+namespace arg {
+constexpr Word<Integer> n{"n", {1, 1024}};
+}
 
 namespace {
 
@@ -44,6 +47,8 @@ const Backend& cpu_backend() { return *chosen; }
 PYBIND11_MODULE(_core, m) {
     using namespace gradfuse;
     m.doc() = "The compiled core of gradfuse.";
+    m.attr("__all__") = py::make_tuple("Generator").cast<py::list>();
+    m.attr("signatures") = py::dict();  // of the functions, with types
     import_numpy();
     choose_backend();
     register_generator(m);
@@ -57,20 +62,18 @@ PYBIND11_MODULE(_core, m) {
     register_losses(m);
     register_norms(m);
     register_channels(m);
-    register_windows(m);
     register_optimizers(m);
-    define(m, "set_num_threads(n)",
-           "The number of threads a call may use, this thread included. Results do not depend on it.\n\n"
-           "Raises TypeError or ValueError for anything but an integer of at least 1 and at most 1024.",
+    define(m, "set_num_threads", {arg::n}, "None",
+           {"The number of threads a call may use, this thread included. Results do not depend on it.",
+            "Raises TypeError or ValueError for anything else than:"},
            [](const Args& args) {
-               const std::int64_t n = args.integer(0);
-               if (n < 1 || n > 1024) fail<py::value_error>(args.where(0), " must be in [1, 1024], got ", n);
-               set_num_threads(int(n));
+               set_num_threads(int(args(arg::n)));
                return py::object(py::none());
            });
-    define(m, "get_num_threads()", "The number of threads a call may use.",
+    define(m, "get_num_threads", {}, "int", {"The number of threads a call may use."},
            [](const Args&) { return py::object(py::int_(get_num_threads())); });
-    define(m, "build_info()", "How this core was built and what it runs on, as a dict.", [](const Args&) {
+    const char* const about = "How this core was built and what it runs on, as a dict.";
+    define_internal(m, "build_info", {}, "dict[str, str]", {about}, [](const Args&) {
         py::dict info;
         info["version"] = GRADFUSE_VERSION;
         info["isa"] = cpu_backend().name;
@@ -81,17 +84,4 @@ PYBIND11_MODULE(_core, m) {
         info["why_not_cuda"] = devices::why_not();
         return py::object(info);
     });
-
-    // What gradfuse itself offers of this; the rest serves its Python layer.
-    py::list names;
-    for (const auto& [key, value] : m.attr("__dict__").cast<py::dict>()) {
-        const auto name = key.cast<std::string>();
-        static const std::set<std::string> internal{
-            "build_info",     "Plan",        "optimizer_list", "optimizer_slots", "activation_info",
-            "gather_windows", "add_windows", "copy_elements",  "row_operations",  "row_info",
-            "norms",          "norm_info",   "losses"};
-        if (name[0] != '_' && !internal.count(name) && (name == "Generator" || !py::isinstance<py::type>(value)))
-            names.append(key);
-    }
-    m.attr("__all__") = names;
 }

@@ -2,9 +2,14 @@
 #include <algorithm>
 
 #include "bindings/formula.h"
+#include "bindings/normalization.h"
 #include "formulas/norms/list.h"
 
 namespace gradfuse {
+
+namespace arg {
+constexpr Word<Divisor> num_groups{"num_groups"};
+}
 
 namespace {
 
@@ -15,26 +20,6 @@ int statistics_of(int row, List<All...>) {
     static constexpr int counts[] = {All<float>::Forward::group_outputs...};
     return counts[row];
 }
-
-bool has_add(const NormInfo& info) { return info.groups == Groups::rows; }
-
-// The places of a norm's arguments: (x, [num_groups], weight, [bias], *, axis, parameters..., [add], activation, and
-// the rest).
-struct Places {
-    explicit Places(const NormInfo& info)
-        : num_groups(info.groups == Groups::channel_groups ? 1 : -1),
-          weight(num_groups > 0 ? 2 : 1),
-          bias(info.has_bias ? weight + 1 : -1),
-          axis(weight + 1 + info.has_bias),
-          first_parameter(axis + 1) {
-        int at = first_parameter;
-        for (const Hyper& h : info.parameters) at += h.name != nullptr;
-        add = has_add(info) ? at++ : -1;
-        activation = at++;
-        rest = at;  // out; or dropout and rng
-    }
-    int num_groups, weight, bias, axis, first_parameter, add, activation, rest;
-};
 
 // How x is cut into groups. Where their elements do not follow each other the axes are put in another order first.
 struct Arrangement {
@@ -71,21 +56,6 @@ struct Arrangement {
     }
 };
 
-// The axes of an argument that is an integer or a tuple of them, in ascending order.
-std::vector<int> axes_of(const Args& args, int i, const View& x) {
-    if (!py::isinstance<py::tuple>(args[i]) && !py::isinstance<py::list>(args[i])) return {axis_of(args, i, x)};
-    std::vector<int> axes;
-    for (const py::handle item : args[i]) {
-        axes.push_back(require_axis(integer_of(item, args.where(i)), args.where(i), x));
-    }
-    std::sort(axes.begin(), axes.end());
-    if (axes.empty() || std::adjacent_find(axes.begin(), axes.end()) != axes.end()) {
-        fail<py::value_error>(args.where(i), " must name at least one axis, and none twice, got ",
-                              std::string(py::repr(args[i])));
-    }
-    return axes;
-}
-
 Arrangement rows_along(const View& x, const std::vector<int>& axes) {
     Arrangement a;
     ChannelShape s;
@@ -103,18 +73,11 @@ Arrangement rows_along(const View& x, const std::vector<int>& axes) {
 }
 
 // Groups of neighboring channels of each sample.
-Arrangement channel_groups(const Args& args, const View& x, int axis_place, int groups_place) {
-    const int axis = axis_of(args, axis_place, x);
-    if (axis == 0) fail<py::value_error>(args.where(axis_place), " must not be 0, the axis of the samples, got 0");
+Arrangement channel_groups(const Args& args, const View& x, bool grouped) {
+    const int axis = args(arg::axis, x);
+    if (axis == 0) fail<py::value_error>(args.where(arg::axis), " must not be 0, the axis of the samples, got 0");
     const std::int64_t channels = x.shape[axis], samples = x.shape[0];
-    std::int64_t groups = channels;
-    if (groups_place > 0) {
-        groups = args.integer(groups_place);
-        if (groups < 1 || channels % groups != 0) {
-            fail<py::value_error>(args.where(groups_place), " must be a positive divisor of the ", channels,
-                                  " channels of x, got ", groups);
-        }
-    }
+    const std::int64_t groups = grouped ? args(arg::num_groups, channels) : channels;
     Arrangement a;
     a.permuted = axis != 1;
     a.order[0] = 0;
@@ -126,9 +89,8 @@ Arrangement channel_groups(const Args& args, const View& x, int axis_place, int 
         inner *= x.shape[d];
     }
     const std::int64_t each = groups ? channels / groups : 0;
-    const bool grouped = groups_place > 0;
     if (grouped ? x.size == groups && groups > 0 : inner == 1) {
-        fail<py::value_error>(args.where(0), " must have more than one value per ",
+        fail<py::value_error>(args.where(arg::x), " must have more than one value per ",
                               grouped ? "group" : "sample and channel", ", got shape ", shape_text(x));
     }
     a.affine_per_run = inner != 1;
@@ -140,234 +102,155 @@ Arrangement channel_groups(const Args& args, const View& x, int axis_place, int 
     return a;
 }
 
-Arrangement arrangement_of(const NormInfo& info, const Places& at, const Args& args, const View& x) {
-    if (info.groups == Groups::rows) return rows_along(x, axes_of(args, at.axis, x));
-    return channel_groups(args, x, at.axis, at.num_groups);
+Arrangement arrangement_of(const NormInfo& info, const Args& args, const View& x) {
+    if (info.groups == Groups::rows) return rows_along(x, args(arg::axes, x));
+    return channel_groups(args, x, info.groups == Groups::channel_groups);
 }
 
-std::optional<View> affine_of(const Args& args, int i, const View& x, const Arrangement& a) {
-    if (i < 0 || !args.given(i)) return std::nullopt;
-    const View v = view(args, i);
-    require_device(v, args.where(i), x, "x");
-    bool same = v.ndim == a.affine_ndim;
-    for (int d = 0; same && d < v.ndim; ++d) same = v.shape[d] == a.affine_shape[d];
-    if (!same) {
-        Array wanted;
-        wanted.ndim = a.affine_ndim;
-        std::copy(a.affine_shape, a.affine_shape + a.affine_ndim, wanted.shape);
-        fail<py::value_error>(args.where(i), " must have shape ", shape_text(wanted), ", got ", shape_text(v));
-    }
-    require_vector_dtype(args, i, v, x);
-    return v;
-}
-
-void read_parameters(const NormInfo& info, const Args& args, int first, DType dtype, double* to) {
-    for (int k = 0; k < NormInfo::max_parameters && info.parameters[k].name; ++k) {
-        const Hyper& h = info.parameters[k];
+void read_parameters(const NormInfo& info, const Args& args, DType dtype, double* to) {
+    for (const Hyper& h : info.parameters) {
+        if (!h.name) break;
+        const py::handle given = args.value(&h);
         if (h.kind == Kind::flag) {
-            to[k] = args.flag(first + k);
-        } else if (h.kind == Kind::optional && !args.given(first + k)) {
-            to[k] = h.value == machine_epsilon ? (computes_in_double(dtype) ? 0x1p-52 : 0x1p-23) : h.value;
+            *to++ = Flag{}.read(given, args.where(h));
+        } else if (h.kind == Kind::optional && given.is_none()) {
+            *to++ = h.value == machine_epsilon ? (computes_in_double(dtype) ? 0x1p-52 : 0x1p-23) : h.value;
         } else {
-            to[k] = number_in(args, first + k, h.interval);
+            *to++ = number_in(given, args.where(h), h.interval);
         }
     }
 }
 
-struct NormContext : Context {
+struct NormContext : NormalizationContext {
     NormOperation op;
     Arrangement arrangement;
     bool added;
-    Saved x, weight, bias;  // x: what was normalized
-    std::vector<std::shared_ptr<Doubles>> statistics;
-    Drawn drawn;
 };
 
-// Everything of a forward, whose arguments end with `out` where it is the inference.
-py::object run_forward(const Args& args, bool inference) {
-    const NormInfo& info = norm_info(args.tag());
-    const Places at(info);
-    const View x = view(args, 0);
-    NormContext ctx{{args.tag()}, {}, arrangement_of(info, at, args, x), false, {}, {}, {}, {}, {}};
-    const Arrangement& arranged = ctx.arrangement;
-    NormOperation& op = ctx.op;
-    op.row = args.tag();
-    op.grouping = arranged.grouping;
-    op.affine_per_run = arranged.affine_per_run;
-    op.periods = arranged.periods;
-    const auto weight = affine_of(args, at.weight, x, arranged), bias = affine_of(args, at.bias, x, arranged);
-    read_parameters(info, args, at.first_parameter, x.dtype, op.parameters);
-    op.activation = activation_of(args, at.activation);
-    std::optional<View> add;
-    if (at.add > 0 && args.given(at.add)) {
-        add = view(args, at.add);
-        require_alike(*add, args.where(at.add), x, "x");
+// What inference and forward share: the arguments, checked, and the call.
+struct Call {
+    explicit Call(const Args& args)
+        : x(args(arg::x)),
+          arranged(arrangement_of(norm_info(args.tag()), args, x)),
+          affine(arranged.affine_ndim, arranged.affine_shape),
+          weight(args(arg::weight, x, affine)),
+          bias(args(arg::bias, x, affine)),
+          add(args(arg::add, x)) {
+        op.row = args.tag();
+        op.grouping = arranged.grouping;
+        op.affine_per_run = arranged.affine_per_run;
+        op.periods = arranged.periods;
+        op.numbers = arranged.numbers(x);
+        read_parameters(norm_info(op.row), args, x.dtype, op.parameters);
+        op.activation = args(arg::activation);
     }
-    std::optional<Output> given;
-    std::optional<Result> made, total;
-    if (inference) {
-        given.emplace(args, at.rest, x, "x");
-        given->require_no_overlap_with(x, "x");
-        if (add) given->require_no_overlap_with(*add, "add");
-        for (const auto* vector : {&weight, &bias}) {
-            if (*vector && args.given(at.rest)) {
-                require_apart(given->array(), args.where(at.rest), **vector, vector == &weight ? "weight" : "bias");
-            }
-        }
-    } else {
-        Rng rng(args, at.rest + 1);
-        op.dropout = dropout_of(args, at.rest, rng, x, ctx.drawn);
-        made.emplace(x);
+
+    void run(const Array& y, NormArrays a) {
+        if (add) total.emplace(x);
+        const Array from = arranged(x), to = arranged(y), added = add ? arranged(*add) : Array(),
+                    sum = total ? arranged(total->array()) : Array();
+        a.x = &from, a.y = &to, a.weight = pointer_to(weight), a.bias = pointer_to(bias);
+        if (add) a.add = &added, a.total = &sum;
+        compute(x, [&](const Backend& backend) { backend.norm_forward(op, a); });
     }
-    const View& y = inference ? given->array() : made->array();
-    if (add) total.emplace(x);
-    op.numbers = arranged.numbers(x);
-    if (!inference) {
-        for (int k = 0; k < statistics_of(args.tag(), Norms{}); ++k) {
-            ctx.statistics.push_back(std::make_shared<Doubles>(x, op.grouping.count()));
-        }
-    }
-    const Array from = arranged(x), to = arranged(y), added = add ? arranged(*add) : Array(),
-                sum = total ? arranged(total->array()) : Array();
-    NormArrays a;
-    a.x = &from, a.y = &to, a.weight = pointer_to(weight), a.bias = pointer_to(bias);
-    if (add) a.add = &added, a.total = &sum;
-    for (std::size_t k = 0; k < ctx.statistics.size(); ++k) a.statistics[k] = ctx.statistics[k]->data();
-    compute(x, [&](const Backend& backend) { backend.norm_forward(op, a); });
-    const py::object normalized = inference ? given->finish() : made->finish();
-    if (inference) return add ? py::make_tuple(normalized, total->finish()) : normalized;
-    ctx.added = add.has_value();
-    const py::object summed = add ? total->finish() : py::object();
-    ctx.x = add ? Saved(view(summed, "total")) : Saved(x);
-    ctx.weight = Saved(weight);
-    ctx.bias = Saved(bias);
-    if (add) return py::make_tuple(normalized, summed, std::move(ctx));
-    return py::make_tuple(normalized, std::move(ctx));
+
+    const View x;
+    const Arrangement arranged;
+    const Shape affine;
+    const std::optional<View> weight, bias, add;
+    NormOperation op;
+    std::optional<Result> total;  // x + add
+};
+
+py::object inference(const Args& args) {
+    Call call(args);
+    const Output y(args, call.x, {pointer_to(call.add)}, {pointer_to(call.weight), pointer_to(call.bias)});
+    call.run(y.array(), {});
+    if (call.add) return py::make_tuple(y.finish(), call.total->finish());
+    return y.finish();
 }
 
-py::object inference(const Args& args) { return run_forward(args, true); }
-py::object forward(const Args& args) { return run_forward(args, false); }
+py::object forward(const Args& args) {
+    Call call(args);
+    NormContext ctx{{args, call.x, call.weight, call.bias, {}, {}}, {}, call.arranged, call.add.has_value()};
+    call.op.dropout = dropout_of(args, call.x, ctx.drawn);
+    NormArrays a;
+    for (int k = 0; k < statistics_of(args.tag(), Norms{}); ++k) {
+        a.statistics[k] = ctx.statistics[k].emplace(call.x, call.op.grouping.count()).data();
+    }
+    const Result y(call.x);
+    call.run(y.array(), a);
+    ctx.op = call.op;
+    if (!call.add) return py::make_tuple(y.finish(), std::move(ctx));
+    const py::object total = call.total->finish();
+    ctx.x = view(total, {args.function(), "total"});
+    return py::make_tuple(y.finish(), total, std::move(ctx));
+}
 
 py::object backward(const Args& args) {
-    const NormInfo& info = norm_info(args.tag());
-    const View dy = view(args, 0);
-    const auto& ctx = context_of<NormContext>(args, 1);
-    const View x = *ctx.x.view(args, "x");
-    const auto weight = ctx.weight.view(args, "weight"), bias = ctx.bias.view(args, "bias");
-    require_alike(dy, args.where(0), x, "x");
-    std::optional<View> dtotal;
-    if (has_add(info) && args.given(2)) {
-        if (!ctx.added) {
-            fail<py::value_error>(args.where(2), " must be None where the forward had no add, got an array");
-        }
-        dtotal = view(args, 2);
-        require_alike(*dtotal, args.where(2), x, "x");
+    const auto& ctx = context_of<NormContext>(args);
+    Gradients g(args, ctx);
+    const auto dtotal = args(arg::grad_total, g.x);
+    if (dtotal && !ctx.added) {
+        fail<py::value_error>(args.where(arg::grad_total), " must be None where the forward had no add, got an array");
     }
     const Arrangement& arranged = ctx.arrangement;
-    const Result dx(dy);
-    std::optional<Result> dweight, dbias;
-    if (weight) dweight.emplace(*weight);
-    if (bias) dbias.emplace(*bias);
-    const Array from = arranged(dy), normalized = arranged(x), to = arranged(dx.array()),
+    const Result dx(g.dy);
+    const Array from = arranged(g.dy), normalized = arranged(g.x), to = arranged(dx.array()),
                 more = dtotal ? arranged(*dtotal) : Array();
     NormArrays a;
-    a.x = &normalized, a.weight = pointer_to(weight), a.bias = pointer_to(bias), a.dy = &from, a.dx = &to;
+    a.x = &normalized, a.dy = &from, a.dx = &to;
     if (dtotal) a.dtotal = &more;
-    if (dweight) a.dweight = &dweight->array();
-    if (dbias) a.dbias = &dbias->array();
-    for (std::size_t k = 0; k < ctx.statistics.size(); ++k) a.statistics[k] = ctx.statistics[k]->data();
-    compute(dy, [&](const Backend& backend) { backend.norm_backward(ctx.op, a); });
-    const auto gradient = [](const std::optional<Result>& r) { return r ? r->finish() : py::object(py::none()); };
-    if (!info.has_bias) return py::make_tuple(dx.finish(), gradient(dweight));
-    return py::make_tuple(dx.finish(), gradient(dweight), gradient(dbias));
+    g.enter_vectors(a);
+    for (int k = 0; k < NormInfo::max_statistics && ctx.statistics[k]; ++k) a.statistics[k] = ctx.statistics[k]->data();
+    compute(g.dy, [&](const Backend& backend) { backend.norm_backward(ctx.op, a); });
+    if (!norm_info(args.tag()).has_bias) return py::make_tuple(dx.finish(), g.finish(g.dweight));
+    return py::make_tuple(dx.finish(), g.finish(g.dweight), g.finish(g.dbias));
 }
 
 // ---- signatures and documentation
 
-std::string parameters_text(const NormInfo& info) {
-    std::string text;
-    for (const Hyper& h : info.parameters) {
-        if (!h.name) break;
-        text += std::string(", ") + h.name + "=";
-        text += h.kind == Kind::flag       ? (h.value ? "True" : "False")
-                : h.kind == Kind::optional ? "None"
-                                           : number_text(h.value);
-    }
-    return text;
-}
-
-py::dict description_of(const NormInfo& info) {
-    py::dict parameters, d;
-    for (const Hyper& h : info.parameters) {
-        if (!h.name) break;
-        parameters[h.name] = h.kind == Kind::flag       ? py::object(py::bool_(h.value != 0))
-                             : h.kind == Kind::optional ? py::object(py::none())
-                                                        : py::object(py::float_(h.value));
-    }
-    d["groups"] = info.groups == Groups::rows             ? "rows"
-                  : info.groups == Groups::channel_groups ? "channel_groups"
-                                                          : "channels";
-    d["formula"] = info.formula;
-    d["source"] = info.source;
-    d["has_bias"] = info.has_bias;
-    d["parameters"] = parameters;
-    return d;
-}
-
 std::string groups_text(const NormInfo& info) {
-    const std::string vector = info.has_bias ? "weight and bias have" : "weight has";
-    const std::string dtype = " and the dtype of x (or float32 where x is float16 or bfloat16).";
-    switch (info.groups) {
-        case Groups::rows:
-            return "A group is the elements along `axis`, an integer or a tuple of them; " + vector +
-                   " the shape of those axes" + dtype;
-        case Groups::channel_groups:
-            return "A group is num_groups-th part of the channels on `axis`, neighbors, of one sample, with all other "
-                   "axes; " +
-                   vector + " shape (C,)" + dtype;
-        default:
-            return "A group is one channel of `axis` of one sample, with all other axes; " + vector + " shape (C,)" +
-                   dtype;
-    }
+    const bool rows = info.groups == Groups::rows, grouped = info.groups == Groups::channel_groups;
+    const std::string which = rows ? "the elements along `axis`"
+                              : grouped
+                                  ? "a num_groups-th part of the channels on `axis`, neighbors, of one sample, with "
+                                    "all other axes"
+                                  : "one channel of `axis` of one sample, with all other axes";
+    return "A group is " + which + (info.has_bias ? "; weight and bias have " : "; weight has ") +
+           (rows ? "the shape of those axes" : "shape (C,)") +
+           " and the dtype of x (or float32 where x is float16 or bfloat16).";
 }
 
 void register_norm(py::module_& m, int row) {
     const NormInfo& info = norm_info(row);
-    const std::string name = info.name, gradients = info.has_bias ? "(dx, dweight, dbias)" : "(dx, dweight)";
-    const std::string arrays = std::string("x") + (info.groups == Groups::channel_groups ? ", num_groups" : "") +
-                               ", weight=None" + (info.has_bias ? ", bias=None" : "");
-    const std::string options = std::string(", *, axis=") + (info.groups == Groups::rows ? "-1" : "1") +
-                                parameters_text(info) + (has_add(info) ? ", add=None" : "") + ", activation=None";
-    const std::string formula = std::string("act(") + info.formula + ")";
-    const std::string added =
-        has_add(info)
-            ? "\nWith add, of the shape and dtype of x, it is total = x + add that is normalized, and total is "
-              "returned after y."
-            : "";
-    const std::string rest = "\n\n" + groups_text(info) +
-                             " y has the shape and dtype of x. activation is a name of gradfuse.activations(), a "
-                             "pair (name, {parameter: value}), or None." +
-                             added;
-    const std::string errors =
-        "\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape, axis or value" +
-        std::string(info.groups == Groups::rows ? "" : ", and for groups of one value") + ".\nSource: " + info.source +
-        ".";
-    define(m, name + "(" + arrays + options + ", out=None)",
-           "Inference: y = " + formula + "." + rest + " out, if given, receives y; it may be x itself." + errors,
-           inference, row);
-    define(
-        m, name + "_forward(" + arrays + options + ", dropout=0.0, rng=None)",
-        "Training: (y, ctx), y = dropout(" + formula + ")." + rest + " dropout and rng as in dropout_forward." + errors,
-        forward, row);
-    define(m, name + "_backward(grad_out, ctx" + (has_add(info) ? ", grad_total=None" : "") + ")",
-           gradients + ", the gradients at the arguments of " + name + "_forward; None for what was None.\n\n" +
-               (has_add(info)
-                    ? "grad_total is what `total` has of gradient from elsewhere: it is added to dx, which is the "
-                      "gradient of x and of add alike. "
-                    : "") +
-               "grad_out and dx have the shape and dtype of x. The activation's gradient and the dropout mask are "
-               "recomputed.\nRaises TypeError or ValueError for a "
-               "grad_out unlike the forward's result or a context of another function.",
+    const bool rows = info.groups == Groups::rows;
+    const auto only = [](bool there, const Signature& part) { return there ? part : Signature(); };
+    const Signature groups = only(info.groups == Groups::channel_groups, arg::num_groups),
+                    bias = only(info.has_bias, arg::bias = none), axis = rows ? arg::axes = -1 : arg::axis = 1,
+                    add = only(rows, arg::add = none), grad_total = only(rows, arg::grad_total = none);
+    const Signature vectors = {groups, arg::weight = none, bias};
+    const Signature parameters = {arg::x, vectors, keyword_only, axis, info, add, arg::activation = none};
+    const std::string name = info.name, formula = std::string("act(") + info.formula + ")";
+    const std::string text = groups_text(info) + " y has the shape and dtype of x." +
+                             (rows ? "\nWith add, of the shape and dtype of x, it is total = x + add that is "
+                                     "normalized, and total is returned after y."
+                                   : "");
+    const std::string errors = rows ? "" : ", and for groups of one value";
+    define(m, name, {parameters, arg::out = none}, rows ? "Any" : "Array",
+           {"Inference: y = " + formula + ".", text, info.source, errors}, inference, row);
+    define(m, name + "_forward", {parameters, arg::dropout = 0.0, arg::rng = none},
+           rows ? "tuple[Any, ...]" : "tuple[Array, Any]",
+           {"Training: (y, ctx), y = dropout(" + formula + ").", text, info.source, errors}, forward, row);
+    define(m, name + "_backward", {arg::grad_out, arg::ctx, grad_total},
+           info.has_bias ? "tuple[Array, Any, Any]" : "tuple[Array, Any]",
+           {std::string(info.has_bias ? "(dx, dweight, dbias)" : "(dx, dweight)") +
+                ", the gradients at the arguments of " + name + "_forward; None for what was None.",
+            std::string(rows ? "grad_total is what `total` has of gradient from elsewhere: it is added to dx, which is "
+                               "the gradient of x and of add alike. "
+                             : "") +
+                "grad_out and dx have the shape and dtype of x. The activation's gradient and the dropout mask are "
+                "recomputed."},
            backward, row);
 }
 
@@ -378,17 +261,13 @@ void register_norms(py::module_& m) {
                             "What the backward of a normalization needs. It holds the arrays the forward was given or "
                             "returned, no copies.");
     for (int row = 0; row < Norms::size; ++row) register_norm(m, row);
-    define(m, "norms()", "The names of the normalizations of one sample's groups.", [](const Args&) {
-        py::list names;
-        for (int row = 0; row < Norms::size; ++row) names.append(norm_info(row).name);
-        return py::object(names);
-    });
-    define(m, "norm_info(name)",
-           "What a normalization says of itself: {'groups', 'formula', 'source', 'has_bias', 'parameters': {name: "
-           "default}}. groups is 'rows', 'channel_groups' or 'channels'.",
-           [](const Args& args) {
-               return py::object(description_of(norm_info(row_of_name(args, 0, Norms{}, "norms()"))));
-           });
+    define_internal(m, "norms", {}, "list[str]", {"The names of the normalizations of one sample's groups."},
+                    names_of_list<Norms>);
+    define_internal(
+        m, "norm_info", {arg::name}, "dict[str, Any]",
+        {"What a normalization says of itself: {'name', 'groups', 'formula', 'source', 'has_bias', 'parameters': "
+         "{name: default}}. groups is 'rows', 'channel_groups' or 'channels'."},
+        [](const Args& args) { return info_of_name<Norms>(args, "norms()"); });
 }
 
 }  // namespace gradfuse

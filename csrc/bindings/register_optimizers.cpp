@@ -3,59 +3,39 @@
 #include <atomic>
 #include <cmath>
 
-#include "bindings/bindings.h"
 #include "bindings/chunks.h"
+#include "bindings/formula.h"
 #include "cpu/tile.h"
 #include "formulas/optimizers/list.h"
 
 namespace gradfuse {
+
+namespace arg {
+constexpr Word<ListOfArrays> grads{"grads", {"Sequence[Any]"}};  // of any kinds
+constexpr Word<Number> max_norm{"max_norm", {at_least_zero}}, value{"value", {at_least_zero}}, r{"r", {at_least_zero}};
+constexpr Word<Flag> per_array{"per_array"};
+constexpr Word<Written> W{"W"};
+constexpr Word<Integer> row{"row", {0, Optimizers::size - 1}};
+constexpr Word<Anything> values{"values", {"tuple[float, ...]"}};
+}  // namespace arg
 
 namespace {
 
 struct OptimizerRow {
     const OptimizerInfo* info;
     unsigned (*slots)(const double*);
-    void (*advance)(const double*, Clock&);
 };
 
 template <template <class> class... Formulas>
 const OptimizerRow& row_of(int row, List<Formulas...>) {
-    static const OptimizerRow rows[] = {{&Formulas<float>::info, Formulas<float>::slots, Formulas<float>::advance}...};
+    static const OptimizerRow rows[] = {{&Formulas<float>::info, Formulas<float>::slots}...};
     return rows[row];
 }
 const OptimizerRow& optimizer_row(int row) { return row_of(row, Optimizers{}); }
 
-Nonfinite nonfinite_of(const std::string& text, const std::string& where) {
-    if (text == "propagate") return Nonfinite::propagate;
-    if (text == "skip") return Nonfinite::skip;
-    if (text == "raise") return Nonfinite::raise;
-    fail<py::value_error>(where, " must be 'propagate', 'skip' or 'raise', got '", text, "'");
-}
-
-// The arrays of a list argument. A tuple: what the list holds must outlive what is read of it.
-py::tuple arrays_of(py::handle object, const std::string& where) {
-    if (!PyList_Check(object.ptr()) && !PyTuple_Check(object.ptr())) {
-        fail<py::type_error>(where, " must be a list or tuple of arrays, got ", describe(object));
-    }
-    return py::tuple(py::reinterpret_borrow<py::object>(object));
-}
-
-std::string text_of(double value) { return py::repr(py::float_(value)); }
-std::string item(const std::string& where, std::size_t i) { return where + "[" + std::to_string(i) + "]"; }
-
-// One array of a list. Its place is put into words only for an error: reading again raises that.
-View read_item(View (*read)(py::handle, const std::string&), py::handle object, const std::string& list,
-               std::size_t i) {
-    try {
-        return read(object, list);
-    } catch (const py::builtin_exception&) {
-        return read(object, item(list, i));
-    }
-}
-
 // ValueError where two arrays of a list have an element in common. In most lists no extents touch, and a sort tells;
 // those that do (columns of one matrix) are compared byte by byte.
-void require_disjoint(const std::vector<View>& arrays, const std::string& where) {
+void require_disjoint(const std::vector<View>& arrays, const Where& where) {
     std::vector<std::pair<Extent, std::size_t>> extents;
     for (std::size_t i = 0; i < arrays.size(); ++i) {
         if (arrays[i].size > 0) extents.emplace_back(extent_of(arrays[i]), i);
@@ -71,7 +51,7 @@ void require_disjoint(const std::vector<View>& arrays, const std::string& where)
         Bytes bytes(all);
         for (std::size_t k = first; k < last; ++k) {
             if (bytes.take(arrays[extents[k].second])) continue;
-            fail<py::value_error>(item(where, extents[k].second),
+            fail<py::value_error>(where[extents[k].second],
                                   " must not share memory with another of the arrays, got one that does");
         }
     }
@@ -79,19 +59,18 @@ void require_disjoint(const std::vector<View>& arrays, const std::string& where)
 
 // The arrays of a list that a clip rewrites.
 struct Gradients {
-    Gradients(const Args& args, int i) {
-        const std::string where = args.where(i);
-        list = arrays_of(args[i], where);
+    explicit Gradients(const Args& args) : list(args(arg::grads)) {
+        const Where where = args.where(arg::grads);
         std::vector<std::int64_t> sizes;
         views.reserve(list.size());
-        for (std::size_t k = 0; k < list.size(); ++k) {
-            views.push_back(read_item(writeable_view, PyTuple_GET_ITEM(list.ptr(), Py_ssize_t(k)), where, k));
+        for (const py::handle item : list) {
+            views.push_back(writeable_view(item, where[views.size()]));
             sizes.push_back(views.back().size);
         }
         require_disjoint(views, where);
         tensors.resize(views.size());
         for (std::size_t k = 0; k < views.size(); ++k) {
-            require_device(views[k], item(where, k), views[0], "the first");
+            require_device(views[k], where[k], views[0], "the first");
             tensors[k].gradient = views[k];
         }
         chunks = Chunks(sizes);
@@ -116,7 +95,7 @@ class Norms {
 public:
     Norms(const View& on, bool per_array, std::int64_t arrays) : device_(on.device), count_(per_array ? arrays : 1) {
         if (on.on_device()) {
-            array_.emplace(on, per_array ? 1 : 0, &count_, DType::f64);
+            array_.emplace(on, Shape(per_array ? 1 : 0, &count_), DType::f64);
         } else {
             values_.resize(std::size_t(count_));
         }
@@ -150,18 +129,17 @@ private:
 };
 
 py::object clip_grad_norm(const Args& args) {
-    enum { grads_, max_norm_, nonfinite_, per_array_ };
-    const double limit = number_in(args, max_norm_, at_least_zero);
-    const Nonfinite policy = nonfinite_of(args.text(nonfinite_), args.where(nonfinite_));
-    const bool per_array = args.flag(per_array_);
-    Gradients g(args, grads_);
+    const double limit = args(arg::max_norm);
+    const Nonfinite policy = args(arg::nonfinite);
+    const bool per_array = args(arg::per_array);
+    Gradients g(args);
     Norms norms(g.views.empty() ? View() : g.views[0], per_array, std::int64_t(g.views.size()));
     g.compute([&](const Backend& b, const ChunkTable& table) { b.gradient_norms(table, per_array, norms.data()); });
     if (policy == Nonfinite::raise) {
         const std::vector<double> values = norms.values();
         for (std::size_t k = 0; k < values.size(); ++k) {
             if (std::isfinite(values[k])) continue;
-            fail<py::value_error>(per_array ? item(args.where(grads_), k) : args.where(grads_),
+            fail<py::value_error>(per_array ? args.where(arg::grads)[k] : args.where(arg::grads),
                                   " must have a finite norm, got ", text_of(values[k]));
         }
     }
@@ -172,24 +150,24 @@ py::object clip_grad_norm(const Args& args) {
 }
 
 py::object clip_grad_value(const Args& args) {
-    const double limit = number_in(args, 1, at_least_zero);
-    Gradients g(args, 0);
+    const double limit = args(arg::value);
+    Gradients g(args);
     g.compute([&](const Backend& b, const ChunkTable& table) { b.clamp(table, limit); });
     return py::none();
 }
 
 // Which axes of x an argument names: an axis or a tuple of them.
-std::vector<bool> axes_of(const Args& args, int i, const View& x) {
-    const py::object given = py::reinterpret_borrow<py::object>(args[i]);
+std::vector<bool> axes_of(py::handle given, const Where& where, const View& x) {
     std::vector<bool> named(std::size_t(x.ndim), false);
-    for (const py::handle a : py::isinstance<py::tuple>(given) ? py::tuple(given) : py::make_tuple(given)) {
+    for (const py::handle a :
+         PyTuple_Check(given.ptr()) ? py::tuple(py::reinterpret_borrow<py::tuple>(given)) : py::make_tuple(given)) {
         const Py_ssize_t axis = PyNumber_AsSsize_t(a.ptr(), nullptr);
         if (PyBool_Check(a.ptr()) || PyErr_Occurred()) {
             PyErr_Clear();
-            fail<py::type_error>(args.where(i), " must be an integer or a tuple of them, got ", describe(given));
+            fail<py::type_error>(where, " must be an integer or a tuple of them, got ", describe(given));
         }
         if (axis < -x.ndim || axis >= x.ndim || named[std::size_t(axis < 0 ? axis + x.ndim : axis)]) {
-            fail<py::value_error>(args.where(i), " must be different axes of an array of ", x.ndim, " dimensions, got ",
+            fail<py::value_error>(where, " must be different axes of an array of ", x.ndim, " dimensions, got ",
                                   std::string(py::repr(given)));
         }
         named[std::size_t(axis < 0 ? axis + x.ndim : axis)] = true;
@@ -198,9 +176,9 @@ std::vector<bool> axes_of(const Args& args, int i, const View& x) {
 }
 
 py::object max_norm(const Args& args) {
-    const View w = writeable_view(args[0], args.where(0));
-    const double limit = number_in(args, 1, at_least_zero);
-    const std::vector<bool> reduced = axes_of(args, 2, w);
+    const View w = args(arg::W);
+    const double limit = args(arg::r);
+    const std::vector<bool> reduced = axes_of(args.value(&arg::axes), args.where(arg::axes), w);
     // By strides alone the axes that are left come to stand as one axis of channels, before or behind those reduced:
     // where the last axis is, for then a matrix stays as it lies.
     const bool reduced_first = w.ndim > 0 && !reduced[std::size_t(w.ndim - 1)];
@@ -285,18 +263,20 @@ public:
         : row_(optimizer_row(row)),
           index_(row),
           name_(row_.info->name),
+          step_(name_ + ".step"),
           parameters_(parameters),
           present_(parameters.size(), true),
           capturable_(capturable) {
+        const Where where{name_.c_str(), "params"};
         std::vector<View> views;
         std::vector<py::object> plain_ones;  // the views' objects
         views.reserve(parameters_.size());
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
             plain_ones.push_back(plain(parameters_[i]));
-            views.push_back(read_item(writeable_view, plain_ones[i], name_ + ": params", i));
+            views.push_back(writeable_view(plain_ones[i], where[i]));
             settled_.push_back(views[i].source == Source::cupy && !differentiable_[i]);
-            require_device(views[i], item(name_ + ": params", i), views[0], "the first");
+            require_device(views[i], where[i], views[0], "the first");
         }
         if (!views.empty()) on_ = views[0];
         on_.object = parameters_.empty() ? py::handle() : py::handle(parameters_[0]);
@@ -306,7 +286,7 @@ public:
         }
         clocks_ = Clocks(on_, sizes.size());
         clocks_.write(on_, std::vector<Clock>(sizes.size()));
-        require_disjoint(views, name_ + ": params");
+        require_disjoint(views, where);
         for (std::size_t g = 0; g < sizes.size(); ++g) {
             double h[OptimizerInfo::max_values] = {};
             read_values(values[g], h);
@@ -334,11 +314,11 @@ public:
     // groups: per group (values, maximize, decoupled). grad_scale: what the gradients are multiplied by first. Returns
     // the norm of the gradients as they were given, or None where it was not needed.
     py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
-                    const std::string& nonfinite, double grad_scale) {
-        const Nonfinite policy = nonfinite_of(nonfinite, name_ + ": nonfinite");
+                    const py::handle& nonfinite, double grad_scale) {
+        const Nonfinite policy = arg::nonfinite.kind.read(nonfinite, {name_.c_str(), "nonfinite"});
         const bool wants_norm = !max_grad_norm.is_none() || policy != Nonfinite::propagate;
         const std::vector<GroupStep> steps = read_groups(groups, grad_scale);
-        const py::tuple gradients = arrays_of(grads, name_ + ".step: grads");
+        const py::tuple gradients = arg::grads.kind.read(grads, {step_.c_str(), "grads"});
         std::vector<py::object> keep;
         look_up(gradients, keep);
 
@@ -346,8 +326,7 @@ public:
         if (on_.on_device() && !capturable_) {
             work([&](const Backend&) {
                 if (!devices::is_capturing()) return;
-                fail<py::value_error>(name_,
-                                      ".step: capturable must be True while a CUDA graph is captured, got False");
+                fail<py::value_error>(step_, ": capturable must be True while a CUDA graph is captured, got False");
             });
         }
         std::optional<Norms> norm;
@@ -356,7 +335,7 @@ public:
             work([&](const Backend& b) { b.gradient_norms(table, false, norm->data()); });
         }
         if (policy == Nonfinite::raise && !std::isfinite(norm->values()[0])) {
-            fail<py::value_error>(name_, ".step: grads must have a finite norm, got ", text_of(norm->values()[0]));
+            fail<py::value_error>(step_, ": grads must have a finite norm, got ", text_of(norm->values()[0]));
         }
         OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
         if (norm) step.norm = norm->data();
@@ -376,7 +355,7 @@ public:
             if (!tensors_[i].master) continue;
             look_up_parameter(i, keep);
             const py::object parameter = plain(parameters_[i]);
-            copy_master(view(parameter, name_), state_[i]["master"]);
+            copy_master(view(parameter, {name_.c_str()}), state_[i]["master"]);
         }
     }
 
@@ -410,9 +389,9 @@ private:
         try {
             compute(on_, chunks_.elements(), f);
         } catch (const devices::Error& e) {
-            throw devices::Error(name_ + ".step: " + e.what());
+            throw devices::Error(step_ + ": " + e.what());
         } catch (const std::invalid_argument& e) {
-            fail<py::value_error>(name_, ".step: ", e.what());
+            fail<py::value_error>(step_, ": ", e.what());
         }
     }
 
@@ -428,7 +407,7 @@ private:
         const auto new_array = [&](const char* name, double value) {
             owned_.push_back(full(parameter, value));
             named[name] = owned_.back();
-            return view(owned_.back(), name_).data;
+            return view(owned_.back(), {name_.c_str()}).data;
         };
         t.parameter = t.gradient = parameter;
         t.group = group;
@@ -445,7 +424,7 @@ private:
 
     std::vector<GroupStep> read_groups(const py::list& groups, double grad_scale) const {
         if (groups.size() != slots_.size()) {
-            fail<py::value_error>(name_, ".step: groups must stay the ", slots_.size(), " it was made with, got ",
+            fail<py::value_error>(step_, ": groups must stay the ", slots_.size(), " it was made with, got ",
                                   groups.size());
         }
         const int decay = row_.info->place("weight_decay");
@@ -461,7 +440,7 @@ private:
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);
             if (slots != slots_[g]) {
-                fail<py::value_error>(name_, ".step: hyper-parameters must call for the state they were made with, ",
+                fail<py::value_error>(step_, ": hyper-parameters must call for the state they were made with, ",
                                       text_of_slots(slots_[g]), ", got ones that call for ", text_of_slots(slots));
             }
         }
@@ -478,7 +457,8 @@ private:
 
     // Reads the pointers anew, for arrays may have been reallocated since; checks all before anything is written.
     void look_up(const py::tuple& grads, std::vector<py::object>& keep) {
-        const std::string where = name_ + ".step: grads", its = "its parameter";
+        const Where where{step_.c_str(), "grads"};
+        const char* const its = "its parameter";
         if (grads.size() != tensors_.size()) {
             fail<py::value_error>(where, " must hold one gradient per parameter, ", tensors_.size(), ", got ",
                                   grads.size());
@@ -493,11 +473,9 @@ private:
             if (!present_[i]) continue;
             if (!settled_[i]) look_up_parameter(i, keep);
             const Array& p = t.parameter;
-            View g = read_item(view, gradient, where, i);
-            if (g.device != p.device) require_device(g, item(where, i), p, its);
-            if (g.dtype != p.dtype) require_dtype(g, item(where, i), p.dtype, its);
-            if (!same_shape(g, p)) require_shape(g, item(where, i), p, its);
-            if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, item(where, i), p, its.c_str());
+            View g = view(gradient, where[i]);
+            require_alike(g, where[i], p, its);
+            if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, where[i], p, its);
             assign(t.gradient, g);
             if (g.keeper) keep.push_back(std::move(g.keeper));
         }
@@ -505,18 +483,17 @@ private:
     }
 
     void look_up_parameter(std::size_t i, std::vector<py::object>& keep) {
-        const std::string where = name_ + ".step: params";
+        const Where where = Where{step_.c_str(), "params"}[i];
         const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
         Array& before = tensors_[i].parameter;
-        View p = differentiable_[i] ? view(plain(parameter), name_) : view(parameter, name_);
+        View p = differentiable_[i] ? view(plain(parameter), where) : view(parameter, where);
         if (p.device != before.device) {
-            fail<py::value_error>(item(where, i), " must stay on ", device_text(before), ", got it on ",
-                                  device_text(p));
+            fail<py::value_error>(where, " must stay on ", device_text(before), ", got it on ", device_text(p));
         }
-        if (!p.writeable || p.dtype != before.dtype || !same_shape(p, before)) {
-            fail<py::value_error>(item(where, i), " must stay a writeable array of ", text_of(before.dtype),
-                                  " with shape ", shape_text(before), ", got ", p.writeable ? "one" : "a read-only one",
-                                  " of ", text_of(p.dtype), " with shape ", shape_text(p));
+        if (!p.writeable || p.dtype != before.dtype || !(Shape(p) == before)) {
+            fail<py::value_error>(where, " must stay a writeable array of ", text_of(before.dtype), " with shape ",
+                                  shape_text(before), ", got ", p.writeable ? "one" : "a read-only one", " of ",
+                                  text_of(p.dtype), " with shape ", shape_text(p));
         }
         assign(before, p);
         if (p.keeper) keep.push_back(std::move(p.keeper));
@@ -526,14 +503,8 @@ private:
         if (parameter.on_device()) {
             interop().attr("assign")(to, parameter.object);
         } else {
-            Reader<float>(parameter).load(0, parameter.size, static_cast<float*>(view(to, "master").data));
+            Reader<float>(parameter).load(0, parameter.size, static_cast<float*>(view(to, {"master"}).data));
         }
-    }
-
-    static bool same_shape(const Array& a, const Array& b) {
-        bool same = a.ndim == b.ndim;
-        for (int d = 0; same && d < a.ndim; ++d) same = a.shape[d] == b.shape[d];
-        return same;
     }
 
     // Of two views of one shape and dtype; where both are dense only the pointer can differ.
@@ -555,7 +526,7 @@ private:
 
     const OptimizerRow& row_;
     const int index_;
-    const std::string name_;
+    const std::string name_, step_;
     const py::tuple parameters_;
     std::vector<bool> differentiable_;  // whether it is a tensor that autograd may follow
     std::vector<bool> settled_;         // whether it keeps its memory for life, as CuPy's arrays do
@@ -587,9 +558,7 @@ py::object optimizer_list(const Args&) {
             py::dict d;
             d["name"] = h.name;
             d["kind"] = kind_text(h.kind);
-            d["default"] = h.kind == Kind::pair   ? py::object(py::make_tuple(h.value, h.second))
-                           : h.kind == Kind::flag ? py::object(py::bool_(h.value != 0))
-                                                  : py::object(py::float_(h.value));
+            d["default"] = default_of(h);
             d["interval"] = py::make_tuple(h.interval.low, h.interval.high, h.interval.open_low, h.interval.open_high);
             d["text"] = h.interval.text;
             hypers.append(d);
@@ -613,13 +582,14 @@ py::object optimizer_list(const Args&) {
 }  // namespace
 
 void register_optimizers(py::module_& m) {
-    define(m, "optimizer_list()", "What each optimizer says of itself, in the order of the list.", optimizer_list);
-    define(m, "optimizer_slots(row, values)", "Bits of the state arrays that these hyper-parameters call for.",
-           [](const Args& args) {
-               double values[OptimizerInfo::max_values] = {};
-               read_values(py::tuple(py::reinterpret_borrow<py::object>(args[1])), values);
-               return py::object(py::int_(optimizer_row(int(args.integer(0))).slots(values)));
-           });
+    define_internal(m, "optimizer_list", {}, "list[dict[str, Any]]",
+                    {"What each optimizer says of itself, in the order of the list."}, optimizer_list);
+    define_internal(m, "optimizer_slots", {arg::row, arg::values}, "int",
+                    {"Bits of the state arrays that these hyper-parameters call for."}, [](const Args& args) {
+                        double values[OptimizerInfo::max_values] = {};
+                        read_values(py::tuple(py::reinterpret_borrow<py::object>(args(arg::values))), values);
+                        return py::object(py::int_(optimizer_row(int(args(arg::row))).slots(values)));
+                    });
     py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the way they are cut into tasks.")
         .def(py::init<int, const py::list&, const py::list&, const py::list&, bool, bool>(), py::arg("row"),
              py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),
@@ -633,30 +603,29 @@ void register_optimizers(py::module_& m) {
         .def_property_readonly("state", &Plan::state)
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);
 
-    define(
-        m, "clip_grad_norm_(grads, max_norm, nonfinite='propagate', *, per_array=False)",
-        "Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.\n\n"
-        "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing "
-        "is written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list "
-        "of them. grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no "
-        "memory. Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves the "
-        "arrays as they are, 'raise' does so and raises ValueError.\nFor arrays on a GPU the norms are a float64 array "
-        "there, of shape () or (n,), and only 'raise' waits for it.\n"
-        "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite max_norm, a "
-        "read-only array or two that overlap.\n"
-        "Source: Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_.",
-        clip_grad_norm);
-    define(m, "clip_grad_value_(grads, value)",
-           "g = min(max(g, -value), value) for every element of the arrays, in place; NaN stays.\n\n"
-           "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.\n"
-           "Raises TypeError for a wrong kind or dtype, ValueError for a negative or non-finite value, a read-only "
-           "array or two that overlap.\nSource: torch.nn.utils.clip_grad_value_.",
+    const std::string arrays =
+        "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.";
+    const std::string errors = ", for a read-only array or two that overlap";
+    define(m, "clip_grad_norm_",
+           {arg::grads, arg::max_norm, arg::nonfinite = "propagate", keyword_only, arg::per_array = false}, "Any",
+           {"Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.",
+            "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing is "
+            "written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list of "
+            "them. " +
+                arrays +
+                " Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves "
+                "the arrays as they are, 'raise' does so and raises ValueError.\nFor arrays on a GPU the norms are a "
+                "float64 array there, of shape () or (n,), and only 'raise' waits for it.",
+            "Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_", errors},
+           clip_grad_norm);
+    define(m, "clip_grad_value_", {arg::grads, arg::value}, "None",
+           {"g = min(max(g, -value), value) for every element of the arrays, in place; NaN stays.", arrays,
+            "torch.nn.utils.clip_grad_value_", errors},
            clip_grad_value);
-    define(m, "max_norm_(W, r, *, axis=0)",
-           "Scales every column of W whose norm over axis (one or several) exceeds r to norm r, in place.\n\n"
-           "For W of shape (in, out), axis=0 takes each unit's incoming weights. A column with a NaN is left alone.\n"
-           "Raises TypeError for a wrong kind or dtype, ValueError for a wrong axis, a negative or non-finite r or a "
-           "read-only array.\nSource: Srebro et al. 2005, Srivastava et al. 2014; keras.constraints.MaxNorm.",
+    define(m, "max_norm_", {arg::W, arg::r, keyword_only, arg::axes = 0}, "None",
+           {"Scales every column of W whose norm over axis (one or several) exceeds r to norm r, in place.",
+            "For W of shape (in, out), axis=0 takes each unit's incoming weights. A column with a NaN is left alone.",
+            "Srebro et al. 2005, Srivastava et al. 2014; keras.constraints.MaxNorm", ", or a read-only array"},
            max_norm);
 }
 

@@ -8,64 +8,52 @@ namespace {
 
 const RowInfo& row_info(int row) { return info_of_list(row, RowOperations{}); }
 
+const Word<AnArray>& saved_of(const RowInfo& info) { return info.saves == Saves::x ? arg::x : arg::y; }
+
+Grouping rows_along(int axis, const View& x) { return rows_of(channel_shape(x, axis), axis + 1 == x.ndim); }
+
 py::object forward(const Args& args) {
-    const View x = view(args, 0);
-    const int parameters = parameter_count(row_info(args.tag()));
-    const Formula f = formula_from(row_info(args.tag()), args.tag(), args, 1);
-    const int axis = axis_of(args, 1 + parameters, x);
-    const Grouping rows = rows_of(channel_shape(x, axis), axis + 1 == x.ndim);
-    const Output y(args, 2 + parameters, x, "x");
-    y.require_no_overlap_with(x, "x");
+    const View x = args(arg::x);
+    const Formula f = formula_of(args, row_info(args.tag()), args.tag());
+    const Grouping rows = rows_along(args(arg::axis, x), x);
+    const Output y(args, x);
     compute(x, [&](const Backend& backend) { backend.row_forward(f, rows, x, y.array()); });
     return y.finish();
 }
 
 py::object backward(const Args& args) {
-    const View dy = view(args, 0), saved = view(args, 1);
-    const int parameters = parameter_count(row_info(args.tag()));
-    const Formula f = formula_from(row_info(args.tag()), args.tag(), args, 2);
-    require_alike(saved, args.where(1), dy, "grad_out");
-    const int axis = axis_of(args, 2 + parameters, dy);
-    const Grouping rows = rows_of(channel_shape(dy, axis), axis + 1 == dy.ndim);
-    const Output dx(args, 3 + parameters, dy, "grad_out");
-    dx.require_no_overlap_with(dy, "grad_out");
-    dx.require_no_overlap_with(saved, args.name(1));
+    const RowInfo& info = row_info(args.tag());
+    const View dy = args(arg::grad_out), saved = args(saved_of(info), dy);
+    const Formula f = formula_of(args, info, args.tag());
+    const Grouping rows = rows_along(args(arg::axis, dy), dy);
+    const Output dx(args, dy, {&saved});
     compute(dy, [&](const Backend& backend) { backend.row_backward(f, rows, dy, saved, dx.array()); });
     return dx.finish();
 }
 
 void register_row(py::module_& m, int row) {
     const RowInfo& info = row_info(row);
-    const std::string name = info.name, saved = info.saves == Saves::x ? "x" : "y";
-    const std::string rest =
-        "\n\nAll arrays share shape and dtype (float16, bfloat16, float32 or float64). out may be an input itself." +
-        limits_text(info) +
-        "\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape, axis or value or an `out` that "
-        "cannot be written.\nSource: " +
-        info.source + ".";
-    define(m, name + "(x" + parameters_text(info) + ", *, axis=-1, out=None)",
-           std::string("y = ") + info.formula + " along axis." + rest, forward, row);
-    define(m, name + "_backward(grad_out, " + saved + parameters_text(info) + ", *, axis=-1, out=None)",
-           "dx = the gradient at x of " + name + ", y = " + info.formula + " along axis; " + saved +
-               " is the forward's." + rest,
-           backward, row);
+    const Word<AnArray>& saved = saved_of(info);
+    const std::string name = info.name, y = std::string("y = ") + info.formula + " along axis",
+                      alike = "All arrays share shape and dtype (float16, bfloat16, float32 or float64).";
+    const Signature options = {info, keyword_only, arg::axis = -1, arg::out = none};
+    define(m, name, {arg::x, options}, "Array", {y + ".", alike, info.source}, forward, row);
+    define(
+        m, name + "_backward", {arg::grad_out, saved, options}, "Array",
+        {"dx = the gradient at x of " + name + ", " + y + "; " + saved.name + " is the forward's.", alike, info.source},
+        backward, row);
 }
 
 }  // namespace
 
 void register_rows(py::module_& m) {
     for (int row = 0; row < RowOperations::size; ++row) register_row(m, row);
-    define(m, "row_operations()", "The names of the operations on rows.", [](const Args&) {
-        py::list names;
-        for (int row = 0; row < RowOperations::size; ++row) names.append(row_info(row).name);
-        return py::object(names);
-    });
-    define(m, "row_info(name)",
-           "What an operation on rows says of itself: {'saves', 'formula', 'source', 'parameters': {name: default}}.",
-           [](const Args& args) {
-               const int row = row_of_name(args, 0, RowOperations{}, "row_operations()");
-               return py::object(description_of(row_info(row)));
-           });
+    define_internal(m, "row_operations", {}, "list[str]", {"The names of the operations on rows."},
+                    names_of_list<RowOperations>);
+    define_internal(m, "row_info", {arg::name}, "dict[str, Any]",
+                    {"What an operation on rows says of itself: {'name', 'saves', 'formula', 'source', 'parameters': "
+                     "{name: default}}."},
+                    [](const Args& args) { return info_of_name<RowOperations>(args, "row_operations()"); });
 }
 
 }  // namespace gradfuse
