@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
 import gradfuse
+from gradfuse import _core
 
 sys.path.insert(0, str(Path(__file__).parent))
 from docstrings import public_names, restructured
@@ -58,6 +59,12 @@ def describe(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
         lines += [f"   {each}" for each in public_names(obj)]
 
 
+def typed(app: Sphinx, what: str, name: str, obj: Any, options: Any, arguments: str, result: str) -> Any:
+    """A compiled function's signature with the types that it was declared with."""
+    declared = _core.signatures.get(getattr(obj, "__name__", "")) if inspect.isbuiltin(obj) else None
+    return declared.rsplit(" -> ", 1) if declared else None
+
+
 # -- formulas, as MathML: browsers read it, and nothing has to be fetched
 
 
@@ -73,4 +80,5 @@ def math_block(self: Any, node: nodes.Element) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", describe)
+    app.connect("autodoc-process-signature", typed)
     app.add_html_math_renderer("mathml", (math, None), (math_block, None))

@@ -184,20 +184,8 @@ std::string describe(py::handle object) {
 }
 
 std::string text_of(DType dtype) {
-    switch (dtype) {
-        case DType::f16:
-            return "float16";
-        case DType::bf16:
-            return "bfloat16";
-        case DType::f32:
-            return "float32";
-        case DType::f64:
-            return "float64";
-        case DType::i32:
-            return "int32";
-        default:
-            return "int64";
-    }
+    static const char* const names[] = {"float16", "bfloat16", "float32", "float64", "int32", "int64"};
+    return names[int(dtype)];
 }
 
 std::string device_text(const Array& a) {

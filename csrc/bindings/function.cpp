@@ -24,7 +24,7 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObje
 
 std::ostream& operator<<(std::ostream& text, const Where& w) {
     text << w.function;
-    if (w.argument) text << ": " << w.argument << w.separator << w.part;
+    if (*w.argument) text << ": " << w.argument << w.separator << w.part;
     if (w.item >= 0) text << '[' << w.item << ']';
     return text;
 }
@@ -139,6 +139,7 @@ void define_internal(py::module_& m, const std::string& name, const Signature& s
         f->defaults.push_back(p.value);
         f->positional += by_position;
     }
+    if (f->words.size() > Args::max_args) fail<std::length_error>(name, ": too many parameters");
     f->doc = name + "(" + plain + ")\n--\n\n" + documentation(signature, about);
     f->definition = {f->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)),
                      METH_FASTCALL | METH_KEYWORDS, f->doc.c_str()};

@@ -35,8 +35,7 @@ template <class Error, class... Parts>
 
 // Where an error is: "elu: alpha", "Adam.step: grads[3]", "prelu_backward: ctx.x". Text is made only for an error.
 struct Where {
-    const char *function, *argument = nullptr;
-    const char *separator = "", *part = "";
+    const char *function, *argument = "", *separator = "", *part = "";
     std::int64_t item = -1;
 
     Where operator[](std::size_t i) const { return {function, argument, separator, part, std::int64_t(i)}; }

@@ -148,8 +148,8 @@ struct Training : BatchNorm {
 private:
     double momentum() const {
         const auto momentum = args(arg::momentum);
-        if (momentum) return *momentum;
         const auto seen = args(arg::num_batches);
+        if (momentum) return *momentum;
         if (seen) return 1 / double(*seen + 1);
         fail<py::type_error>(args.where(arg::num_batches),
                              " must be the number of batches seen before where momentum is None, got None");
