@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_lists import FUNCTIONS, SIMPLE
 
 import gradfuse
 from gradfuse import optim
 
 ROOT = Path(__file__).resolve().parent.parent
-SIMPLE = {"activations", "saves", "get_num_threads", "set_num_threads", "show_config", "Generator"}
-FUNCTIONS = [name for name in gradfuse.__all__ if callable(getattr(gradfuse, name)) and name not in SIMPLE]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - SIMPLE))
 def test_functions(name):
     doc = inspect.getdoc(getattr(gradfuse, name))
     assert "=" in doc or "dx" in doc, "the formula"

@@ -17,21 +17,6 @@ from ._float64 import Array, Float64, along, narrow, others, wide
 from ._registry import Activation, lookup
 from .random import keep_mask, keep_scale
 
-__all__ = [
-    "batch_moments",
-    "batch_norm",
-    "batch_norm_apply",
-    "batch_norm_backward",
-    "batch_norm_finish",
-    "batch_norm_forward",
-    "batch_norm_sums",
-    "bias_act_backward",
-    "bias_act_forward",
-    "fold_batch_norm",
-    "max_norm_",
-    "merge_moments",
-]
-
 
 @np.errstate(all="ignore")
 def batch_norm(
@@ -311,3 +296,9 @@ def max_norm_(W: Array, r: float, *, axis: int | tuple[int, ...] = 0) -> None:
     W64 = wide(W)
     norm = np.sqrt((W64**2).sum(axis, keepdims=True))
     narrow(np.where(norm > r, W64 * (r / norm), W64), W.dtype, out=W)
+
+
+# What `import *` takes: every function above. Type checkers would read a plain assignment as an empty list.
+globals()["__all__"] = [
+    name for name, f in list(globals().items()) if getattr(f, "__module__", "") == __name__ and name[0] != "_"
+]
