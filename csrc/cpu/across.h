@@ -1,8 +1,9 @@
-// "Reduce, then map" where the elements of a group lie apart, those of neighboring groups side by side. Lanes are
-// groups, parts are 64 positions of all of them.
+// "Reduce, then map" where lanes are groups and parts are 64 positions of all of them: the elements of a group lie
+// apart, those of neighboring groups side by side. Short rows are brought to that form, a tile of them at a time.
 #pragma once
 
 #include "cpu/groups.h"
+#include "cpu/transpose.h"
 
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
@@ -12,7 +13,7 @@ class Across : Loop<F, C, Stages> {
     using Base = Loop<F, C, Stages>;
     using Base::f_, Base::g_, Base::a_, Base::stages_, Base::in_, Base::out_, Base::wanted_, Base::width_;
     using Base::inputs, Base::columns, Base::column_sums, Base::group_outputs, Base::records, Base::sums, Base::locals,
-        Base::constants, Base::has_first, Base::sums_columns, Base::most;
+        Base::constants, Base::group_inputs, Base::has_first, Base::sums_columns, Base::most;
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = 64, strip = 512;  // positions, groups
@@ -20,28 +21,23 @@ class Across : Loop<F, C, Stages> {
     // A member of many groups' structs: one array of lanes each.
     template <int Members, class V>
     using Lanes = V[Members > 0 ? Members : 1][strip];
-    template <class S, class V, class From>
-    static GRADFUSE_HD S lane_of(const From& from, std::int64_t l) {
-        return make<S, V>([&](int m) GRADFUSE_INLINE { return from[m][l]; });
-    }
-    template <class V, class S, class To>
-    static GRADFUSE_HD void set_lane(const S& s, To& to, std::int64_t l) {
-        take<V>(s, [&](int m, V value) GRADFUSE_INLINE { to[m][l] = value; });
-    }
 
 public:
     Across(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages)
         : Base(f, g, a, stages),
+          turned_(!g.across()),
           parts_((g.length() + part_size - 1) / part_size),
-          lanes_(strip / g.members * g.members),
+          lanes_(turned_ ? rows_of_tile(g.length()) : strip / g.members * g.members),
           strips_((g.groups + lanes_ - 1) / lanes_),
-          direct_(!stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
-          stores_(F::keeps && out_.direct()),
-          held_(Stages::keeps_first && stages.active() && out_.direct() && F::maps && F::reduces) {}
+          stride_(turned_ ? lanes_ : strip),
+          area_(stride_ * (turned_ ? whole_vectors(g.length()) : part_size)),
+          direct_(!turned_ && !stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
+          stores_(F::keeps && (turned_ || out_.direct())),
+          held_(Stages::keeps_first && stages.active() && !turned_ && out_.direct() && F::maps && F::reduces) {}
 
     void run() const {
         // As many neighboring strips as make a task, each with sums of the columns.
-        const std::int64_t all = g_.blocks * strips_, size = g_.length() * (g_.groups < strip ? g_.groups : strip);
+        const std::int64_t all = g_.blocks * strips_, size = g_.length() * (g_.groups < lanes_ ? g_.groups : lanes_);
         const std::int64_t per_task = wanted_ ? (all + 63) / 64 : 1 + block_size / (size + 1),
                            tasks = (all + per_task - 1) / per_task;
         const Heap<double> slot_sums(wanted_ ? column_sums * width_ * tasks : 0);
@@ -53,7 +49,7 @@ public:
             return;
         }
         const auto task = [&](std::int64_t t) {
-            const Scratch scratch(*this);
+            const Scratch scratch(*this, parts_);
             for (std::int64_t s = t * per_task; s < (t + 1) * per_task && s < all; ++s) {
                 one_strip(s, scratch, wanted_ ? slot_sums.data() + t * column_sums * width_ : nullptr);
             }
@@ -67,13 +63,17 @@ public:
     }
 
 private:
+    // Its first element and group, how many groups; lanes: as many, or whole vectors of them.
     struct Strip {
-        std::int64_t base, group, width;  // its first element and group, how many groups
+        std::int64_t base, group, width, lanes;
     };
     struct Scratch {
-        explicit Scratch(const Across& loop)
-            : in(loop.direct_ ? 0 : inputs * part_size * strip), out(part_size * strip), local(loop.parts_) {}
-        const Heap<T> in, out;
+        explicit Scratch(const Across& loop, std::int64_t parts)
+            : in(loop.direct_ ? 0 : inputs * loop.area_),
+              out(loop.turned_ || !loop.out_.direct() ? loop.area_ : 0),
+              rows(loop.turned_ ? tile_size : 0),
+              local(parts) {}
+        const Heap<T> in, out, rows;
         const Heap<Lanes<locals, T>> local;
     };
     struct Numbers {
@@ -83,12 +83,26 @@ private:
 
     Strip strip_at(std::int64_t s) const {
         const std::int64_t b = s / strips_, first = s % strips_ * lanes_, left = g_.groups - first;
-        return {b * g_.block_stride + first, b * g_.groups + first, left < lanes_ ? left : lanes_};
+        const std::int64_t width = left < lanes_ ? left : lanes_, lanes = turned_ ? whole_vectors(width) : width;
+        return {b * g_.block_stride + first * g_.group_stride, b * g_.groups + first, width, lanes};
+    }
+    static std::int64_t whole_vectors(std::int64_t n) {
+        constexpr int V = vector_lanes<T>;
+        return (n + V - 1) / V * V;
+    }
+    static std::int64_t rows_of_tile(std::int64_t length) {
+        const std::int64_t rows = tile_size / length / 16 * 16;
+        return rows < strip ? rows : strip;
     }
     void read(const Strip& at, Numbers& n) const {
         this->read_numbers(at.group, at.width, n.in);
+        for (int m = 0; m < group_inputs; ++m) {
+            for (std::int64_t l = at.width; l < at.lanes; ++l) n.in[m][l] = 0;
+        }
         if constexpr (F::picks) {
-            for (std::int64_t l = 0; l < at.width; ++l) this->pick(at.base + l, at.group + l, l, n.in);
+            for (std::int64_t l = 0; l < at.width; ++l) {
+                this->pick(at.base + l * g_.group_stride, at.group + l, l, n.in);
+            }
         }
     }
     void finish(const Strip& at, const Records& whole, Numbers& n) const {
@@ -110,16 +124,18 @@ private:
     struct Inputs {
         const T* at[inputs][part_size];
     };
-    void inputs_of(const Strip& at, std::int64_t p, const Numbers& n, T* scratch, bool loads, bool again,
+    void inputs_of(const Strip& at, std::int64_t p, const Numbers& n, const Scratch& scratch, bool loads, bool again,
                    Inputs& in) const {
-        const std::int64_t first = p * part_size, count = count_of(p);
+        const auto find = [&](const auto& map_again) {
+            if (turned_) return turn(at, scratch, loads, in, map_again);
+            fill(at, p * part_size, count_of(p), scratch.in.data(), loads, again, in, map_again);
+        };
         if constexpr (Stages::keeps_first) {
             alignas(64) Lanes<forward_constants<Stages>, T> c;
-            if (!direct_) forward_constants_of(at, n, c);
-            fill(at, first, count, scratch, loads, again, in,
-                 [&](std::int64_t k, const T* x, T* z) { map_again(at, k, c, x, z); });
+            if (stages_.active()) forward_constants_of(at, n, c);
+            find([&](std::int64_t k, const T* x, T* z) { map_again(at, k, c, x, z); });
         } else {
-            fill(at, first, count, scratch, loads, again, in, [](std::int64_t, const T*, T*) {});
+            find([](std::int64_t, const T*, T*) {});
         }
     }
     template <class MapAgain>
@@ -129,7 +145,7 @@ private:
             const bool held = held_ && i == 0, makes = loads && !(held && again);
             for (std::int64_t j = 0; j < count; ++j) {
                 const std::int64_t start = at.base + (first + j) * g_.run_stride;
-                T* const tile = scratch + (i * part_size + j) * strip;
+                T* const tile = scratch + i * area_ + j * stride_;
                 T* const own = held ? out_(start, nullptr) : tile;
                 if (direct_) {
                     in.at[i][j] = in_[i](start, at.width, nullptr);
@@ -142,12 +158,40 @@ private:
             }
         }
     }
+    // Short rows: made row by row, then brought to columns.
+    template <class MapAgain>
+    void turn(const Strip& at, const Scratch& scratch, bool loads, Inputs& in, const MapAgain& map_again) const {
+        const std::int64_t length = g_.length(), n = at.width * length;
+        for (int i = inputs - 1; i >= 0; --i) {
+            T* const tile = scratch.in.data() + i * area_;
+            for (std::int64_t j = 0; j < length; ++j) in.at[i][j] = tile + j * stride_;
+            if (!loads) continue;
+            const T* x;
+            if constexpr (Stages::possible) {
+                x = stages_.input(in_[i], i, at.base, n, scratch.rows.data(), true, [&](T* z) {
+                    for (std::int64_t j = 0; j < length; ++j) map_again(j, in.at[inputs - 1][j], tile + j * stride_);
+                    to_rows(tile, stride_, at.width, length, z);
+                });
+            } else {
+                x = in_[i](at.base, n, scratch.rows.data());
+            }
+            to_columns(x, at.width, length, tile, stride_);
+        }
+    }
+    T* output_of(const Strip& at, std::int64_t position, const Scratch& scratch) const {
+        return turned_ ? scratch.out.data() + position * stride_
+                       : out_(at.base + position * g_.run_stride, scratch.out.data());
+    }
+    void commit(std::int64_t start, std::int64_t n, T* out) const {
+        if constexpr (Stages::possible) stages_.after_map(start, n, out);
+        out_.commit(start, n, out);
+    }
     // z as the forward of a backward mapped it, from its statistics.
     template <class S>
     static constexpr int forward_constants = members<typename S::Forward::Constants, T>;
     template <class To>
     void forward_constants_of(const Strip& at, const Numbers& n, To& c) const {
-        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             set_lane<T>(Stages::constants(stages_.forward, lane_of<Group, double>(n.in, l)), c, l);
         });
     }
@@ -156,7 +200,7 @@ private:
         using Forward = typename Stages::Forward;
         const T w[] = {C == Columns::none ? T(0) : this->column(0, at.group)[k],
                        C == Columns::none ? T(0) : this->column(1, at.group)[k]};
-        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             const auto constants = lane_of<typename Forward::Constants, T>(c, l);
             z[l] = Element<Forward, C>::map(
                        stages_.forward, constants, T(0), [&](int) GRADFUSE_INLINE { return x[l]; },
@@ -168,7 +212,7 @@ private:
         for (int c = 0; c < columns; ++c) w[c] = C == Columns::none ? nullptr : this->column(c, at.group) + k;
     }
 
-    void reduce(const Strip& at, std::int64_t p, const Numbers& n, T* scratch, Lanes<locals, T>& local,
+    void reduce(const Strip& at, std::int64_t p, const Numbers& n, const Scratch& scratch, Lanes<locals, T>& local,
                 Records& record) const {
         const std::int64_t k = p * part_size, count = count_of(p);
         const T* w[columns + 1];
@@ -178,30 +222,29 @@ private:
         alignas(64) T center[strip];
         alignas(64) Lanes<sums, Real> a;
         if constexpr (has_first) {
-            for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE { center[l] = F::First::start; });
+            for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE { center[l] = F::First::start; });
             for (std::int64_t j = 0; j < count; ++j) {
                 const T* const from[] = {in.at[0][j], in.at[inputs - 1][j]};
-                for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+                for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
                     center[l] =
                         F::First::join(center[l], Call::first(f_, [&](int i) GRADFUSE_INLINE { return from[i][l]; }));
                 });
             }
         } else {
-            for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE { center[l] = 0; });
+            for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE { center[l] = 0; });
         }
-        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             set_lane<T>(f_.local(center[l], double(count), lane_of<Group, double>(n.in, l), k), local, l);
             for (int m = 0; m < sums; ++m) a[m][l] = 0;
         });
         for (std::int64_t j = 0; j < count; ++j) {
-            T* const kept = stores_ ? out_(at.base + (k + j) * g_.run_stride, nullptr) : nullptr;
             if (stores_) {
-                second<F::keeps>(at.width, j, in, w, local, kept, a);
+                second<F::keeps>(at.lanes, j, in, w, local, output_of(at, k + j, scratch), a);
             } else {
-                second<false>(at.width, j, in, w, local, kept, a);
+                second<false>(at.lanes, j, in, w, local, nullptr, a);
             }
         }
-        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             set_lane<double>(f_.record(lane_of<Local, T>(local, l), lane_of<Sums, Real>(a, l), double(count)), record,
                              l);
         });
@@ -223,7 +266,7 @@ private:
         });
     }
     static void clear(const Strip& at, Records& whole) {
-        for (auto& lanes : whole) std::memset(lanes, 0, sizeof(double) * std::size_t(at.width));
+        for (auto& lanes : whole) std::memset(lanes, 0, sizeof(double) * std::size_t(at.lanes));
     }
     // Each group's members have the record of them all.
     void merge_members(const Strip& at, Records& whole) const {
@@ -234,7 +277,7 @@ private:
         }
     }
     void merge(const Strip& at, Records& whole, const Records& record) const {
-        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             Record r = lane_of<Record, double>(whole, l);
             f_.merge(r, lane_of<Record, double>(record, l));
             set_lane<double>(r, whole, l);
@@ -242,11 +285,11 @@ private:
     }
 
     void map(const Strip& at, std::int64_t p, const Numbers& n, const Lanes<locals, T>& local, const Records& whole,
-             T* in_scratch, T* out_scratch, bool loads, double* column_totals) const {
+             const Scratch& scratch, bool loads, double* column_totals) const {
         if constexpr (F::maps) {
             const std::int64_t k = p * part_size, count = count_of(p);
             alignas(64) Lanes<constants, T> c;
-            for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+            for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
                 set_lane<T>(f_.constants(lane_of<Record, double>(whole, l), lane_of<Local, T>(local, l),
                                          lane_of<Group, double>(n.in, l), k),
                             c, l);
@@ -254,30 +297,33 @@ private:
             const T* w[columns + 1];
             columns_of(at, k, w);
             Inputs in;
-            if (!stores_) inputs_of(at, p, n, in_scratch, loads, F::reduces, in);
+            if (!stores_) inputs_of(at, p, n, scratch, loads, F::reduces, in);
             for (std::int64_t j = 0; j < count; ++j) {
-                const std::int64_t start = at.base + (k + j) * g_.run_stride;
-                T* const out = out_(start, out_scratch);
+                T* const out = output_of(at, k + j, scratch);
                 if constexpr (F::keeps) {
                     if (!stores_) {
                         alignas(64) Lanes<sums, Real> unused;
-                        for_lanes(at.width, [&](std::int64_t l) GRADFUSE_INLINE {
+                        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
                             for (int m = 0; m < sums; ++m) unused[m][l] = 0;
                         });
-                        second<true>(at.width, j, in, w, local, out, unused);
+                        second<true>(at.lanes, j, in, w, local, out, unused);
                     }
                     const T* const kept[] = {out, out};
-                    map_position(at.width, j, kept, w, c, out, nullptr);
+                    map_position(at, j, kept, w, c, out, nullptr);
                 } else {
                     const T* const from[] = {in.at[0][j], in.at[inputs - 1][j]};
-                    map_position(at.width, j, from, w, c, out, wanted_ ? column_totals + k + j : nullptr);
+                    map_position(at, j, from, w, c, out, wanted_ ? column_totals + k + j : nullptr);
                 }
-                if constexpr (Stages::possible) stages_.after_map(start, at.width, out);
-                out_.commit(start, at.width, out);
+                if (!turned_) commit(at.base + (k + j) * g_.run_stride, at.width, out);
+            }
+            if (turned_) {
+                T* const rows = out_(at.base, scratch.rows.data());
+                to_rows(scratch.out.data(), stride_, at.width, count, rows);
+                commit(at.base, at.width * count, rows);
             }
         }
     }
-    void map_position(std::int64_t width, std::int64_t j, const T* const (&from)[2], const T* const* w,
+    void map_position(const Strip& at, std::int64_t j, const T* const (&from)[2], const T* const* w,
                       const Lanes<constants, T>& c, T* out, double* totals) const {
         const T column[] = {C == Columns::none ? T(0) : w[0][j],
                             C == Columns::none || columns < 2 ? T(0) : w[columns > 1 ? 1 : 0][j]};
@@ -291,20 +337,18 @@ private:
             if (totals) {
                 constexpr int K = column_sums, L = lanes_of<double, K>;
                 alignas(64) double a[K][L] = {};
-                in_lanes<T, L>(width, [&](int lane, std::int64_t l, T, bool there) GRADFUSE_INLINE {
+                in_lanes<T, L>(at.width, [&](int lane, std::int64_t l, T, bool there, auto) GRADFUSE_INLINE {
                     const auto y = Call::map(
                         f_, make<Constants, T>([&](int m) GRADFUSE_INLINE { return there ? c[m][l] : T(0); }), position,
                         [&](int i) GRADFUSE_INLINE { return there ? from[i][l] : T(0); },
                         [&](int m) GRADFUSE_INLINE { return column[m]; });
-                    if (there) out[l] = y.v[0];
                     for (int m = 0; m < K; ++m) a[m][lane] += there ? double(y.v[1 + m]) : 0.0;
                 });
                 const auto plus = [](const auto& u, const auto& v) GRADFUSE_INLINE { return u + v; };
                 for (int m = 0; m < K; ++m) totals[m * width_] += join_lanes(a[m], plus);
-                return;
             }
         }
-        for_lanes(width, [&](std::int64_t l) GRADFUSE_INLINE { out[l] = mapped(l).v[0]; });
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE { out[l] = mapped(l).v[0]; });
     }
 
     void one_strip(std::int64_t s, const Scratch& scratch, double* column_totals) const {
@@ -314,10 +358,10 @@ private:
         alignas(64) Records whole, record;
         if (!F::reduces) clear(at, whole);
         const auto map_part = [&](std::int64_t p, const Records& records, bool loads) {
-            map(at, p, n, scratch.local[p], records, scratch.in.data(), scratch.out.data(), loads, column_totals);
+            map(at, p, n, scratch.local[p], records, scratch, loads, column_totals);
         };
         for (std::int64_t p = 0; p < parts_ && F::reduces; ++p) {
-            reduce(at, p, n, scratch.in.data(), scratch.local[p], p == 0 ? whole : record);
+            reduce(at, p, n, scratch, scratch.local[p], p == 0 ? whole : record);
             if (F::maps && !F::waits) map_part(p, p == 0 ? whole : record, false);
             if (p > 0) merge(at, whole, record);
         }
@@ -336,21 +380,23 @@ private:
         const Heap<Records> record(parts_);
         const Heap<Lanes<locals, T>> local(parts_);
         parallel(F::reduces ? parts_ : 0, [&](std::int64_t p) {
-            const Heap<T> scratch(direct_ ? 0 : inputs * part_size * strip), out(part_size * strip);
-            reduce(at, p, n, scratch.data(), local[p], record[p]);
-            if (F::maps && !F::waits) map(at, p, n, local[p], record[p], scratch.data(), out.data(), false, nullptr);
+            const Scratch scratch(*this, 0);
+            reduce(at, p, n, scratch, local[p], record[p]);
+            if (F::maps && !F::waits) map(at, p, n, local[p], record[p], scratch, false, nullptr);
         });
         for (std::int64_t p = 1; p < parts_ && F::reduces; ++p) merge(at, record[0], record[p]);
         merge_members(at, record[0]);
         if (F::reduces) finish(at, record[0], n);
         if (!F::maps || (F::reduces && !F::waits)) return;
         parallel(parts_, [&](std::int64_t p) {
-            const Heap<T> scratch(direct_ ? 0 : inputs * part_size * strip), out(part_size * strip);
-            map(at, p, n, local[p], record[0], scratch.data(), out.data(), true, nullptr);
+            const Scratch scratch(*this, 0);
+            map(at, p, n, local[p], record[0], scratch, true, nullptr);
         });
     }
 
+    const bool turned_;                          // rows, short ones
     const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, of whole groups
+    const std::int64_t stride_, area_;           // of a tile: from one position to the next, and of all positions
     const bool direct_, stores_, held_;
 };
 

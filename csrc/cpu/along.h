@@ -11,11 +11,12 @@ template <class F, Columns C, class Stages>
 class Along : Loop<F, C, Stages> {
     using Base = Loop<F, C, Stages>;
     using Base::f_, Base::g_, Base::a_, Base::stages_, Base::in_, Base::out_, Base::wanted_, Base::width_;
-    using Base::inputs, Base::columns, Base::column_sums, Base::group_outputs, Base::records, Base::sums,
+    using Base::inputs, Base::columns, Base::column_sums, Base::group_outputs, Base::records, Base::sums, Base::locals,
         Base::has_first, Base::sums_columns, Base::most;
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = tile_size, resident_bytes = 1 << 18, batch = 32;
+    static constexpr std::int64_t block_kept = F::keeps ? tile_size + batch * vector_lanes<T> : 0;
     static constexpr int L = lanes_of<Real, sums>, L1 = lanes_of<T, 1>;
 
 public:
@@ -28,7 +29,8 @@ public:
           resident_(g.length() * std::int64_t(sizeof(T)) <= resident_bytes),
           stores_(F::keeps && (out_.direct() || resident_)),
           held_(Stages::keeps_first && stages.active() && out_.direct() && F::maps && F::reduces),
-          in_place_(parts_ == 1 && g.runs == 1 && direct_ && out_.direct() && !wanted_ && F::maps) {}
+          blocks_(F::maps && parts_ == 1 && is_contiguous(g)),
+          overlaps_(blocks_ && !has_first && F::reduces && !wanted_ && direct_ && out_.direct() && g.runs == 1) {}
 
     void run() const {
         // Slots of groups are cut by shape alone, each with sums of its columns.
@@ -84,11 +86,12 @@ private:
     struct Scratch {
         Scratch(const Along& loop, std::int64_t parts)
             : in(loop.direct_ ? 0 : inputs * parts * tile_size),
-              kept(!F::keeps || (loop.stores_ && loop.out_.direct()) ? 0
-                   : loop.stores_                                    ? parts * tile_size
-                                                                     : tile_size),
+              kept(loop.blocks_                                        ? block_kept
+                   : !F::keeps || (loop.stores_ && loop.out_.direct()) ? 0
+                   : loop.stores_                                      ? parts * tile_size
+                                                                       : tile_size),
               out(loop.out_.direct() ? 0 : tile_size),
-              sums(loop.wanted_ ? column_sums * loop.width_ : 0) {}
+              sums(loop.wanted_ ? column_sums * loop.width_ + vector_lanes<T> : 0) {}
         const Heap<T> in, kept, out, sums;  // sums: of columns, of a batch of groups
     };
 
@@ -138,11 +141,11 @@ private:
             const Forward& forward = stages_.forward;
             const auto c = Stages::constants(forward, at.group);
             const T* const w[] = {column_of(0, at, p, r), column_of(1, at, p, r)};
-            for_elements<T>(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
-                const auto y = Element<Forward, C>::map(
-                    forward, c, position, [&](int) GRADFUSE_INLINE { return there ? x[i] : T(0); },
-                    column_at(w, i, there));
-                if (there) z[i] = y.v[0];
+            for_elements(int(p.n), 0, z, [&](int i, T position, bool there) GRADFUSE_INLINE {
+                return Element<Forward, C>::map(
+                           forward, c, position, [&](int) GRADFUSE_INLINE { return there ? x[i] : T(0); },
+                           column_at(w, i, there))
+                    .v[0];
             });
         }
     }
@@ -177,9 +180,9 @@ private:
             inputs_of(at, p, r, !has_first, false, in_scratch, in);
             columns_of(at, p, r, w);
             if (stores) {
-                second<F::keeps>(local, p.n, in, w, kept_of(at, p, r, kept_scratch), lanes);
+                second<keep_exactly>(local, p.n, in, w, kept_of(at, p, r, kept_scratch), lanes);
             } else {
-                second<false>(local, p.n, in, w, nullptr, lanes);
+                second<Keep::none>(local, p.n, in, w, nullptr, lanes);
             }
         }
         const auto plus = [](const auto& a, const auto& b) GRADFUSE_INLINE { return a + b; };
@@ -187,30 +190,48 @@ private:
         return f_.record(local, total, double(p.count()));
     }
 
+    // Element i of the inputs at `from`.
+    template <class Valid>
+    static GRADFUSE_HD auto input_at(const T* const* from, std::int64_t i, Valid there) {
+        return [from, i, there](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
+    }
+
     GRADFUSE_HD void first(std::int64_t n, const T* const* in, T (&lanes)[L1]) const {
         const T* const from[] = {in[0], in[inputs - 1]};
-        in_lanes<T, L1>(n, [&](int l, std::int64_t i, T, bool there) GRADFUSE_INLINE {
-            const auto x = [&](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
-            const T joined = F::First::join(lanes[l], Call::first(f_, x));
-            lanes[l] = there ? joined : lanes[l];
+        in_lanes<T, L1>(n, [&](int l, std::int64_t i, T, bool there, auto) GRADFUSE_INLINE {
+            const T x = Call::first(f_, input_at(from, i, there));
+            lanes[l] = F::First::join(lanes[l], there ? x : F::First::start);
         });
     }
 
-    template <bool Store>
+    // What is kept of elements goes to memory for just as many, or for whole vectors of them.
+    enum class Keep { none, exactly, in_vectors };
+    static constexpr Keep keep_exactly = F::keeps ? Keep::exactly : Keep::none;
+    static constexpr Keep keep_in_vectors = F::keeps ? Keep::in_vectors : Keep::none;
+
+    template <Keep keep>
     GRADFUSE_HD void second(const Local& local, std::int64_t n, const T* const* in, const T* const* w, T* kept,
                             Real (&lanes)[sums][L]) const {
         const T* const from[] = {in[0], in[inputs - 1]};
         const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
         const Local c = local;
-        in_lanes<T, L>(n, [&](int l, std::int64_t i, T position, bool there) GRADFUSE_INLINE {
-            const auto x = [&](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
-            Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
-            const T e = Call::add(f_, s, c, position, x, column_at(column, i, there));
-            if constexpr (Store) {
-                if (there) kept[i] = e;
-            }
-            take<Real>(s, [&](int k, Real v) GRADFUSE_INLINE { lanes[k][l] = there ? v : lanes[k][l]; });
-        });
+        alignas(64) T last_kept[keep == Keep::none ? 1 : L];
+        alignas(64) Real last_lanes[sums][L];
+        in_lanes<T, L>(
+            n,
+            [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
+                Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
+                const T e = Call::add(f_, s, c, position, input_at(from, i, there), column_at(column, i, there));
+                if constexpr (keep != Keep::none) *(whole ? kept + i : last_kept + l) = e;
+                take<Real>(s, [&](int k, Real v) GRADFUSE_INLINE { (whole ? lanes : last_lanes)[k][l] = v; });
+            },
+            [&](int first, int there) GRADFUSE_INLINE {
+                take_lanes<T>(last_lanes, first, there, lanes);
+                T* const to = kept + n - there;
+                const T* const of = last_kept + first;
+                if constexpr (keep == Keep::in_vectors) std::memcpy(to, of, sizeof(Vector<T>));
+                if constexpr (keep == Keep::exactly) std::memcpy(to, of, sizeof(T) * std::size_t(there));
+            });
     }
 
     void map(const Place& at, const Part& p, const Local& local, const Record& whole, bool stores, bool loads,
@@ -227,7 +248,7 @@ private:
                     inputs_of(at, p, r, loads, F::reduces, in_scratch, in);
                     if constexpr (F::keeps) {
                         alignas(64) Real unused[sums][L] = {};
-                        second<true>(local, p.n, in, w, kept_scratch, unused);
+                        second<Keep::exactly>(local, p.n, in, w, kept_scratch, unused);
                         in[0] = kept_scratch;
                     }
                 }
@@ -247,10 +268,8 @@ private:
         const Constants c = constants;
         const T* const from[] = {in[0], in[inputs - 1]};
         const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
-        for_elements<T>(int(n), int(at), [&](int i, T position, bool there) GRADFUSE_INLINE {
-            const auto x = [&](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
-            const T y = Call::map(f_, c, position, x, column_at(column, i, there)).v[0];
-            if (there) out[i] = y;
+        for_elements(int(n), int(at), out, [&](int i, T position, bool there) GRADFUSE_INLINE {
+            return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there)).v[0];
         });
     }
     // While a group is written the next one is fetched: memory is read without a pause.
@@ -278,69 +297,85 @@ private:
             const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
             const std::int64_t first = at.index % a_.periods * this->per_period_;
             constexpr int K = column_sums;
+            const auto mapped = [&](std::int64_t i, T position, bool there) GRADFUSE_INLINE {
+                return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there));
+            };
             if constexpr (C == Columns::per_run) {
                 constexpr int lanes = lanes_of<double, K>;
                 alignas(64) double a[K][lanes] = {};
-                in_lanes<T, lanes>(p.n, [&](int l, std::int64_t i, T position, bool there) GRADFUSE_INLINE {
-                    const auto x = [&](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
-                    const auto y = Call::map(f_, c, position, x, column_at(column, i, there));
-                    if (there) out[i] = y.v[0];
+                const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
+                    return mapped(i, position, there).v[0];
+                });
+                in_lanes<T, lanes>(p.n, [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
+                    const auto y = mapped(i, position, there);
+                    if constexpr (whole) out[i] = y.v[0];
                     for (int k = 0; k < K; ++k) a[k][l] += there ? double(y.v[1 + k]) : 0.0;
                 });
+                last.store(out);
                 const auto plus = [](const auto& u, const auto& v) GRADFUSE_INLINE { return u + v; };
                 for (int k = 0; k < K; ++k) totals[k * width_ + first + p.run + r] += T(join_lanes(a[k], plus));
             } else {
                 T* const to[] = {totals + first + p.offset, totals + (K - 1) * width_ + first + p.offset};
-                for_elements<T>(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
-                    const auto x = [&](int k) GRADFUSE_INLINE { return there ? from[k][i] : T(0); };
-                    const auto y = Call::map(f_, c, position, x, column_at(column, i, there));
-                    if (there) out[i] = y.v[0];
-                    for (int k = 0; k < K; ++k) {
-                        if (there) to[k][i] += y.v[1 + k];
-                    }
+                const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
+                    return mapped(i, position, there).v[0];
                 });
+                in_lanes<T, L1>(p.n, [&](int, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
+                    const auto y = mapped(i, position, there);
+                    if constexpr (whole) out[i] = y.v[0];
+                    for (int k = 0; k < K; ++k) to[k][i] += there ? y.v[1 + k] : T(0);
+                });
+                last.store(out);
             }
         }
     }
 
-    // Groups [begin, end), one after another, in batches: numbers are read and written, sums of columns widened,
-    // together.
+    // Neighboring groups whose numbers are read and written, and whose sums of columns are widened, together.
+    struct Batch {
+        std::int64_t first, count;
+        double numbers[most][batch], whole[records][batch];
+
+        Group group(std::int64_t k) const { return lane_of<Group, double>(numbers, k); }
+    };
+    Place place(const Batch& b, std::int64_t k) const { return place(b.first + k, b.group(k)); }
+
+    // Groups [begin, end), one after another.
     void some_groups(std::int64_t begin, std::int64_t end, double* column_totals) const {
-        const Scratch scratch(*this, in_place_ ? 0 : resident_ ? parts_ : 1);
-        const Heap<Local> local(in_place_ ? 0 : parts_);
-        double numbers[most][batch], results[group_outputs + 1][batch], whole[records][batch];
-        for (std::int64_t g = begin; g < end; g += batch) {
-            const std::int64_t count = end - g < batch ? end - g : batch;
-            this->read_numbers(g, count, numbers);
+        const Scratch scratch(*this, resident_ ? parts_ : 1);
+        const Heap<Local> local(blocks_ ? 0 : parts_);
+        Batch b;
+        for (b.first = begin; b.first < end; b.first += batch) {
+            b.count = end - b.first < batch ? end - b.first : batch;
+            const bool more = b.first + b.count < end;
+            this->read_numbers(b.first, b.count, b.numbers);
             if constexpr (F::picks) {
-                for (std::int64_t k = 0; k < count; ++k) this->pick(place(g + k, {}).base, g + k, k, numbers);
-            }
-            const auto at = [&](std::int64_t k) GRADFUSE_INLINE {
-                return place(g + k, make<Group, double>([&](int m) GRADFUSE_INLINE { return numbers[m][k]; }));
-            };
-            const auto done = [&](std::int64_t k, const Record& record) GRADFUSE_INLINE {
-                if constexpr (group_outputs > 0) {
-                    take<double>(record, [&](int m, double v) GRADFUSE_INLINE { whole[m][k] = v; });
+                for (std::int64_t k = 0; k < b.count; ++k) {
+                    this->pick(place(b.first + k, {}).base, b.first + k, k, b.numbers);
                 }
-            };
-            if (in_place_) {
-                groups_in_place(count, g + count < end, at, done);
+            }
+            clear_sums(scratch.sums, all());
+            if (overlaps_) {
+                overlapping(b);
+            } else if (blocks_) {
+                in_blocks(b, more, scratch);
             } else {
-                clear_sums(scratch.sums, all());
-                for (std::int64_t k = 0; k < count; ++k) {
-                    done(k, one_group(at(k), direct_ && g + k + 1 < end, scratch, local.data()));
+                for (std::int64_t k = 0; k < b.count; ++k) {
+                    const bool fetches = direct_ && (more || k + 1 < b.count);
+                    set_lane<double>(one_group(place(b, k), fetches, scratch, local.data()), b.whole, k);
                 }
-                add_sums(scratch.sums, all(), column_totals);
             }
-            if constexpr (group_outputs > 0) {
-                for_lanes(count, [&](std::int64_t k) GRADFUSE_INLINE {
-                    double result[group_outputs];
-                    f_.finish(make<Record, double>([&](int m) GRADFUSE_INLINE { return whole[m][k]; }),
-                              make<Group, double>([&](int m) GRADFUSE_INLINE { return numbers[m][k]; }), result);
-                    for (int m = 0; m < group_outputs; ++m) results[m][k] = result[m];
-                });
-                this->write_numbers(g, count, results);
-            }
+            add_sums(scratch.sums, all(), column_totals);
+            finish(b);
+        }
+    }
+    void finish(const Batch& b) const {
+        if constexpr (group_outputs > 0) {
+            double results[group_outputs + 1][batch];
+            for_lanes(b.count, [&](std::int64_t k) GRADFUSE_INLINE {
+                double result[group_outputs];
+                f_.finish(lane_of<Record, double>(b.whole, k), b.group(k), result);
+                for (int m = 0; m < group_outputs; ++m) results[m][k] = result[m];
+            });
+            this->write_numbers(b.first, b.count, results);
         }
     }
     // Sums of the columns that a part has: f(i) for the place of each.
@@ -394,8 +429,114 @@ private:
         return whole;
     }
 
-    // Groups of one part and one run, read and written where they lie. Without a first reduction a group is reduced
-    // while the one before it is mapped.
+    // Groups of one part, one after another in memory: as many as make a tile are a block, which takes each step for
+    // all of them. What has to be waited for in one (a sum, a square root) is waited for once.
+    void in_blocks(Batch& b, bool more, const Scratch& scratch) const {
+        if constexpr (F::maps) {
+            const std::int64_t of_tile = part_size / g_.length(), most_groups = of_tile < batch ? of_tile : batch;
+            for (std::int64_t k = 0; k < b.count; k += most_groups) {
+                const std::int64_t left = b.count - k;
+                block(b, k, left < most_groups ? left : most_groups, more || left > most_groups, scratch);
+            }
+        }
+    }
+    // Run r of a group of a block.
+    struct Run {
+        const T *in[inputs], *w[columns + 1];
+        T *kept, *out;
+    };
+    void block(Batch& b, std::int64_t from, std::int64_t count, bool more, const Scratch& scratch) const {
+        const std::int64_t length = g_.length(), base = place(b, from).base;
+        const T* in[inputs];
+        for (int i = inputs - 1; i >= 0; --i) {
+            T* const own = scratch.in.data() + i * tile_size;
+            if constexpr (Stages::possible) {
+                in[i] = stages_.input(in_[i], i, base, count * length, own, true, [&](T* z) {
+                    for (std::int64_t k = 0; k < count; ++k) {
+                        for (std::int64_t r = 0; r < g_.runs; ++r) {
+                            const std::int64_t at = k * length + r * g_.run;
+                            map_again(place(b, from + k), all(), r, in[inputs - 1] + at, z + at);
+                        }
+                    }
+                });
+            } else {
+                in[i] = in_[i](base, count * length, own);
+            }
+        }
+        T* const out = out_(base, scratch.out.data());
+        const std::int64_t kept_stride = length + vector_lanes<T> - length % vector_lanes<T>;
+        const auto run = [&](std::int64_t k, std::int64_t r) GRADFUSE_INLINE {
+            Run at;
+            for (int i = 0; i < inputs; ++i) at.in[i] = in[i] + k * length + r * g_.run;
+            for (int c = 0; c < columns; ++c) at.w[c] = column_of(c, {b.first + from + k, 0, {}}, all(), r);
+            at.kept = scratch.kept.data() + k * kept_stride + r * g_.run;
+            at.out = out + k * length + r * g_.run;
+            return at;
+        };
+        alignas(64) T local[locals + 1][batch], constants[Base::constants + 1][batch];
+        if constexpr (F::reduces) {
+            reduce_block(b, from, count, run, local);
+            for_lanes(count, [&](std::int64_t k) GRADFUSE_INLINE {
+                set_lane<T>(f_.constants(lane_of<Record, double>(b.whole, from + k), lane_of<Local, T>(local, k),
+                                         b.group(from + k), 0),
+                            constants, k);
+            });
+        } else {
+            for_lanes(count, [&](std::int64_t k) GRADFUSE_INLINE {
+                set_lane<T>(f_.constants({}, {}, b.group(from + k), 0), constants, k);
+            });
+        }
+        for (std::int64_t k = 0; k < count; ++k) {
+            const Constants c = lane_of<Constants, T>(constants, k);
+            for (std::int64_t r = 0; r < g_.runs; ++r) {
+                Run at = run(k, r);
+                const T* next[inputs];
+                for (int i = 0; i < inputs; ++i) next[i] = at.in[i] + count * length;
+                if (F::keeps) at.in[0] = at.kept;
+                if (wanted_) {
+                    map_and_add(c, all(), r, {b.first + from + k, 0, {}}, at.in, at.w, at.out, scratch.sums.data());
+                } else {
+                    map_and_fetch(c, g_.run, at.in, at.w, at.out, direct_ && more ? next : nullptr);
+                }
+            }
+        }
+        if constexpr (Stages::possible) stages_.after_map(base, count * length, out);
+        out_.commit(base, count * length, out);
+    }
+    template <class RunOf, class Locals>
+    void reduce_block(Batch& b, std::int64_t from, std::int64_t count, const RunOf& run, Locals& local) const {
+        alignas(64) T center[batch];
+        for (std::int64_t k = 0; k < count; ++k) {
+            center[k] = 0;
+            if constexpr (has_first) {
+                using First = typename F::First;
+                alignas(64) T tops[L1];
+                for (T& top : tops) top = First::start;
+                first(g_.length(), run(k, 0).in, tops);
+                center[k] =
+                    join_lanes(tops, [](const auto& x, const auto& y) GRADFUSE_INLINE { return First::join(x, y); });
+            }
+        }
+        const double n = double(g_.length());
+        for_lanes(count, [&](std::int64_t k)
+                             GRADFUSE_INLINE { set_lane<T>(f_.local(center[k], n, b.group(from + k), 0), local, k); });
+        alignas(64) Real total[sums][batch];
+        for (std::int64_t k = 0; k < count; ++k) {
+            alignas(64) Real lanes[sums][L] = {};
+            for (std::int64_t r = 0; r < g_.runs; ++r) {
+                const Run at = run(k, r);
+                second<keep_in_vectors>(lane_of<Local, T>(local, k), g_.run, at.in, at.w, at.kept, lanes);
+            }
+            const auto plus = [](const auto& x, const auto& y) GRADFUSE_INLINE { return x + y; };
+            for (int m = 0; m < sums; ++m) total[m][k] = join_lanes(lanes[m], plus);
+        }
+        for_lanes(count, [&](std::int64_t k) GRADFUSE_INLINE {
+            set_lane<double>(f_.record(lane_of<Local, T>(local, k), lane_of<Sums, Real>(total, k), n), b.whole,
+                             from + k);
+        });
+    }
+
+    // Long rows, read and written where they lie: each is reduced while the one before it is mapped.
     struct InPlace {
         Place at;
         const T *in[2], *w[2];
@@ -403,7 +544,7 @@ private:
         Local local;
     };
     GRADFUSE_HD InPlace in_place(const Place& at) const {
-        InPlace g{at, {}, {}, out_(at.base, nullptr), {}};
+        InPlace g{at, {}, {}, out_(at.base, nullptr), f_.local(0, double(g_.run), at.group, 0)};
         for (int i = 0; i < 2; ++i) g.in[i] = in_[i](at.base, 0, nullptr);
         for (int c = 0; c < 2; ++c) g.w[c] = column_of(c, at, all(), 0);
         return g;
@@ -413,51 +554,22 @@ private:
         const auto total = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return join_lanes(lanes[k], plus); });
         return f_.record(local, total, double(g_.run));
     }
-    template <class At, class Done>
-    GRADFUSE_HD void groups_in_place(std::int64_t count, bool more, const At& at, const Done& done) const {
-        if constexpr (F::maps) {
-            const std::int64_t n = g_.run;
-            if constexpr (!F::reduces) {
-                for (std::int64_t k = 0; k < count; ++k) {
-                    const InPlace g = in_place(at(k));
-                    map_run(f_.constants({}, {}, g.at.group, 0), 0, n, g.in, g.w, g.out);
+    GRADFUSE_HD void overlapping(Batch& b) const {
+        if constexpr (F::maps && F::reduces && !has_first) {
+            InPlace now = in_place(place(b, 0));
+            alignas(64) Real lanes[sums][L] = {};
+            second<Keep::none>(now.local, g_.run, now.in, now.w, nullptr, lanes);
+            Record whole = record(now.local, lanes);
+            for (std::int64_t k = 0; k < b.count; ++k) {
+                const Constants c = f_.constants(whole, now.local, now.at.group, 0);
+                set_lane<double>(whole, b.whole, k);
+                if (k + 1 == b.count) {
+                    map_run(c, 0, g_.run, now.in, now.w, now.out);
+                    break;
                 }
-            } else if constexpr (has_first) {
-                using First = typename F::First;
-                for (std::int64_t k = 0; k < count; ++k) {
-                    InPlace g = in_place(at(k));
-                    alignas(64) T tops[L1];
-                    for (T& top : tops) top = First::start;
-                    first(n, g.in, tops);
-                    const auto join = [](const auto& a, const auto& b) GRADFUSE_INLINE { return First::join(a, b); };
-                    g.local = f_.local(join_lanes(tops, join), double(n), g.at.group, 0);
-                    alignas(64) Real lanes[sums][L] = {};
-                    second<F::keeps>(g.local, n, g.in, g.w, g.out, lanes);
-                    const Record whole = record(g.local, lanes);
-                    const T* const in[] = {F::keeps ? g.out : g.in[0], g.in[1]};
-                    const T* const next[] = {g.in[0] + g_.group_stride, g.in[1] + g_.group_stride};
-                    map_and_fetch(f_.constants(whole, g.local, g.at.group, 0), n, in, g.w, g.out,
-                                  k + 1 < count || more ? next : nullptr);
-                    done(k, whole);
-                }
-            } else {
-                InPlace now = in_place(at(0));
-                now.local = f_.local(0, double(n), now.at.group, 0);
-                alignas(64) Real lanes[sums][L] = {};
-                second<false>(now.local, n, now.in, now.w, nullptr, lanes);
-                Record whole = record(now.local, lanes);
-                for (std::int64_t k = 0; k < count; ++k) {
-                    const Constants c = f_.constants(whole, now.local, now.at.group, 0);
-                    done(k, whole);
-                    if (k + 1 == count) {
-                        map_run(c, 0, n, now.in, now.w, now.out);
-                        break;
-                    }
-                    InPlace next = in_place(at(k + 1));
-                    next.local = f_.local(0, double(n), next.at.group, 0);
-                    whole = map_and_reduce(c, now, next);
-                    now = next;
-                }
+                const InPlace next = in_place(place(b, k + 1));
+                whole = map_and_reduce(c, now, next);
+                now = next;
             }
         }
     }
@@ -466,16 +578,23 @@ private:
         const Local local = next.local;
         const T *const x[] = {now.in[0], now.in[1]}, *const y[] = {next.in[0], next.in[1]};
         const T *const v[] = {now.w[0], now.w[1]}, *const w[] = {next.w[0], next.w[1]};
-        alignas(64) Real lanes[sums][L] = {};
-        in_lanes<T, L>(g_.run, [&](int l, std::int64_t i, T position, bool there) GRADFUSE_INLINE {
-            const auto of_now = [&](int k) GRADFUSE_INLINE { return there ? x[k][i] : T(0); };
-            const auto of_next = [&](int k) GRADFUSE_INLINE { return there ? y[k][i] : T(0); };
-            const T mapped = Call::map(f_, c, position, of_now, column_at(v, i, there)).v[0];
-            Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
-            Call::add(f_, s, local, position, of_next, column_at(w, i, there));
-            if (there) out[i] = mapped;
-            take<Real>(s, [&](int k, Real value) GRADFUSE_INLINE { lanes[k][l] = there ? value : lanes[k][l]; });
-        });
+        alignas(64) Real lanes[sums][L] = {}, last_lanes[sums][L];
+        const auto mapped = [&](std::int64_t i, T position, bool there) GRADFUSE_INLINE {
+            return Call::map(f_, c, position, input_at(x, i, there), column_at(v, i, there)).v[0];
+        };
+        const LastVector<T> last(
+            int(g_.run), 0, [&](int i, T position, bool there) GRADFUSE_INLINE { return mapped(i, position, there); });
+        in_lanes<T, L>(
+            g_.run,
+            [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
+                const T of_now = mapped(i, position, there);
+                Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
+                Call::add(f_, s, local, position, input_at(y, i, there), column_at(w, i, there));
+                if constexpr (whole) out[i] = of_now;
+                take<Real>(s, [&](int k, Real v) GRADFUSE_INLINE { (whole ? lanes : last_lanes)[k][l] = v; });
+            },
+            [&](int first, int there) GRADFUSE_INLINE { take_lanes<T>(last_lanes, first, there, lanes); });
+        last.store(out);
         return record(local, lanes);
     }
 
@@ -553,7 +672,8 @@ private:
     }
 
     const std::int64_t pieces_, together_, parts_;
-    const bool direct_, resident_, stores_, held_, in_place_;
+    const bool direct_, resident_, stores_, held_;
+    const bool blocks_, overlaps_;  // groups are taken block by block; each is reduced while another is mapped
 };
 
 }  // namespace GRADFUSE_ISA

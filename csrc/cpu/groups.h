@@ -26,6 +26,17 @@ struct NoStages {
     static constexpr bool active() { return false; }
 };
 
+// Groups that follow each other in memory without a gap.
+inline bool is_contiguous(const Grouping& g) {
+    return (g.runs == 1 || g.run_stride == g.run) && (g.groups == 1 || g.group_stride == g.length()) &&
+           (g.blocks == 1 || g.block_stride == g.groups * g.length());
+}
+// Groups of so few elements that a vector along them is hardly filled.
+inline bool is_short_row(const Grouping& g) {
+    constexpr std::int64_t longest = 32;
+    return g.length() <= longest && is_contiguous(g);
+}
+
 enum class Columns { none, per_position, per_run };
 
 // ---- a declaration's functions, called with values: x(k) of input k, w(k) of column k
@@ -69,6 +80,16 @@ struct Element<F, C, std::index_sequence<I...>, std::index_sequence<W...>> {
         }
     }
 };
+
+// Members of many groups' structs are kept as arrays of lanes, one for each member.
+template <class S, class V, class From>
+GRADFUSE_HD S lane_of(const From& from, std::int64_t l) {
+    return make<S, V>([&](int m) GRADFUSE_INLINE { return from[m][l]; });
+}
+template <class V, class S, class To>
+GRADFUSE_HD void set_lane(const S& s, To& to, std::int64_t l) {
+    take<V>(s, [&](int m, V value) GRADFUSE_INLINE { to[m][l] = value; });
+}
 
 template <class F, Columns C, class Stages>
 class Loop {
@@ -124,6 +145,12 @@ protected:
                 for (std::int64_t k = 0; k < count; ++k) numbers[m][k] = double(from[n.index(g + k)]);
             } else if (n.mod == 0 && g_.members == 1) {
                 Reader<double>(*n.array).load(g, count, numbers[m]);
+            } else if (n.mod == 0 && g % g_.members == 0) {
+                const std::int64_t each = g_.members, all = count / each;
+                Reader<double>(*n.array).load(g / each, all, numbers[m]);
+                for (std::int64_t k = all - 1; k >= 0; --k) {
+                    for (std::int64_t j = each - 1; j >= 0; --j) numbers[m][k * each + j] = numbers[m][k];
+                }
             } else {
                 for (std::int64_t k = 0; k < count; ++k) {
                     Reader<double>(*n.array).load(n.index((g + k) / g_.members), 1, &numbers[m][k]);

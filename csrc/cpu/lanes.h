@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "core/config.h"
@@ -54,50 +55,107 @@ GRADFUSE_HD void for_lanes(Int n, const Body& body) {
     for (Int i = 0; i < n; ++i) body(i);
 }
 
-// body(l, i, position, there) for i in [0, n): element i goes to lane i % L, position is at + i as a T. Where vectors
-// have masks the last elements come in whole vectors too: those beyond n are not `there`, and are neither read nor
-// written.
-template <class T, int L, class Body>
-GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body) {
+using True = std::true_type;
+using False = std::false_type;
+
+// body(l, i, position, there, whole) for i in [0, n): element i goes to lane i % L, position is i as a T. Where vectors
+// have masks the last elements come in a whole vector too: those beyond n are not `there` and must not be read. In that
+// vector `whole` is False, and nothing may be written (LastVector does that) but to arrays that have values for all of
+// its lanes: after_last(first, there) takes over the first ones.
+template <class T, int L, class Body, class AfterLast>
+GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body, [[maybe_unused]] const AfterLast& after_last) {
     std::int64_t i = 0;
     for (; i + L <= n; i += L) {
         const T position = T(int(i));
 #pragma omp simd
-        for (int l = 0; l < L; ++l) body(l, i + l, position + T(l), true);
+        for (int l = 0; l < L; ++l) body(l, i + l, position + T(l), true, True{});
     }
     const int rest = int(n - i);
     const T position = T(int(i));
 #if defined(__AVX2__)
     constexpr int V = vector_lanes<T>;
-    for (int first = 0; first < rest; first += V) {
-        const T* const number = lane_numbers(T{});
-        const T left = T(rest - first), at = position + T(first);
+    int first = 0;
+    for (; first + V <= rest; first += V) {
+        const T at = position + T(first);
 #pragma omp simd
-        for (int l = 0; l < V; ++l) body(first + l, i + first + l, at + number[l], number[l] < left);
+        for (int l = 0; l < V; ++l) body(first + l, i + first + l, at + T(l), true, True{});
     }
+    if (first == rest) return;
+    const T* const number = lane_numbers(T{});
+    const T left = T(rest - first), at = position + T(first);
+#pragma omp simd
+    for (int l = 0; l < V; ++l) body(first + l, i + first + l, at + number[l], number[l] < left, False{});
+    after_last(first, rest - first);
 #else
 #pragma omp simd
-    for (int l = 0; l < rest; ++l) body(l, i + l, position + T(l), true);
+    for (int l = 0; l < rest; ++l) body(l, i + l, position + T(l), true, True{});
 #endif
 }
 
-// body(i, position, there) for i in [0, n), likewise.
-template <class T, class Body>
-GRADFUSE_HD void for_elements(int n, int at, const Body& body) {
+template <class T, int L, class Body>
+GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body) {
+    in_lanes<T, L>(n, body, [](int, int) {});
+}
+
+// Where vectors have masks: values of the last elements of [0, n), when they do not fill a vector. They are made first
+// and written last, in a whole vector that begins before them: the output may be the input, and a store under a mask
+// is slow. value(i, position, there): position is at + i.
+template <class T>
+class LastVector {
 #if defined(__AVX2__)
-    constexpr int V = vector_lanes<T>;
-    const int whole = n / V * V;
+    static constexpr int V = vector_lanes<T>;
+
+public:
+    template <class Value>
+    GRADFUSE_HD LastVector(int n, int at, const Value& value) : n_(n), whole_(n / V * V) {
+        const T* const number = lane_numbers(T{});
+        const int first = n - V;
+        if (whole_ == n) {
+            return;
+        } else if (first >= 0) {
+            const T from = T(at + first);
 #pragma omp simd
-    for (int i = 0; i < whole; ++i) body(i, T(at + i), true);
-    if (whole == n) return;
-    const T* const number = lane_numbers(T{});
-    const T left = T(n - whole), from = T(at + whole);
+            for (int l = 0; l < V; ++l) v_[l] = value(first + l, from + number[l], true);
+        } else {
+            const T from = T(at), left = T(n);
 #pragma omp simd
-    for (int l = 0; l < V; ++l) body(whole + l, from + number[l], number[l] < left);
+            for (int l = 0; l < V; ++l) v_[l] = value(l, from + number[l], number[l] < left);
+        }
+    }
+    GRADFUSE_HD int before() const { return whole_; }
+    GRADFUSE_HD void store(T* to) const {
+        if (whole_ == n_) {
+            return;
+        } else if (n_ >= V) {
+            std::memcpy(to + n_ - V, v_, sizeof v_);
+        } else {
+            std::memcpy(to, v_, sizeof(T) * std::size_t(n_));
+        }
+    }
+
+private:
+    const int n_, whole_;
+    alignas(64) T v_[V];
 #else
-#pragma omp simd
-    for (int i = 0; i < n; ++i) body(i, T(at + i), true);
+public:
+    template <class Value>
+    GRADFUSE_HD LastVector(int n, int, const Value&) : n_(n) {}
+    GRADFUSE_HD int before() const { return n_; }
+    GRADFUSE_HD void store(T*) const {}
+
+private:
+    const int n_;
 #endif
+};
+
+// to[i] = value(i, position, there) for i in [0, n).
+template <class T, class Value>
+GRADFUSE_HD void for_elements(int n, int at, T* to, const Value& value) {
+    const LastVector<T> last(n, at, value);
+    const int before = last.before();
+#pragma omp simd
+    for (int i = 0; i < before; ++i) to[i] = value(i, T(at + i), true);
+    last.store(to);
 }
 
 template <class T>
@@ -114,6 +172,26 @@ struct VectorOf<double> {
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
+
+// Lanes [first, first + there) are those made, of a vector of T whose other lanes stay. The vectors are read whole: a
+// load under a mask would wait for the store before it.
+template <class T, class Real, int K, int L>
+GRADFUSE_HD void take_lanes(const Real (&made)[K][L], int first, int there, Real (&lanes)[K][L]) {
+    constexpr int V = vector_lanes<Real>;
+    for (int j = 0; j < vector_lanes<T>; j += V) {
+        Vector<Real> number;
+        std::memcpy(&number, lane_numbers(Real{}), sizeof number);
+        const auto taken = number < Real(there - j);
+        for (int k = 0; k < K; ++k) {
+            Vector<Real> from, to;
+            std::memcpy(&from, made[k] + first + j, sizeof from);
+            std::memcpy(&to, lanes[k] + first + j, sizeof to);
+            asm("" : "+x"(from), "+x"(to));
+            to = taken ? from : to;
+            std::memcpy(lanes[k] + first + j, &to, sizeof to);
+        }
+    }
+}
 
 template <int Half, class T, class Join>
 GRADFUSE_HD T join_vector(const Vector<T>& v, const Join& join) {

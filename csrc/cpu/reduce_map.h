@@ -14,7 +14,7 @@ inline namespace GRADFUSE_ISA {
 
 template <Columns C, class F, class Stages>
 void reduce_map_with(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages) {
-    if (g.across()) {
+    if (g.across() || (is_short_row(g) && (C == Columns::none || a.periods == 1))) {
         Across<F, C, Stages>(f, g, a, stages).run();
     } else {
         Along<F, C, Stages>(f, g, a, stages).run();

@@ -24,7 +24,7 @@ double loss_loop(const double* parameters, T factor, const T* pred, const T* tar
     }
     constexpr int L = lanes_of<double, 1>;
     alignas(64) double sums[L] = {};
-    in_lanes<T, L>(n, [&](int l, std::int64_t i, T, bool there) GRADFUSE_INLINE {
+    in_lanes<T, L>(n, [&](int l, std::int64_t i, T, bool there, auto) GRADFUSE_INLINE {
         const T p = there ? pred[i] : T(0), t = there ? target[i] : T(0);
         sums[l] += there ? double(f.loss(p, t)) : 0.0;
         const T gradient = factor * f.gradient(p, t);
