@@ -56,7 +56,7 @@ inline Grouping rows_of(const ChannelShape& s, bool last) {
     return {s.outer, s.inner, s.channels, 1, s.channels * s.inner, 1, s.inner};
 }
 // The groups are the channels: in runs of memory, or, where those would be short, column by column.
-inline Grouping channels_of(const ChannelShape& s, std::int64_t long_run = 32) {
+inline Grouping channels_of(const ChannelShape& s, std::int64_t long_run = 64) {
     const std::int64_t stride = s.channels * s.inner;
     if (s.inner >= long_run || s.outer == 1) return {1, s.channels, s.outer, s.inner, 0, s.inner, stride};
     return {1, stride, s.outer, 1, 0, 1, stride, s.inner};

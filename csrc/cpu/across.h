@@ -17,6 +17,7 @@ class Across : Loop<F, C, Stages> {
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = 64, strip = 512;  // positions, groups
+    static constexpr int together = 4;
 
     // A member of many groups' structs: one array of lanes each.
     template <int Members, class V>
@@ -178,9 +179,10 @@ private:
             to_columns(x, at.width, length, tile, stride_);
         }
     }
-    T* output_of(const Strip& at, std::int64_t position, const Scratch& scratch) const {
-        return turned_ ? scratch.out.data() + position * stride_
-                       : out_(at.base + position * g_.run_stride, scratch.out.data());
+    // Of position j of a part that begins at position k.
+    T* output_of(const Strip& at, std::int64_t k, std::int64_t j, const Scratch& scratch) const {
+        T* const tile = scratch.out.data() + j * stride_;
+        return turned_ ? tile : out_(at.base + (k + j) * g_.run_stride, tile);
     }
     void commit(std::int64_t start, std::int64_t n, T* out) const {
         if constexpr (Stages::possible) stages_.after_map(start, n, out);
@@ -237,31 +239,59 @@ private:
             set_lane<T>(f_.local(center[l], double(count), lane_of<Group, double>(n.in, l), k), local, l);
             for (int m = 0; m < sums; ++m) a[m][l] = 0;
         });
-        for (std::int64_t j = 0; j < count; ++j) {
+        for_positions(count, [&](std::int64_t j, auto positions) {
+            T* kept[positions] = {};
             if (stores_) {
-                second<F::keeps>(at.lanes, j, in, w, local, output_of(at, k + j, scratch), a);
+                for (int i = 0; i < positions; ++i) kept[i] = output_of(at, k, j + i, scratch);
+                second<F::keeps>(at, j, in, w, local, kept, a);
             } else {
-                second<false>(at.lanes, j, in, w, local, nullptr, a);
+                second<false>(at, j, in, w, local, kept, a);
             }
-        }
+        });
         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             set_lane<double>(f_.record(lane_of<Local, T>(local, l), lane_of<Sums, Real>(a, l), double(count)), record,
                              l);
         });
     }
-    template <bool Store>
-    void second(std::int64_t width, std::int64_t j, const Inputs& in, const T* const* w, const Lanes<locals, T>& local,
-                T* kept, Lanes<sums, Real>& a) const {
-        const T* const from[] = {in.at[0][j], in.at[inputs - 1][j]};
-        const T column[] = {C == Columns::none ? T(0) : w[0][j],
-                            C == Columns::none || columns < 2 ? T(0) : w[columns > 1 ? 1 : 0][j]};
-        const T position = T(int(j));
-        for_lanes(width, [&](std::int64_t l) GRADFUSE_INLINE {
+    // f(j, positions) for [0, count), several neighboring positions together: what is of a lane is read once for all.
+    template <class Each>
+    static void for_positions(std::int64_t count, const Each& f) {
+        std::int64_t j = 0;
+        for (; j + together <= count; j += together) f(j, std::integral_constant<int, together>{});
+        for (; j < count; ++j) f(j, std::integral_constant<int, 1>{});
+    }
+    // Elements of P positions: of the inputs in lane l, of the columns.
+    template <int P>
+    struct Positions {
+        Positions(const Inputs& in, const T* const* w, std::int64_t j) : first(T(int(j))) {
+            for (int p = 0; p < P; ++p) {
+                for (int i = 0; i < inputs; ++i) from[i][p] = in.at[i][j + p];
+                for (int c = 0; c < columns; ++c) column[c][p] = C == Columns::none ? T(0) : w[c][j + p];
+            }
+        }
+        GRADFUSE_HD auto x(int p, std::int64_t l) const {
+            return [this, p, l](int i) GRADFUSE_INLINE { return from[i][p][l]; };
+        }
+        GRADFUSE_HD auto w(int p) const {
+            return [this, p](int c) GRADFUSE_INLINE { return column[c][p]; };
+        }
+        GRADFUSE_HD T position(int p) const { return first + T(p); }
+
+        const T first;
+        const T* from[inputs][P];
+        T column[columns + 1][P];
+    };
+    template <bool Store, int P>
+    void second(const Strip& at, std::int64_t j, const Inputs& in, const T* const* w, const Lanes<locals, T>& local,
+                T* const (&kept)[P], Lanes<sums, Real>& a) const {
+        const Positions<P> of(in, w, j);
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             Sums s = lane_of<Sums, Real>(a, l);
-            const T e = Call::add(
-                f_, s, lane_of<Local, T>(local, l), position, [&](int i) GRADFUSE_INLINE { return from[i][l]; },
-                [&](int c) GRADFUSE_INLINE { return column[c]; });
-            if constexpr (Store) kept[l] = e;
+            const Local local_of_lane = lane_of<Local, T>(local, l);
+            repeat<P>([&](auto p) GRADFUSE_INLINE {
+                const T e = Call::add(f_, s, local_of_lane, of.position(p), of.x(p, l), of.w(p));
+                if constexpr (Store) kept[p][l] = e;
+            });
             set_lane<Real>(s, a, l);
         });
     }
@@ -298,24 +328,29 @@ private:
             columns_of(at, k, w);
             Inputs in;
             if (!stores_) inputs_of(at, p, n, scratch, loads, F::reduces, in);
-            for (std::int64_t j = 0; j < count; ++j) {
-                T* const out = output_of(at, k + j, scratch);
+            for_positions(count, [&](std::int64_t j, auto positions) {
+                T* out[positions];
+                for (int i = 0; i < positions; ++i) out[i] = output_of(at, k, j + i, scratch);
                 if constexpr (F::keeps) {
                     if (!stores_) {
                         alignas(64) Lanes<sums, Real> unused;
                         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
                             for (int m = 0; m < sums; ++m) unused[m][l] = 0;
                         });
-                        second<true>(at.lanes, j, in, w, local, out, unused);
+                        second<true>(at, j, in, w, local, out, unused);
                     }
-                    const T* const kept[] = {out, out};
-                    map_position(at, j, kept, w, c, out, nullptr);
-                } else {
-                    const T* const from[] = {in.at[0][j], in.at[inputs - 1][j]};
-                    map_position(at, j, from, w, c, out, wanted_ ? column_totals + k + j : nullptr);
+                    for (int i = 0; i < positions; ++i) in.at[0][j + i] = out[i];
                 }
-                if (!turned_) commit(at.base + (k + j) * g_.run_stride, at.width, out);
-            }
+                if (wanted_) {
+                    for (int i = 0; i < positions; ++i) {
+                        add_columns(at, Positions<1>(in, w, j + i), c, column_totals + k + j + i);
+                    }
+                }
+                map_positions(at, Positions<positions>(in, w, j), c, out);
+                for (int i = 0; i < positions && !turned_; ++i) {
+                    commit(at.base + (k + j + i) * g_.run_stride, at.width, out[i]);
+                }
+            });
             if (turned_) {
                 T* const rows = out_(at.base, scratch.rows.data());
                 to_rows(scratch.out.data(), stride_, at.width, count, rows);
@@ -323,32 +358,29 @@ private:
             }
         }
     }
-    void map_position(const Strip& at, std::int64_t j, const T* const (&from)[2], const T* const* w,
-                      const Lanes<constants, T>& c, T* out, double* totals) const {
-        const T column[] = {C == Columns::none ? T(0) : w[0][j],
-                            C == Columns::none || columns < 2 ? T(0) : w[columns > 1 ? 1 : 0][j]};
-        const T position = T(int(j));
-        const auto mapped = [&](std::int64_t l) GRADFUSE_INLINE {
-            return Call::map(
-                f_, lane_of<Constants, T>(c, l), position, [&](int i) GRADFUSE_INLINE { return from[i][l]; },
-                [&](int m) GRADFUSE_INLINE { return column[m]; });
-        };
+    template <int P>
+    void map_positions(const Strip& at, const Positions<P>& of, const Lanes<constants, T>& c,
+                       T* const (&out)[P]) const {
+        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
+            const Constants of_lane = lane_of<Constants, T>(c, l);
+            repeat<P>([&](auto p) GRADFUSE_INLINE {
+                out[p][l] = Call::map(f_, of_lane, of.position(p), of.x(p, l), of.w(p)).v[0];
+            });
+        });
+    }
+    void add_columns(const Strip& at, const Positions<1>& of, const Lanes<constants, T>& c, double* totals) const {
         if constexpr (sums_columns) {
-            if (totals) {
-                constexpr int K = column_sums, L = lanes_of<double, K>;
-                alignas(64) double a[K][L] = {};
-                in_lanes<T, L>(at.width, [&](int lane, std::int64_t l, T, bool there, auto) GRADFUSE_INLINE {
-                    const auto y = Call::map(
-                        f_, make<Constants, T>([&](int m) GRADFUSE_INLINE { return there ? c[m][l] : T(0); }), position,
-                        [&](int i) GRADFUSE_INLINE { return there ? from[i][l] : T(0); },
-                        [&](int m) GRADFUSE_INLINE { return column[m]; });
-                    for (int m = 0; m < K; ++m) a[m][lane] += there ? double(y.v[1 + m]) : 0.0;
-                });
-                const auto plus = [](const auto& u, const auto& v) GRADFUSE_INLINE { return u + v; };
-                for (int m = 0; m < K; ++m) totals[m * width_] += join_lanes(a[m], plus);
-            }
+            constexpr int K = column_sums, L = lanes_of<double, K>;
+            alignas(64) double a[K][L] = {};
+            in_lanes<T, L>(at.width, [&](int lane, std::int64_t l, T, bool there, auto) GRADFUSE_INLINE {
+                const auto y = Call::map(
+                    f_, make<Constants, T>([&](int m) GRADFUSE_INLINE { return there ? c[m][l] : T(0); }), of.first,
+                    [&](int i) GRADFUSE_INLINE { return there ? of.from[i][0][l] : T(0); }, of.w(0));
+                for (int m = 0; m < K; ++m) a[m][lane] += there ? double(y.v[1 + m]) : 0.0;
+            });
+            const auto plus = [](const auto& u, const auto& v) GRADFUSE_INLINE { return u + v; };
+            for (int m = 0; m < K; ++m) totals[m * width_] += join_lanes(a[m], plus);
         }
-        for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE { out[l] = mapped(l).v[0]; });
     }
 
     void one_strip(std::int64_t s, const Scratch& scratch, double* column_totals) const {

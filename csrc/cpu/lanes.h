@@ -48,6 +48,16 @@ constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_fr
 template <class T, int K>
 constexpr int lanes_of = 256 / int(sizeof(T)) / power_of_two_from(K);
 
+// f(0), f(1) ... f(N - 1), each number a constant.
+template <class F, int... I>
+GRADFUSE_HD void repeat_each(const F& f, std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F>
+GRADFUSE_HD void repeat(const F& f) {
+    repeat_each(f, std::make_integer_sequence<int, N>{});
+}
+
 // body(i) for i in [0, n).
 template <class Int, class Body>
 GRADFUSE_HD void for_lanes(Int n, const Body& body) {
