@@ -324,21 +324,22 @@ GRADFUSE_HD double log1p_unit(double x) {
 
 // ---- the Gaussian ---------------------------------------------------------------------------------------------------
 
-// exp(-a^2 / 2) = (1 + q) low high, low and high powers of two; returns q. The rounding of a^2 would cost the tail
+// exp(-a^2 / 2) = (1 + q) low high, powers of two, low a constant; returns q. The rounding of a^2 would cost the tail
 // 50 ulp: the multiple of ln2 is taken off the unrounded square.
+template <class T>
+constexpr int gauss_shift = sizeof(T) == 4 ? 64 : 512;
 template <class T>
 GRADFUSE_HD T gauss(T a, T& low, T& high) {
     using F = Format<T>;
-    const T round = F::round + T(2 * F::bias), t = fma(a * a, T(-0.5) * F::log2e, round), n = t - round;
+    const T round = F::round + T(F::bias + gauss_shift<T>), t = fma(a * a, T(-0.5) * F::log2e, round), n = t - round;
 #if GRADFUSE_HAS_FMA
     const T r = fma(a, T(-0.5) * a, -n * F::ln2_high);
 #else
     const T top = from_bits<T>(to_bits(a) & F::high_half);
     const T r = (T(-0.5) * top * top - n * F::ln2_high) - T(0.5) * (a - top) * (a + top);
 #endif
-    const Bits<T> bits = to_bits(t), half = bits >> 1;
-    low = power_of_two<T>(half);
-    high = power_of_two<T>(bits - half);
+    low = power_of_two<T>(Bits<T>(F::bias - gauss_shift<T>));
+    high = power_of_two<T>(to_bits(t));
     return expm1_reduced(fma(n, -F::ln2_low, r));
 }
 
@@ -360,31 +361,21 @@ GRADFUSE_HD double mills(double a) {
     return q / fma(2.5066282746310002 * a, q, p);
 }
 
-// Phi(-|x|) as the product of the two, which keeps its relative accuracy down to the denormals, or 1 minus it.
-// cdf: float 3.63 ulp (3.89), double 3.96 (4.54).
-// pdf: float 1.40 ulp (1.55), double 1.47 (1.64).
+// |x|, clamped to where both functions below are 0.
 template <class T>
-GRADFUSE_HD void normal_cdf_pdf(T x, T& cdf, T& pdf) {
-    const T a = min(abs(x), bounds(x).gauss);
+GRADFUSE_HD T gauss_argument(T x) {
+    return min(abs(x), bounds(x).gauss);
+}
+
+// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a.
+// tail: float 3.63 ulp (3.89), double 3.96 (4.54).
+// density: float 1.40 ulp (1.55), double 1.47 (1.64).
+template <class T>
+GRADFUSE_HD void normal_tail(T a, T& tail, T& density) {
     T low, high;
     const T q = gauss(a, low, high), m = mills(a) * low, d = T(0.3989422804014327) * low;
-    const T tail = fma(m, q, m) * high;
-    cdf = x > 0 ? 1 - tail : tail;
-    pdf = fma(d, q, d) * high;
-}
-
-template <class T>
-GRADFUSE_HD T normal_cdf(T x) {
-    T cdf, pdf;
-    normal_cdf_pdf(x, cdf, pdf);
-    return cdf;
-}
-
-template <class T>
-GRADFUSE_HD T normal_pdf(T x) {
-    T low, high;
-    const T q = gauss(min(abs(x), bounds(x).gauss), low, high), d = T(0.3989422804014327) * low;
-    return fma(d, q, d) * high;
+    tail = fma(m, q, m) * high;
+    density = fma(d, q, d) * high;
 }
 
 // erf(x) / x - 1 for |x| < 1, z = x^2.

@@ -44,22 +44,18 @@ inline double sum_of_many(const double* x, std::int64_t n) {
     return sum_of_many(x, half) + sum_of_many(x + half, n - half);
 }
 
-// The sum of a(i) * b(i), in double. There the products of floats are exact: fused or not, the bits are the same.
-template <class A, class B>
-inline double dot(std::int64_t n, const A& a, const B& b) {
+// The sum of f(i)^2, in double. There the squares of floats are exact: fused or not, the bits are the same.
+template <class F>
+inline double sum_of_squares(std::int64_t n, const F& f) {
     const auto add = [&](double p, std::int64_t i) {
-        if constexpr (sizeof(a(i)) == sizeof(float)) {
-            return math::fma(double(a(i)), double(b(i)), p);
+        const auto x = f(i);
+        if constexpr (sizeof x == sizeof(float)) {
+            return math::fma(double(x), double(x), p);
         } else {
-            return p + a(i) * b(i);
+            return p + x * x;
         }
     };
     return reduce(n, 0.0, add, [](double a, double b) { return a + b; });
-}
-
-template <class F>
-inline double sum_of_squares(std::int64_t n, const F& f) {
-    return dot(n, f, f);
 }
 
 template <class R, class F>

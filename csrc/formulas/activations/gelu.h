@@ -13,12 +13,20 @@ struct Gelu {
 
     explicit GRADFUSE_HD Gelu(const double*) {}
 
-    // At an infinity the product would be inf * 0: its limit is taken instead.
-    GRADFUSE_HD T forward(T x) const { return x == -math::inf<T> ? T(0) : x * math::normal_cdf(x); }
+    // max(x, 0) - |x| Phi(-|x|): no product of an infinity and 0.
+    GRADFUSE_HD T forward(T x) const {
+        const T a = math::gauss_argument(x);
+        T tail, density;
+        math::normal_tail(a, tail, density);
+        return math::fma(-a, tail, x > 0 ? x : T(0));
+    }
+    // Phi(x) + x phi(x) is u at -|x|, and 1 - u at |x|.
     GRADFUSE_HD T backward(T dy, T x) const {
-        T cdf, pdf;
-        math::normal_cdf_pdf(x, cdf, pdf);
-        return dy * (math::abs(x) == math::inf<T> ? cdf : math::fma(x, pdf, cdf));
+        const T a = math::gauss_argument(x);
+        T tail, density;
+        math::normal_tail(a, tail, density);
+        const T u = math::fma(-a, density, tail);
+        return dy * (x > 0 ? 1 - u : u);
     }
 };
 
