@@ -78,16 +78,16 @@ GRADFUSE_HD T power_of_two(Bits<T> biased) {
 // `ones`, all bits set, is for keep_if.
 template <class T>
 struct Bounds {
-    T exp, expm1_low, expm1_high, tanh, gauss, zero, six;
+    T exp, expm1_low, expm1_high, sigmoid, tanh, gauss, zero, six;
     Bits<T> ones;
 };
 #if defined(__CUDACC__)
-GRADFUSE_HD Bounds<float> bounds(float) { return {104, -20, 89, 10, 14.5f, 0, 6, ~0u}; }
-GRADFUSE_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull}; }
+GRADFUSE_HD Bounds<float> bounds(float) { return {104, -20, 89, 70, 10, 14.5f, 0, 6, ~0u}; }
+GRADFUSE_HD Bounds<double> bounds(double) { return {745.2, -40, 710, 600, 20, 38.6, 0, 6, ~0ull}; }
 #else
 #define GRADFUSE_OPAQUE __attribute__((weak, visibility("hidden"))) extern const
-GRADFUSE_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 10, 14.5f, 0, 6, ~0u};
-GRADFUSE_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 20, 38.6, 0, 6, ~0ull};
+GRADFUSE_OPAQUE Bounds<float> float_bounds = {104, -20, 89, 70, 10, 14.5f, 0, 6, ~0u};
+GRADFUSE_OPAQUE Bounds<double> double_bounds = {745.2, -40, 710, 600, 20, 38.6, 0, 6, ~0ull};
 #undef GRADFUSE_OPAQUE
 GRADFUSE_HD const Bounds<float>& bounds(float) { return float_bounds; }
 GRADFUSE_HD const Bounds<double>& bounds(double) { return double_bounds; }
@@ -198,6 +198,10 @@ GRADFUSE_HD T expm1_reduced(T r) {
     return fma(z, exp_tail(r, z), r);
 }
 
+// 2^this times a denormal is none. With the bias it is even: ties are rounded as in exp.
+template <class T>
+constexpr int out_of_denormals = sizeof(T) == 4 ? 65 : 513;
+
 // 2^n exp(r), 2^n as two factors: they reach the denormals with one rounding, and infinity.
 // Error: float 0.99 ulp (0.97), double 1.07 (1.05).
 template <class T>
@@ -220,17 +224,33 @@ GRADFUSE_HD T expm1(T x) {
     return fma(s, r2 * r * exp_tail(r, r * r), fma(s, r2, rest)) + rest;
 }
 
-// 1 / (1 + exp(-x)). With exp(-x) = (1 + q) a b, a and b powers of two: (1/a) / (1/a + b + b q), in which nothing
-// overflows and only the division rounds into the denormals.
-// Error: float 2.00 ulp (2.00), double 2.00 (2.00).
+// exp of what is not above 0, but by a rounding: one power of two is a constant.
+template <class T>
+GRADFUSE_HD T exp_nonpositive(T x) {
+    T t;
+    const T q = expm1_reduced(reduce(max(x, -bounds(x).exp), Format<T>::bias + out_of_denormals<T>, t));
+    const T a = power_of_two<T>(to_bits(t));
+    return fma(a, q, a) * power_of_two<T>(Bits<T>(Format<T>::bias - out_of_denormals<T>));
+}
+
+// 1 / (1 + exp(x)) = c / (c + c exp(x)), c a power of two: up to the bounds of exp nothing overflows, and only the
+// division rounds into the denormals. Error: float 2.00 ulp (2.00), double 2.00 (2.00).
+template <class T>
+GRADFUSE_HD T sigmoid_within(T x) {
+    constexpr int shift = Format<T>::fraction + 1;
+    constexpr T c = T(1) / T(Bits<T>(1) << shift);
+    T t;
+    const T q = expm1_reduced(reduce(x, Format<T>::bias - shift, t)), e = power_of_two<T>(to_bits(t));
+    return c / (fma(e, q, c) + e);
+}
 template <class T>
 GRADFUSE_HD T sigmoid(T x) {
-    const T bound = bounds(x).exp;
-    T t;
-    const T q = expm1_reduced(reduce(min(max(-x, -bound), bound), 2 * Format<T>::bias, t));
-    const Bits<T> n = to_bits(t), half = n >> 1;
-    const T b = power_of_two<T>(n - half), inverse = power_of_two<T>(2 * Format<T>::bias - half);
-    return inverse / (fma(b, q, inverse) + b);
+    return sigmoid_within(-min(max(x, -bounds(x).exp), bounds(x).sigmoid));
+}
+// sigmoid(-x): where -x is clamped, GCC compares and selects instead.
+template <class T>
+GRADFUSE_HD T sigmoid_of_minus(T x) {
+    return sigmoid_within(min(max(x, -bounds(x).sigmoid), bounds(x).exp));
 }
 
 // (tanh(r) / r - 1) / z, z = r^2, |r| < 0.268.
@@ -327,18 +347,17 @@ GRADFUSE_HD double log1p_unit(double x) {
 // exp(-a^2 / 2) = (1 + q) low high, powers of two, low a constant; returns q. The rounding of a^2 would cost the tail
 // 50 ulp: the multiple of ln2 is taken off the unrounded square.
 template <class T>
-constexpr int gauss_shift = sizeof(T) == 4 ? 64 : 512;
-template <class T>
 GRADFUSE_HD T gauss(T a, T& low, T& high) {
     using F = Format<T>;
-    const T round = F::round + T(F::bias + gauss_shift<T>), t = fma(a * a, T(-0.5) * F::log2e, round), n = t - round;
+    const T round = F::round + T(F::bias + out_of_denormals<T>), t = fma(a * a, T(-0.5) * F::log2e, round),
+            n = t - round;
 #if GRADFUSE_HAS_FMA
     const T r = fma(a, T(-0.5) * a, -n * F::ln2_high);
 #else
     const T top = from_bits<T>(to_bits(a) & F::high_half);
     const T r = (T(-0.5) * top * top - n * F::ln2_high) - T(0.5) * (a - top) * (a + top);
 #endif
-    low = power_of_two<T>(Bits<T>(F::bias - gauss_shift<T>));
+    low = power_of_two<T>(Bits<T>(F::bias - out_of_denormals<T>));
     high = power_of_two<T>(to_bits(t));
     return expm1_reduced(fma(n, -F::ln2_low, r));
 }
@@ -367,15 +386,16 @@ GRADFUSE_HD T gauss_argument(T x) {
     return min(abs(x), bounds(x).gauss);
 }
 
-// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a.
-// tail: float 3.63 ulp (3.89), double 3.96 (4.54).
+// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a: both
+// are still to be multiplied by `scale`, last.
+// Phi: float 3.63 ulp (3.89), double 3.96 (4.54).
 // density: float 1.40 ulp (1.55), double 1.47 (1.64).
 template <class T>
-GRADFUSE_HD void normal_tail(T a, T& tail, T& density) {
-    T low, high;
-    const T q = gauss(a, low, high), m = mills(a) * low, d = T(0.3989422804014327) * low;
-    tail = fma(m, q, m) * high;
-    density = fma(d, q, d) * high;
+GRADFUSE_HD void normal_tail(T a, T& tail, T& density, T& scale) {
+    T low;
+    const T q = gauss(a, low, scale), m = mills(a) * low, d = T(0.3989422804014327) * low;
+    tail = fma(m, q, m);
+    density = fma(d, q, d);
 }
 
 // erf(x) / x - 1 for |x| < 1, z = x^2.

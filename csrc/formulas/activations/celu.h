@@ -19,7 +19,7 @@ struct Celu {
     explicit GRADFUSE_HD Celu(const double* p) : alpha(T(p[0])), inv_alpha(T(1 / p[0])) {}
 
     GRADFUSE_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x * inv_alpha); }
-    GRADFUSE_HD T backward(T dy, T x) const { return x > 0 ? dy : dy * math::exp(x * inv_alpha); }
+    GRADFUSE_HD T backward(T dy, T x) const { return x > 0 ? dy : dy * math::exp_nonpositive(x * inv_alpha); }
 };
 
 }  // namespace GRADFUSE_ISA

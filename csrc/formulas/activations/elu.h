@@ -19,7 +19,7 @@ struct Elu {
     explicit GRADFUSE_HD Elu(const double* p) : alpha(T(p[0])) {}
 
     GRADFUSE_HD T forward(T x) const { return x > 0 ? x : alpha * math::expm1(x); }
-    GRADFUSE_HD T backward(T dy, T x) const { return x > 0 ? dy : dy * (alpha * math::exp(x)); }
+    GRADFUSE_HD T backward(T dy, T x) const { return x > 0 ? dy : dy * (alpha * math::exp_nonpositive(x)); }
 };
 
 }  // namespace GRADFUSE_ISA

@@ -16,16 +16,16 @@ struct Gelu {
     // max(x, 0) - |x| Phi(-|x|): no product of an infinity and 0.
     GRADFUSE_HD T forward(T x) const {
         const T a = math::gauss_argument(x);
-        T tail, density;
-        math::normal_tail(a, tail, density);
-        return math::fma(-a, tail, x > 0 ? x : T(0));
+        T tail, density, scale;
+        math::normal_tail(a, tail, density, scale);
+        return math::fma(-a * scale, tail, x > 0 ? x : T(0));
     }
     // Phi(x) + x phi(x) is u at -|x|, and 1 - u at |x|.
     GRADFUSE_HD T backward(T dy, T x) const {
         const T a = math::gauss_argument(x);
-        T tail, density;
-        math::normal_tail(a, tail, density);
-        const T u = math::fma(-a, density, tail);
+        T tail, density, scale;
+        math::normal_tail(a, tail, density, scale);
+        const T u = math::fma(-a, density, tail) * scale;
         return dy * (x > 0 ? 1 - u : u);
     }
 };

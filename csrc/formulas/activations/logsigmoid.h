@@ -12,8 +12,10 @@ struct LogSigmoid {
 
     explicit GRADFUSE_HD LogSigmoid(const double*) {}
 
-    GRADFUSE_HD T forward(T x) const { return math::min(x, T(0)) - math::log1p_unit(math::exp(-math::abs(x))); }
-    GRADFUSE_HD T backward(T dy, T x) const { return dy * math::sigmoid(-x); }
+    GRADFUSE_HD T forward(T x) const {
+        return math::min(x, T(0)) - math::log1p_unit(math::exp_nonpositive(-math::abs(x)));
+    }
+    GRADFUSE_HD T backward(T dy, T x) const { return dy * math::sigmoid_of_minus(x); }
 };
 
 }  // namespace GRADFUSE_ISA

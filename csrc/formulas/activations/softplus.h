@@ -20,7 +20,7 @@ struct Softplus {
 
     GRADFUSE_HD T forward(T x) const {
         const T z = beta * x;
-        const T soft = (math::max(z, T(0)) + math::log1p_unit(math::exp(-math::abs(z)))) * inv_beta;
+        const T soft = (math::max(z, T(0)) + math::log1p_unit(math::exp_nonpositive(-math::abs(z)))) * inv_beta;
         return z > threshold ? x : soft;
     }
     // From x, not y: above a low threshold the two branches share values of y, but not of the derivative.

@@ -35,7 +35,7 @@ struct Exponentials : ReduceMap<T> {
     }
     template <class Local, class... Rest>
     GRADFUSE_HD T keep(const Local& l, T x, Rest...) const {
-        return math::exp(x - l.top);
+        return math::exp_nonpositive(x - l.top);
     }
     template <class P>
     GRADFUSE_HD void add(Sums& s, Local, P, T e, T) const {
@@ -45,7 +45,7 @@ struct Exponentials : ReduceMap<T> {
 
     // What an exponential about `top` is worth about the group's largest element.
     static GRADFUSE_HD double weight(double top, double of_all) {
-        return top == of_all ? 1 : double(math::exp(T(top - of_all)));
+        return top == of_all ? 1 : double(math::exp_nonpositive(T(top - of_all)));
     }
     GRADFUSE_HD void merge(Record& a, const Record& b) const {
         const double top = math::max(a.top, b.top);
