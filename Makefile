@@ -32,7 +32,7 @@ test: $(VENV)/.built test-emulated  ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-emulated: $(VENV)/.tools  ## the tests of the functions and optimizers, their CUDA kernels run on the host
-	PYTHON=$(BIN)/python tools/variant.sh emulated -DGRADFUSE_CUDA=EMULATED
+	PYTHON=$(BIN)/python tools/variant.sh emulated -DGRADFUSE_CUDA=EMULATED -DGRADFUSE_ISAS=baseline
 	PYTHONPATH=build/emulated/python $(BIN)/python -m pytest -n auto --dist worksteal -k cuda-emulated $(TESTS) || [ $$? = 5 ]  # 5: none
 
 bench:  ## measure against NumPy, PyTorch and JAX for twenty minutes; writes benchmarks/results

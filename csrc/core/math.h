@@ -386,10 +386,9 @@ GRADFUSE_HD T gauss_argument(T x) {
     return min(abs(x), bounds(x).gauss);
 }
 
-// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a: both
-// are still to be multiplied by `scale`, last.
-// Phi: float 3.63 ulp (3.89), double 3.96 (4.54).
-// density: float 1.40 ulp (1.55), double 1.47 (1.64).
+// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a:
+// both are still to be multiplied by `scale`, last. Phi: float 3.63 ulp (3.89), double 3.96 (4.54). density: float 1.40
+// ulp (1.55), double 1.47 (1.64).
 template <class T>
 GRADFUSE_HD void normal_tail(T a, T& tail, T& density, T& scale) {
     T low;
