@@ -161,6 +161,26 @@ def test_batch_norm_far_from_zero(kernels, rng, dtype, shape, axis):
     np.testing.assert_allclose(var, wide(x).var(axis=(0, *range(2, x.ndim)), ddof=1), rtol=error)
 
 
+def from_an_odd_place(a):
+    """A copy that begins one element behind a boundary of 16 bytes."""
+    copy = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "relu"}, TRAINING["everything_before"]], ids=str)
+@pytest.mark.parametrize("shape", [(40, 9), (700, 9), (4, 9, 33), (64, 9, 7, 7), (8, 9, 64, 64)], ids=str)
+def test_batch_norm_of_a_channel_is_the_same_bits_beside_others_and_anywhere(kernels, rng, shape, options):
+    options = {k: v for k, v in options.items() if k not in ("dropout", "rng")}  # the mask is of the whole array
+    x, g, r, vectors = arrays(rng, shape, 1, "float64")
+    expected, _ = train(kernels, x, g, r, vectors, **options)
+    moved, _ = train(kernels, *map(from_an_odd_place, (x, g, r)), vectors, **options)
+    first, _ = train(kernels, *(a[:, :1].copy() for a in (x, g, r)), [v[:1] for v in vectors], **options)
+    for name, value in expected.items():
+        assert_identical(moved[name], value)
+        assert_identical(first[name], value[:1] if value.ndim == 1 else value[:, :1].copy())
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (3, 5, 0), (0, 0)], ids=str)
 def test_batch_norm_empty(kernels, dtype, shape):
     x, channels = np.empty(shape, dtype), shape[1]

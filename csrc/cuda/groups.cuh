@@ -22,12 +22,17 @@ struct Groups {
           block_stride(g.block_stride),
           group_stride(g.group_stride),
           run_stride(g.run_stride),
-          step(g.runs == 1 || g.run_stride == g.run ? 1
-               : g.run == 1                         ? g.run_stride
-                                                    : 0),
+          step(one_run(g)   ? 1
+               : g.run == 1 ? g.run_stride
+                            : 0),
           groups(g.groups, count),
           run(step == 1 ? length : g.run, length),
           across(g.across()) {}
+
+    // As it is with many groups, though there may be one.
+    static bool one_run(const Grouping& g) {
+        return g.runs == 1 || (g.run_stride == g.run && g.group_stride == g.length());
+    }
 
     GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const {
         const std::int64_t in_block = groups.split(group);

@@ -54,15 +54,13 @@ struct OfPieces : LoopOverPieces<F, S, Stages, L> {
 
     Pieces pieces;
     std::int64_t tiles;  // of groups, one for a block
-    Record* records;
-    std::int64_t slots;
+    Slots<Record> slots;
 
     OfPieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<Record>& slots)
         : Base(call, width_for(call.groups.across, pieces.each)),
           pieces(pieces),
           tiles(blocks_for(call.groups.count, this->per_block())),
-          records(slots.records),
-          slots(slots.count) {}
+          slots(slots) {}
 
     std::int64_t blocks() const { return tiles * pieces.count; }
 
@@ -93,7 +91,7 @@ struct ReduceSlots : OfPieces<F, S, Stages, L> {
         const auto& stages = this->stages.of_group(s.group, 0);
         const auto mine = this->reduce_all(s, stages, this->numbers(s.group));
         const auto record = this->exchange(mine.record, present);
-        if (s.lane == 0 && present > 0) this->records[slot * this->groups.count + s.group] = record;
+        if (s.lane == 0 && present > 0) this->slots.records[slot * this->groups.count + s.group] = record;
     }
 };
 
@@ -131,18 +129,18 @@ private:
     GRADFUSE_DEVICE Record merged(const Share& s) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
         const int lanes = !this->across() && this->width() > warp_size ? warp_size : this->width();
-        const std::int64_t each = (this->slots + lanes - 1) / lanes, begin = s.lane * each;
+        const std::int64_t each = (this->slots.count + lanes - 1) / lanes, begin = s.lane * each;
         Record record{};
         if constexpr (F::reduces) {
-            for (std::int64_t i = begin; s.lane < lanes && i < begin + each && i < this->slots; ++i) {
-                const Record next = this->records[i * this->groups.count + s.group];
+            for (std::int64_t i = begin; s.lane < lanes && i < begin + each && i < this->slots.count; ++i) {
+                const Record next = this->slots.records[i * this->groups.count + s.group];
                 if (i == begin) {
                     record = next;
                 } else {
                     merge(record, next);
                 }
             }
-            const int present = each ? int((this->slots + each - 1) / each) : 0;
+            const int present = each ? int((this->slots.count + each - 1) / each) : 0;
             if (this->across()) return this->exchange(record, present);
             if (s.lane < lanes) record = merge_lanes(record, merge, lanes, present);
         }

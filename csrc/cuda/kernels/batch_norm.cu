@@ -40,6 +40,7 @@ struct ForwardStages : NoStages {
 
     ForwardStages(const ChannelOp& op, const ChannelArrays& a)
         : first(op.before), epilogue(op.after, op.dropout), residual(pointer<S>(a.residual)) {}
+    bool wide() const { return is_wide(residual); }
 
     GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
     template <int V, class At>
@@ -74,6 +75,7 @@ struct BackwardStages : NoStages {
           dresidual(pointer<S>(a.dresidual)) {
         for (int m = 0; m < 4; ++m) numbers[m] = Numbers(r.group_in[m]);
     }
+    bool wide() const { return is_wide(residual) && is_wide(dresidual); }
 
     struct OfGroup : NoStages {
         const BackwardStages& s;
