@@ -222,7 +222,7 @@ private:
         inputs_of(at, p, n, scratch, true, false, in);
         columns_of(at, k, w);
         alignas(64) T center[strip];
-        alignas(64) Lanes<sums, Real> a;
+        alignas(64) Lanes<sums, double> a;
         if constexpr (has_first) {
             for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE { center[l] = F::First::start; });
             for (std::int64_t j = 0; j < count; ++j) {
@@ -249,8 +249,7 @@ private:
             }
         });
         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
-            set_lane<double>(f_.record(lane_of<Local, T>(local, l), lane_of<Sums, Real>(a, l), double(count)), record,
-                             l);
+            set_lane<double>(f_.record(lane_of<Local, T>(local, l), sums_of(a, l), double(count)), record, l);
         });
     }
     // f(j, positions) for [0, count), several neighboring positions together: what is of a lane is read once for all.
@@ -281,18 +280,22 @@ private:
         const T* from[inputs][P];
         T column[columns + 1][P];
     };
+    static GRADFUSE_HD Sums sums_of(const Lanes<sums, double>& a, std::int64_t l) {
+        return make<Sums, Real>([&](int m) GRADFUSE_INLINE { return Real(a[m][l]); });
+    }
+    // Few positions are added up in Real, and these sums in double: a long chain in float would lose bits.
     template <bool Store, int P>
     void second(const Strip& at, std::int64_t j, const Inputs& in, const T* const* w, const Lanes<locals, T>& local,
-                T* const (&kept)[P], Lanes<sums, Real>& a) const {
+                T* const (&kept)[P], Lanes<sums, double>& a) const {
         const Positions<P> of(in, w, j);
         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
-            Sums s = lane_of<Sums, Real>(a, l);
+            Sums s = make<Sums, Real>([&](int) GRADFUSE_INLINE { return Real(0); });
             const Local local_of_lane = lane_of<Local, T>(local, l);
             repeat<P>([&](auto p) GRADFUSE_INLINE {
                 const T e = Call::add(f_, s, local_of_lane, of.position(p), of.x(p, l), of.w(p));
                 if constexpr (Store) kept[p][l] = e;
             });
-            set_lane<Real>(s, a, l);
+            take<Real>(s, [&](int m, Real v) GRADFUSE_INLINE { a[m][l] += double(v); });
         });
     }
     static void clear(const Strip& at, Records& whole) {
@@ -333,7 +336,7 @@ private:
                 for (int i = 0; i < positions; ++i) out[i] = output_of(at, k, j + i, scratch);
                 if constexpr (F::keeps) {
                     if (!stores_) {
-                        alignas(64) Lanes<sums, Real> unused;
+                        alignas(64) Lanes<sums, double> unused;
                         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
                             for (int m = 0; m < sums; ++m) unused[m][l] = 0;
                         });

@@ -332,7 +332,7 @@ private:
     // Neighboring groups whose numbers are read and written, and whose sums of columns are widened, together.
     struct Batch {
         std::int64_t first, count;
-        double numbers[most][batch], whole[records][batch];
+        alignas(64) double numbers[most][batch], whole[records][batch];
 
         Group group(std::int64_t k) const { return lane_of<Group, double>(numbers, k); }
     };
@@ -512,7 +512,7 @@ private:
                 using First = typename F::First;
                 alignas(64) T tops[L1];
                 for (T& top : tops) top = First::start;
-                first(g_.length(), run(k, 0).in, tops);
+                for (std::int64_t r = 0; r < g_.runs; ++r) first(g_.run, run(k, r).in, tops);
                 center[k] =
                     join_lanes(tops, [](const auto& x, const auto& y) GRADFUSE_INLINE { return First::join(x, y); });
             }
