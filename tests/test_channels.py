@@ -149,7 +149,9 @@ def test_batch_norm_half_with_float32_vectors(kernels, rng, half, shape):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("shape", "axis"), [((500, 3), 1), ((4, 3, 500), 1), ((4, 40, 64), 1), ((2, 1, 70000), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((500, 3), 1), ((4, 3, 500), 1), ((4, 40, 64), 1), ((2, 1, 70000), 1)], ids=str
+)
 def test_batch_norm_far_from_zero(kernels, rng, dtype, shape, axis):
     """E[x^2] - E[x]^2 has no digit left here."""
     x, g, _, vectors = arrays(rng, shape, axis, dtype)

@@ -86,7 +86,7 @@ def test_row(kernels, rng, dtype, name, options, shape, axis):
 
 
 @every_row
-@pytest.mark.parametrize("shape, axis", [((20000, 32), 1), ((64, 20000), 0)], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [((20000, 32), 1), ((64, 20000), 0)], ids=str)
 def test_the_worst_of_many_rows(kernels, rng, name, shape, axis):
     """A sum of one element after another is rarely far off."""
     x, g = random(rng, "float32", *shape, scale=4), random(rng, "float32", *shape)
