@@ -46,6 +46,7 @@ public:
             const PhiloxBlock<Blocks> block = philox(random, number, multiply_low_halves);
             const Blocks w01 = (block.w[0] & 0xffffffffu) | block.w[1] << 32;
             const Blocks w23 = (block.w[2] & 0xffffffffu) | block.w[3] << 32;
+#pragma omp simd
             for (std::int64_t l = 0; l < lanes; ++l) {
                 words_[2 * (b + l)] = w01[l];
                 words_[2 * (b + l) + 1] = w23[l];
