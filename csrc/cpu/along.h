@@ -47,7 +47,7 @@ public:
         };
         const std::int64_t tasks = wanted_ ? slots : groups;
         const bool few = n > 2 * block_size && tasks < 2 * get_num_threads();
-        const bool scattered = g_.runs > 1 && groups * n > 2 * block_size && (!F::reduces || !resident_);
+        const bool scattered = g_.runs > 1 && g_.run_stride != g_.run && groups * n > 2 * block_size;
         if (parts_ > 1 && (few || scattered) && !(wanted_ && C == Columns::per_run)) {
             apart(per_slot, slots, sums_of);
         } else if (wanted_) {
