@@ -408,7 +408,7 @@ private:
         };
         const auto map_part = [&](std::int64_t p, const Record& whole, bool loads) {
             map(at, part(p), local[p], whole, stores_, loads, in_tile(p), kept_tile(p), scratch.out.data(),
-                scratch.sums.data(), p == 0 && fetches ? next : nullptr);
+                scratch.sums.data(), p == (resident_ ? parts_ - 1 : 0) && fetches ? next : nullptr);
         };
         Record whole{};
         for (std::int64_t p = 0; p < parts_ && F::reduces; ++p) {
@@ -421,8 +421,8 @@ private:
             }
         }
         if (F::maps && F::waits) {
-            for (std::int64_t p = parts_ - 1; p >= 0; --p)
-                map_part(p, whole, !resident_);  // the last is still in cache
+            const std::int64_t last = parts_ - 1;
+            for (std::int64_t p = 0; p <= last; ++p) map_part(resident_ ? p : last - p, whole, !resident_);
         } else if (F::maps && !F::reduces) {
             for (std::int64_t p = 0; p < parts_; ++p) map_part(p, whole, true);
         }
