@@ -121,7 +121,11 @@ struct ReduceMap {
                                           // its third column 0 there (1 where there is none)
     static constexpr int inputs = 1;      // arrays with a value per element: x, dy
     static constexpr int columns = 0;     // arrays with a value per position in the group: weight, bias
-    static constexpr bool adds_columns = false;  // add is given them too; map always is
+    static constexpr bool adds_columns = false;     // add is given them too; map always is
+    static constexpr bool columns_per_run = false;  // they may have one value for each run of a group. A run's record
+                                                    // is then made without them: weighed(record, w) is what it adds to
+                                                    // the group's, column_sums_of(record, group) are its column sums,
+                                                    // and elements of zero add nothing to its sums
     static constexpr int group_outputs = 0;
     static constexpr int column_sums = 0;  // of values that map returns after the output
     static constexpr bool keeps = false;   // map is given what keep returned, in place of the inputs

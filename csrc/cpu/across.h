@@ -200,8 +200,8 @@ private:
     template <class From>
     void map_again(const Strip& at, std::int64_t k, const From& c, const T* x, T* z) const {
         using Forward = typename Stages::Forward;
-        const T w[] = {C == Columns::none ? T(0) : this->column(0, at.group)[k],
-                       C == Columns::none ? T(0) : this->column(1, at.group)[k]};
+        const T w[] = {C == Columns::none ? T(0) : column_of(at, 0)[k],
+                       C == Columns::none ? T(0) : column_of(at, 1)[k]};
         for_lanes(at.lanes, [&](std::int64_t l) GRADFUSE_INLINE {
             const auto constants = lane_of<typename Forward::Constants, T>(c, l);
             z[l] = Element<Forward, C>::map(
@@ -210,8 +210,9 @@ private:
                        .v[0];
         });
     }
+    const T* column_of(const Strip& at, int c) const { return this->column(c) + this->first_column(at.group); }
     void columns_of(const Strip& at, std::int64_t k, const T** w) const {
-        for (int c = 0; c < columns; ++c) w[c] = C == Columns::none ? nullptr : this->column(c, at.group) + k;
+        for (int c = 0; c < columns; ++c) w[c] = C == Columns::none ? nullptr : column_of(at, c) + k;
     }
 
     void reduce(const Strip& at, std::int64_t p, const Numbers& n, const Scratch& scratch, Lanes<locals, T>& local,

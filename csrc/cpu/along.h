@@ -18,6 +18,8 @@ class Along : Loop<F, C, Stages> {
     static constexpr std::int64_t part_size = tile_size, resident_bytes = 1 << 18, batch = 32;
     static constexpr std::int64_t block_kept = F::keeps ? tile_size + batch * vector_lanes<T> : 0;
     static constexpr int L = lanes_of<Real, sums>, L1 = lanes_of<T, 1>;
+    // The weight of a run is given to its record, not to each of its elements.
+    static constexpr bool weighs_runs = C == Columns::per_run && F::adds_columns;
 
 public:
     Along(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages)
@@ -26,6 +28,7 @@ public:
           together_(g.run < part_size ? part_size / g.run : 1),
           parts_(pieces_ * ((g.runs + together_ - 1) / together_)),
           direct_(!stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
+          joins_(!weighs_runs && g.run_stride == g.run),
           resident_(g.length() * std::int64_t(sizeof(T)) <= resident_bytes),
           stores_(F::keeps && (out_.direct() || resident_)),
           held_(Stages::keeps_first && stages.active() && out_.direct() && F::maps && F::reduces),
@@ -84,26 +87,28 @@ private:
 
     // What a thread needs: tiles for what cannot be read or written where it lies, for one part or for all of a group.
     struct Scratch {
-        Scratch(const Along& loop, std::int64_t parts)
+        Scratch(const Along& loop, std::int64_t parts, double* totals)
             : in(loop.direct_ ? 0 : inputs * parts * tile_size),
               kept(loop.blocks_                                        ? block_kept
                    : !F::keeps || (loop.stores_ && loop.out_.direct()) ? 0
                    : loop.stores_                                      ? parts * tile_size
                                                                        : tile_size),
               out(loop.out_.direct() ? 0 : tile_size),
-              sums(loop.wanted_ ? column_sums * loop.width_ + vector_lanes<T> : 0) {}
+              sums(loop.wanted_ && !weighs_runs ? column_sums * loop.width_ + vector_lanes<T> : 0),
+              totals(totals) {}
         const Heap<T> in, kept, out, sums;  // sums: of columns, of a batch of groups
+        double* const totals;               // of the task
     };
 
     // One group as a thread sees it.
     struct Place {
-        std::int64_t index, base;  // base: its first element
+        std::int64_t index, base, column;  // base: its first element; column: the first of its columns
         Group group;
     };
 
     Place place(std::int64_t g, const Group& group) const {
         const std::int64_t block = g_.blocks == 1 ? 0 : g / g_.groups;
-        return {g, block * g_.block_stride + (g - block * g_.groups) * g_.group_stride, group};
+        return {g, block * g_.block_stride + (g - block * g_.groups) * g_.group_stride, this->first_column(g), group};
     }
     std::int64_t start(const Place& at, const Part& p, std::int64_t r) const {
         return at.base + (p.run + r) * g_.run_stride + p.offset;
@@ -129,7 +134,7 @@ private:
     }
     const T* column_of(int c, const Place& at, const Part& p, std::int64_t r) const {
         if (C == Columns::none) return nullptr;
-        return this->column(c, at.index) + (C == Columns::per_run ? p.run + r : p.offset);
+        return this->column(c) + at.column + (C == Columns::per_run ? p.run + r : p.offset);
     }
     void columns_of(const Place& at, const Part& p, std::int64_t r, const T** w) const {
         for (int c = 0; c < columns; ++c) w[c] = column_of(c, at, p, r);
@@ -161,7 +166,41 @@ private:
         };
     }
 
-    Record reduce(const Place& at, const Part& p, bool stores, T* in_scratch, T* kept_scratch, Local& local) const {
+    // Runs that follow each other in memory are reduced as one, unless each has a weight of its own.
+    Part as_read(const Part& p) const { return joins_ ? Part{p.run, 1, p.offset, p.count()} : p; }
+    // What run r adds to its group, by its weight; its column sums go to `totals`.
+    GRADFUSE_HD Record weighed(const Place& at, std::int64_t r, const Record& record, double* totals) const {
+        if constexpr (weighs_runs) {
+            if (wanted_) {
+                const auto sum = f_.column_sums_of(record, at.group);
+                double* const to = totals + at.column + r;
+                for (int k = 0; k < column_sums; ++k) to[k * width_] += sum.v[k];
+            }
+            return f_.weighed(record, double(column_of(0, at, all(), r)[0]));
+        }
+        return record;
+    }
+    template <class RecordOf>
+    GRADFUSE_HD Record merged(std::int64_t runs, const RecordOf& record_of_run) const {
+        Record whole = record_of_run(0);
+        for (std::int64_t r = 1; r < runs; ++r) f_.merge(whole, record_of_run(r));
+        return whole;
+    }
+    GRADFUSE_HD Record record_of(const Local& local, std::int64_t n, const T* const* in) const {
+        const T* const none[columns + 1] = {};
+        alignas(64) Real lanes[sums][L] = {};
+        second<Keep::none>(local, n, in, none, nullptr, lanes);
+        return record(local, lanes, double(n));
+    }
+    GRADFUSE_HD Record record(const Local& local, const Real (&lanes)[sums][L], double n) const {
+        const auto plus = [](const auto& a, const auto& b) GRADFUSE_INLINE { return a + b; };
+        const auto total = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return join_lanes(lanes[k], plus); });
+        return f_.record(local, total, n);
+    }
+
+    Record reduce(const Place& at, const Part& of, bool stores, T* in_scratch, T* kept_scratch, Local& local,
+                  double* totals) const {
+        const Part p = as_read(of);
         const T *in[inputs], *w[columns + 1];
         T center = 0;
         if constexpr (has_first) {
@@ -175,6 +214,12 @@ private:
             center = join_lanes(lanes, [](const auto& a, const auto& b) GRADFUSE_INLINE { return First::join(a, b); });
         }
         local = f_.local(center, double(p.count()), at.group, p.offset);
+        if constexpr (weighs_runs) {
+            return merged(p.runs, [&](std::int64_t r) GRADFUSE_INLINE {
+                inputs_of(at, p, r, true, false, in_scratch, in);
+                return weighed(at, p.run + r, record_of(local, p.n, in), totals);
+            });
+        }
         alignas(64) Real lanes[sums][L] = {};
         for (std::int64_t r = 0; r < p.runs; ++r) {
             inputs_of(at, p, r, !has_first, false, in_scratch, in);
@@ -185,9 +230,7 @@ private:
                 second<Keep::none>(local, p.n, in, w, nullptr, lanes);
             }
         }
-        const auto plus = [](const auto& a, const auto& b) GRADFUSE_INLINE { return a + b; };
-        const auto total = make<Sums, Real>([&](int k) { return join_lanes(lanes[k], plus); });
-        return f_.record(local, total, double(p.count()));
+        return record(local, lanes, double(p.count()));
     }
 
     // Element i of the inputs at `from`.
@@ -223,10 +266,11 @@ private:
                 Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
                 const T e = Call::add(f_, s, c, position, input_at(from, i, there), column_at(column, i, there));
                 if constexpr (keep != Keep::none) *(whole ? kept + i : last_kept + l) = e;
-                take<Real>(s, [&](int k, Real v) GRADFUSE_INLINE { (whole ? lanes : last_lanes)[k][l] = v; });
+                take<Real>(
+                    s, [&](int k, Real v) GRADFUSE_INLINE { (whole || weighs_runs ? lanes : last_lanes)[k][l] = v; });
             },
             [&](int first, int there) GRADFUSE_INLINE {
-                take_lanes<T>(last_lanes, first, there, lanes);
+                if constexpr (!weighs_runs) take_lanes<T>(last_lanes, first, there, lanes);
                 T* const to = kept + n - there;
                 const T* const of = last_kept + first;
                 if constexpr (keep == Keep::in_vectors) std::memcpy(to, of, sizeof(Vector<T>));
@@ -252,8 +296,8 @@ private:
                         in[0] = kept_scratch;
                     }
                 }
-                if (wanted_) {
-                    map_and_add(c, p, r, at, in, w, out, batch_sums);
+                if (adds_terms()) {
+                    map_and_add(c, p, at, in, w, out, batch_sums);
                 } else {
                     map_and_fetch(c, p.n, in, w, out, next);
                 }
@@ -267,7 +311,10 @@ private:
                              const T* const* w, T* out) const {
         const Constants c = constants;
         const T* const from[] = {in[0], in[inputs - 1]};
-        const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
+        constexpr int last = columns > 1 ? 1 : 0;
+        constexpr bool per_run = C == Columns::per_run;
+        const T value[] = {per_run ? *w[0] : T(0), per_run ? *w[last] : T(0)};
+        const T* const column[] = {per_run ? value : w[0], per_run ? value + 1 : w[last]};
         for_elements(int(n), int(at), out, [&](int i, T position, bool there) GRADFUSE_INLINE {
             return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there)).v[0];
         });
@@ -288,44 +335,28 @@ private:
             map_run(c, at, count, x, v, out + at);
         }
     }
-    // Terms of the column sums go to their positions, or, of a run that shares one column, to lanes.
-    void map_and_add(const Constants& constants, const Part& p, std::int64_t r, const Place& at, const T* const* in,
-                     const T* const* w, T* out, T* totals) const {
-        if constexpr (sums_columns) {
+    // Whether the map makes terms of column sums.
+    bool adds_terms() const { return wanted_ && !weighs_runs; }
+    void map_and_add(const Constants& constants, const Part& p, const Place& at, const T* const* in, const T* const* w,
+                     T* out, T* totals) const {
+        if constexpr (sums_columns && !weighs_runs) {
             const Constants c = constants;
             const T* const from[] = {in[0], in[inputs - 1]};
             const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
-            const std::int64_t first = at.index % a_.periods * this->per_period_;
             constexpr int K = column_sums;
             const auto mapped = [&](std::int64_t i, T position, bool there) GRADFUSE_INLINE {
                 return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there));
             };
-            if constexpr (C == Columns::per_run) {
-                constexpr int lanes = lanes_of<double, K>;
-                alignas(64) double a[K][lanes] = {};
-                const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
-                    return mapped(i, position, there).v[0];
-                });
-                in_lanes<T, lanes>(p.n, [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
-                    const auto y = mapped(i, position, there);
-                    if constexpr (whole) out[i] = y.v[0];
-                    for (int k = 0; k < K; ++k) a[k][l] += there ? double(y.v[1 + k]) : 0.0;
-                });
-                last.store(out);
-                const auto plus = [](const auto& u, const auto& v) GRADFUSE_INLINE { return u + v; };
-                for (int k = 0; k < K; ++k) totals[k * width_ + first + p.run + r] += T(join_lanes(a[k], plus));
-            } else {
-                T* const to[] = {totals + first + p.offset, totals + (K - 1) * width_ + first + p.offset};
-                const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
-                    return mapped(i, position, there).v[0];
-                });
-                in_lanes<T, L1>(p.n, [&](int, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
-                    const auto y = mapped(i, position, there);
-                    if constexpr (whole) out[i] = y.v[0];
-                    for (int k = 0; k < K; ++k) to[k][i] += there ? y.v[1 + k] : T(0);
-                });
-                last.store(out);
-            }
+            T* const to[] = {totals + at.column + p.offset, totals + (K - 1) * width_ + at.column + p.offset};
+            const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
+                return mapped(i, position, there).v[0];
+            });
+            in_lanes<T, L1>(p.n, [&](int, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
+                const auto y = mapped(i, position, there);
+                if constexpr (whole) out[i] = y.v[0];
+                for (int k = 0; k < K; ++k) to[k][i] += there ? y.v[1 + k] : T(0);
+            });
+            last.store(out);
         }
     }
 
@@ -340,7 +371,7 @@ private:
 
     // Groups [begin, end), one after another.
     void some_groups(std::int64_t begin, std::int64_t end, double* column_totals) const {
-        const Scratch scratch(*this, resident_ ? parts_ : 1);
+        const Scratch scratch(*this, resident_ ? parts_ : 1, column_totals);
         const Heap<Local> local(blocks_ ? 0 : parts_);
         Batch b;
         for (b.first = begin; b.first < end; b.first += batch) {
@@ -381,18 +412,17 @@ private:
     // Sums of the columns that a part has: f(i) for the place of each.
     template <class Each>
     void for_sums(const Part& p, const Each& f) const {
-        const std::int64_t first = C == Columns::per_run ? p.run : p.offset, n = C == Columns::per_run ? p.runs : p.n;
-        for (std::int64_t c = 0; c < column_sums * a_.periods; ++c) {
-            for_lanes(n, [&](std::int64_t i) GRADFUSE_INLINE { f(c * this->per_period_ + first + i); });
+        for (std::int64_t c = 0; c < column_sums * a_.periods && adds_terms(); ++c) {
+            for_lanes(p.n, [&](std::int64_t i) GRADFUSE_INLINE { f(c * this->per_period_ + p.offset + i); });
         }
     }
     void clear_sums(const Heap<T>& sums, const Part& p) const {
         T* const to = sums.data();
-        if (wanted_) for_sums(p, [&](std::int64_t i) GRADFUSE_INLINE { to[i] = 0; });
+        for_sums(p, [&](std::int64_t i) GRADFUSE_INLINE { to[i] = 0; });
     }
     void add_sums(const Heap<T>& sums, const Part& p, double* totals) const {
         const T* const from = sums.data();
-        if (wanted_) for_sums(p, [&](std::int64_t i) GRADFUSE_INLINE { totals[i] += double(from[i]); });
+        for_sums(p, [&](std::int64_t i) GRADFUSE_INLINE { totals[i] += double(from[i]); });
     }
 
     Record one_group(const Place& at, bool fetches, const Scratch& scratch, Local* local) const {
@@ -412,7 +442,7 @@ private:
         };
         Record whole{};
         for (std::int64_t p = 0; p < parts_ && F::reduces; ++p) {
-            const Record record = reduce(at, part(p), stores_, in_tile(p), kept_tile(p), local[p]);
+            const Record record = reduce(at, part(p), stores_, in_tile(p), kept_tile(p), local[p], scratch.totals);
             if (F::maps && !F::waits) map_part(p, record, false);
             if (p == 0) {
                 whole = record;
@@ -465,17 +495,17 @@ private:
         }
         T* const out = out_(base, scratch.out.data());
         const std::int64_t kept_stride = length + vector_lanes<T> - length % vector_lanes<T>;
-        const auto run = [&](std::int64_t k, std::int64_t r) GRADFUSE_INLINE {
+        const auto run = [&](const Place& of, std::int64_t k, std::int64_t r) GRADFUSE_INLINE {
             Run at;
             for (int i = 0; i < inputs; ++i) at.in[i] = in[i] + k * length + r * g_.run;
-            for (int c = 0; c < columns; ++c) at.w[c] = column_of(c, {b.first + from + k, 0, {}}, all(), r);
+            for (int c = 0; c < columns; ++c) at.w[c] = column_of(c, of, all(), r);
             at.kept = scratch.kept.data() + k * kept_stride + r * g_.run;
             at.out = out + k * length + r * g_.run;
             return at;
         };
         alignas(64) T local[locals + 1][batch], constants[Base::constants + 1][batch];
         if constexpr (F::reduces) {
-            reduce_block(b, from, count, run, local);
+            reduce_block(b, from, count, run, local, scratch.totals);
             for_lanes(count, [&](std::int64_t k) GRADFUSE_INLINE {
                 set_lane<T>(f_.constants(lane_of<Record, double>(b.whole, from + k), lane_of<Local, T>(local, k),
                                          b.group(from + k), 0),
@@ -488,13 +518,14 @@ private:
         }
         for (std::int64_t k = 0; k < count; ++k) {
             const Constants c = lane_of<Constants, T>(constants, k);
+            const Place of = place(b, from + k);
             for (std::int64_t r = 0; r < g_.runs; ++r) {
-                Run at = run(k, r);
+                Run at = run(of, k, r);
                 const T* next[inputs];
                 for (int i = 0; i < inputs; ++i) next[i] = at.in[i] + count * length;
                 if (F::keeps) at.in[0] = at.kept;
-                if (wanted_) {
-                    map_and_add(c, all(), r, {b.first + from + k, 0, {}}, at.in, at.w, at.out, scratch.sums.data());
+                if (adds_terms()) {
+                    map_and_add(c, all(), of, at.in, at.w, at.out, scratch.sums.data());
                 } else {
                     map_and_fetch(c, g_.run, at.in, at.w, at.out, direct_ && more ? next : nullptr);
                 }
@@ -504,7 +535,9 @@ private:
         out_.commit(base, count * length, out);
     }
     template <class RunOf, class Locals>
-    void reduce_block(Batch& b, std::int64_t from, std::int64_t count, const RunOf& run, Locals& local) const {
+    void reduce_block(Batch& b, std::int64_t from, std::int64_t count, const RunOf& run, Locals& local,
+                      double* totals) const {
+        const std::int64_t length = g_.length();
         alignas(64) T center[batch];
         for (std::int64_t k = 0; k < count; ++k) {
             center[k] = 0;
@@ -512,21 +545,29 @@ private:
                 using First = typename F::First;
                 alignas(64) T tops[L1];
                 for (T& top : tops) top = First::start;
-                for (std::int64_t r = 0; r < g_.runs; ++r) first(g_.run, run(k, r).in, tops);
+                first(length, run(place(b, from + k), k, 0).in, tops);
                 center[k] =
                     join_lanes(tops, [](const auto& x, const auto& y) GRADFUSE_INLINE { return First::join(x, y); });
             }
         }
-        const double n = double(g_.length());
+        const double n = double(length);
         for_lanes(count, [&](std::int64_t k)
                              GRADFUSE_INLINE { set_lane<T>(f_.local(center[k], n, b.group(from + k), 0), local, k); });
+        if constexpr (weighs_runs) {
+            for (std::int64_t k = 0; k < count; ++k) {
+                const Place at = place(b, from + k);
+                const Record whole = merged(g_.runs, [&](std::int64_t r) GRADFUSE_INLINE {
+                    return weighed(at, r, record_of(lane_of<Local, T>(local, k), g_.run, run(at, k, r).in), totals);
+                });
+                set_lane<double>(whole, b.whole, from + k);
+            }
+            return;
+        }
         alignas(64) Real total[sums][batch];
         for (std::int64_t k = 0; k < count; ++k) {
             alignas(64) Real lanes[sums][L] = {};
-            for (std::int64_t r = 0; r < g_.runs; ++r) {
-                const Run at = run(k, r);
-                second<keep_in_vectors>(lane_of<Local, T>(local, k), g_.run, at.in, at.w, at.kept, lanes);
-            }
+            const Run at = run(place(b, from + k), k, 0);
+            second<keep_in_vectors>(lane_of<Local, T>(local, k), length, at.in, at.w, at.kept, lanes);
             const auto plus = [](const auto& x, const auto& y) GRADFUSE_INLINE { return x + y; };
             for (int m = 0; m < sums; ++m) total[m][k] = join_lanes(lanes[m], plus);
         }
@@ -549,17 +590,12 @@ private:
         for (int c = 0; c < 2; ++c) g.w[c] = column_of(c, at, all(), 0);
         return g;
     }
-    GRADFUSE_HD Record record(const Local& local, const Real (&lanes)[sums][L]) const {
-        const auto plus = [](const auto& a, const auto& b) GRADFUSE_INLINE { return a + b; };
-        const auto total = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return join_lanes(lanes[k], plus); });
-        return f_.record(local, total, double(g_.run));
-    }
     GRADFUSE_HD void overlapping(Batch& b) const {
         if constexpr (F::maps && F::reduces && !has_first) {
             InPlace now = in_place(place(b, 0));
             alignas(64) Real lanes[sums][L] = {};
             second<Keep::none>(now.local, g_.run, now.in, now.w, nullptr, lanes);
-            Record whole = record(now.local, lanes);
+            Record whole = record(now.local, lanes, double(g_.run));
             for (std::int64_t k = 0; k < b.count; ++k) {
                 const Constants c = f_.constants(whole, now.local, now.at.group, 0);
                 set_lane<double>(whole, b.whole, k);
@@ -595,7 +631,7 @@ private:
             },
             [&](int first, int there) GRADFUSE_INLINE { take_lanes<T>(last_lanes, first, there, lanes); });
         last.store(out);
-        return record(local, lanes);
+        return record(local, lanes, double(g_.run));
     }
 
     // All parts are reduced, then all are mapped, in the order of memory, whatever group they are of.
@@ -614,7 +650,8 @@ private:
         const bool stores = F::keeps && out_.direct();
         const auto reduce_part = [&](std::int64_t g, std::int64_t p, const Scratch& scratch) {
             const std::int64_t k = g * parts_ + p;
-            record[k] = reduce(place(g, group[g]), part(p), stores, scratch.in.data(), scratch.kept.data(), local[k]);
+            record[k] =
+                reduce(place(g, group[g]), part(p), stores, scratch.in.data(), scratch.kept.data(), local[k], nullptr);
         };
         const auto map_part = [&](std::int64_t g, std::int64_t p, const Record& whole, bool loads,
                                   const Scratch& scratch) {
@@ -645,7 +682,7 @@ private:
             return;
         }
         parallel(slots * parts_, [&](std::int64_t t) {
-            const Scratch scratch(*this, 1);
+            const Scratch scratch(*this, 1, nullptr);
             const std::int64_t s = t / parts_, p = t % parts_,
                                end = (s + 1) * per_slot < groups ? (s + 1) * per_slot : groups;
             for (std::int64_t g = s * per_slot; g < end; g += batch) {
@@ -663,7 +700,7 @@ private:
         constexpr std::int64_t per_task = 8;
         const std::int64_t side_by_side = g_.count() * pieces_, all = g_.count() * parts_;
         parallel((all + per_task - 1) / per_task, [&](std::int64_t t) {
-            const Scratch scratch(*this, 1);
+            const Scratch scratch(*this, 1, nullptr);
             for (std::int64_t k = t * per_task; k < (t + 1) * per_task && k < all; ++k) {
                 const std::int64_t runs = k / side_by_side, piece = k % side_by_side;
                 f(piece / pieces_, runs * pieces_ + piece % pieces_, scratch);
@@ -672,7 +709,7 @@ private:
     }
 
     const std::int64_t pieces_, together_, parts_;
-    const bool direct_, resident_, stores_, held_;
+    const bool direct_, joins_, resident_, stores_, held_;
     const bool blocks_, overlaps_;  // groups are taken block by block; each is reduced while another is mapped
 };
 

@@ -60,7 +60,7 @@ struct Element<F, C, std::index_sequence<I...>, std::index_sequence<W...>> {
     static GRADFUSE_HD T add(const F& f, typename F::Sums& s, const Local& local, T position, const X& x,
                              const Column& w) {
         const T kept = keep(f, local, x);
-        if constexpr (C != Columns::none && F::adds_columns) {
+        if constexpr (C == Columns::per_position && F::adds_columns) {
             f.add(s, local, position, kept, x(I)..., w(W)...);
         } else {
             f.add(s, local, position, kept, x(I)...);
@@ -129,9 +129,10 @@ protected:
         }
     }
 
-    const T* column(int c, std::int64_t group) const {
-        return columns_.data() + c * width_ + (a_.periods == 1 ? 0 : group % a_.periods * per_period_);
+    std::int64_t first_column(std::int64_t group) const {
+        return a_.periods == 1 ? 0 : group % a_.periods * per_period_;
     }
+    const T* column(int c) const { return columns_.data() + c * width_; }
 
     // The numbers of groups [g, g + count) that come in, `count` at most N.
     template <int N>
@@ -167,7 +168,7 @@ protected:
         T x = 0;
         if (there) x = *in_[0](base + at / g_.run * g_.run_stride + at % g_.run, 1, &x);
         numbers[1][k] = double(x);
-        numbers[2][k] = C == Columns::none || !there ? 1 : double(column(0, group)[at]);
+        numbers[2][k] = C == Columns::none || !there ? 1 : double(column(0)[first_column(group) + at]);
     }
     template <int N>
     void write_numbers(std::int64_t g, std::int64_t count, const double (&results)[group_outputs + 1][N]) const {

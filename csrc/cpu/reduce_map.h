@@ -32,7 +32,9 @@ void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const S
     }
     if constexpr (F::columns > 0) {
         if (a.column[0] || a.column[1]) {
-            if (a.column_per_run) return Along<F, Columns::per_run, Stages>(f, g, a, stages).run();
+            if constexpr (F::columns_per_run) {
+                if (a.column_per_run) return Along<F, Columns::per_run, Stages>(f, g, a, stages).run();
+            }
             return reduce_map_with<Columns::per_position>(f, g, a, stages);
         }
     }

@@ -60,6 +60,7 @@ struct Normalize : Moments<T> {
         T center, scale, shift;
     };
     static constexpr int columns = 2, group_outputs = 2;
+    static constexpr bool columns_per_run = true;
 
     double eps;
 
@@ -107,7 +108,7 @@ struct NormalizeBackward : ReduceMap<T> {
         T center, scale, slope, offset, invstd, rest;
     };
     static constexpr int inputs = 2, columns = 1, group_outputs = 2, column_sums = 2;
-    static constexpr bool adds_columns = true;
+    static constexpr bool adds_columns = true, columns_per_run = true;
 
     explicit GRADFUSE_HD NormalizeBackward(const double*) {}
 
@@ -126,6 +127,8 @@ struct NormalizeBackward : ReduceMap<T> {
         out[0] = dweight(r, g);
         out[1] = r.g;
     }
+    GRADFUSE_HD Values<double, 2> column_sums_of(const Record& r, Group g) const { return {dweight(r, g), r.g}; }
+    GRADFUSE_HD Record weighed(const Record& r, double w) const { return {w * r.g, w * r.gd, r.n}; }
     GRADFUSE_HD Constants constants(const Record& r, Local, Group g, std::int64_t) const {
         const double scale = g.invstd * g.weight, slope = -scale * g.invstd * dweight(r, g) / r.n;
         return {T(g.mean),   T(scale),
