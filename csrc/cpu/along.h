@@ -28,11 +28,11 @@ public:
           together_(g.run < part_size ? part_size / g.run : 1),
           parts_(pieces_ * ((g.runs + together_ - 1) / together_)),
           direct_(!stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
-          joins_(!weighs_runs && g.run_stride == g.run),
+          joins_(C == Columns::per_run && !weighs_runs && g.run_stride == g.run),
           resident_(g.length() * std::int64_t(sizeof(T)) <= resident_bytes),
           stores_(F::keeps && (out_.direct() || resident_)),
           held_(Stages::keeps_first && stages.active() && out_.direct() && F::maps && F::reduces),
-          blocks_(F::maps && parts_ == 1 && is_contiguous(g)),
+          blocks_(F::maps && parts_ == 1 && is_contiguous(g) && (g.runs == 1 || C == Columns::per_run)),
           overlaps_(blocks_ && !has_first && F::reduces && !wanted_ && direct_ && out_.direct() && g.runs == 1) {}
 
     void run() const {
@@ -166,7 +166,7 @@ private:
         };
     }
 
-    // Runs that follow each other in memory are reduced as one, unless each has a weight of its own.
+    // A group's runs with columns are reduced as one where they follow each other in memory, unless each has a weight.
     Part as_read(const Part& p) const { return joins_ ? Part{p.run, 1, p.offset, p.count()} : p; }
     // What run r adds to its group, by its weight; its column sums go to `totals`.
     GRADFUSE_HD Record weighed(const Place& at, std::int64_t r, const Record& record, double* totals) const {
