@@ -146,7 +146,7 @@ private:
             const Forward& forward = stages_.forward;
             const auto c = Stages::constants(forward, at.group);
             const T* const w[] = {column_of(0, at, p, r), column_of(1, at, p, r)};
-            for_elements(int(p.n), 0, z, [&](int i, T position, bool there) GRADFUSE_INLINE {
+            for_elements(int(p.n), z, [&](int i, T position, bool there) GRADFUSE_INLINE {
                 return Element<Forward, C>::map(
                            forward, c, position, [&](int) GRADFUSE_INLINE { return there ? x[i] : T(0); },
                            column_at(w, i, there))
@@ -279,7 +279,7 @@ private:
     }
 
     void map(const Place& at, const Part& p, const Local& local, const Record& whole, bool stores, bool loads,
-             T* in_scratch, T* kept_scratch, T* out_scratch, T* batch_sums, const T* const* next) const {
+             T* in_scratch, T* kept_scratch, T* out_scratch, T* batch_sums) const {
         if constexpr (F::maps) {
             const Constants c = f_.constants(whole, local, at.group, p.offset);
             const T *in[inputs], *w[columns + 1];
@@ -299,7 +299,7 @@ private:
                 if (adds_terms()) {
                     map_and_add(c, p, at, in, w, out, batch_sums);
                 } else {
-                    map_and_fetch(c, p.n, in, w, out, next);
+                    map_run(c, p.n, in, w, out);
                 }
                 if constexpr (Stages::possible) stages_.after_map(start(at, p, r), p.n, out);
                 out_.commit(start(at, p, r), p.n, out);
@@ -307,33 +307,17 @@ private:
         }
     }
 
-    GRADFUSE_HD void map_run(const Constants& constants, std::int64_t at, std::int64_t n, const T* const* in,
-                             const T* const* w, T* out) const {
+    GRADFUSE_HD void map_run(const Constants& constants, std::int64_t n, const T* const* in, const T* const* w,
+                             T* out) const {
         const Constants c = constants;
         const T* const from[] = {in[0], in[inputs - 1]};
         constexpr int last = columns > 1 ? 1 : 0;
         constexpr bool per_run = C == Columns::per_run;
         const T value[] = {per_run ? *w[0] : T(0), per_run ? *w[last] : T(0)};
         const T* const column[] = {per_run ? value : w[0], per_run ? value + 1 : w[last]};
-        for_elements(int(n), int(at), out, [&](int i, T position, bool there) GRADFUSE_INLINE {
+        for_elements(int(n), out, [&](int i, T position, bool there) GRADFUSE_INLINE {
             return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there)).v[0];
         });
-    }
-    // While a group is written the next one is fetched: memory is read without a pause.
-    void map_and_fetch(const Constants& c, std::int64_t n, const T* const* in, const T* const* w, T* out,
-                       const T* const* next) const {
-        constexpr std::int64_t chunk = 1024 / sizeof(T), line = 64 / sizeof(T);
-        if (!next) return map_run(c, 0, n, in, w, out);
-        for (std::int64_t at = 0; at < n; at += chunk) {
-            const std::int64_t count = n - at < chunk ? n - at : chunk;
-            const T *x[inputs], *v[columns + 1];
-            for (int i = 0; i < inputs; ++i) {
-                for (std::int64_t j = 0; j < count; j += line) __builtin_prefetch(next[i] + at + j);
-                x[i] = in[i] + at;
-            }
-            for (int k = 0; k < columns; ++k) v[k] = w[k] + (C == Columns::per_position ? at : 0);
-            map_run(c, at, count, x, v, out + at);
-        }
     }
     // Whether the map makes terms of column sums.
     bool adds_terms() const { return wanted_ && !weighs_runs; }
@@ -348,9 +332,8 @@ private:
                 return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there));
             };
             T* const to[] = {totals + at.column + p.offset, totals + (K - 1) * width_ + at.column + p.offset};
-            const LastVector<T> last(int(p.n), 0, [&](int i, T position, bool there) GRADFUSE_INLINE {
-                return mapped(i, position, there).v[0];
-            });
+            const LastVector<T> last(int(p.n), [&](int i, T position, bool there)
+                                                   GRADFUSE_INLINE { return mapped(i, position, there).v[0]; });
             in_lanes<T, L1>(p.n, [&](int, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
                 const auto y = mapped(i, position, there);
                 if constexpr (whole) out[i] = y.v[0];
@@ -376,7 +359,6 @@ private:
         Batch b;
         for (b.first = begin; b.first < end; b.first += batch) {
             b.count = end - b.first < batch ? end - b.first : batch;
-            const bool more = b.first + b.count < end;
             this->read_numbers(b.first, b.count, b.numbers);
             if constexpr (F::picks) {
                 for (std::int64_t k = 0; k < b.count; ++k) {
@@ -387,11 +369,10 @@ private:
             if (overlaps_) {
                 overlapping(b);
             } else if (blocks_) {
-                in_blocks(b, more, scratch);
+                in_blocks(b, scratch);
             } else {
                 for (std::int64_t k = 0; k < b.count; ++k) {
-                    const bool fetches = direct_ && (more || k + 1 < b.count);
-                    set_lane<double>(one_group(place(b, k), fetches, scratch, local.data()), b.whole, k);
+                    set_lane<double>(one_group(place(b, k), scratch, local.data()), b.whole, k);
                 }
             }
             add_sums(scratch.sums, all(), column_totals);
@@ -425,11 +406,7 @@ private:
         for_sums(p, [&](std::int64_t i) GRADFUSE_INLINE { totals[i] += double(from[i]); });
     }
 
-    Record one_group(const Place& at, bool fetches, const Scratch& scratch, Local* local) const {
-        const T* next[2];
-        for (int i = 0; i < inputs && fetches; ++i) {
-            next[i] = in_[i](start(place(at.index + 1, at.group), part(0), 0), 0, nullptr);
-        }
+    Record one_group(const Place& at, const Scratch& scratch, Local* local) const {
         const auto in_tile = [&](std::int64_t p) {
             return scratch.in.data() + (resident_ ? p * inputs * tile_size : 0);
         };
@@ -438,7 +415,7 @@ private:
         };
         const auto map_part = [&](std::int64_t p, const Record& whole, bool loads) {
             map(at, part(p), local[p], whole, stores_, loads, in_tile(p), kept_tile(p), scratch.out.data(),
-                scratch.sums.data(), p == (resident_ ? parts_ - 1 : 0) && fetches ? next : nullptr);
+                scratch.sums.data());
         };
         Record whole{};
         for (std::int64_t p = 0; p < parts_ && F::reduces; ++p) {
@@ -461,12 +438,12 @@ private:
 
     // Groups of one part, one after another in memory: as many as make a tile are a block, which takes each step for
     // all of them. What has to be waited for in one (a sum, a square root) is waited for once.
-    void in_blocks(Batch& b, bool more, const Scratch& scratch) const {
+    void in_blocks(Batch& b, const Scratch& scratch) const {
         if constexpr (F::maps) {
             const std::int64_t of_tile = part_size / g_.length(), most_groups = of_tile < batch ? of_tile : batch;
             for (std::int64_t k = 0; k < b.count; k += most_groups) {
                 const std::int64_t left = b.count - k;
-                block(b, k, left < most_groups ? left : most_groups, more || left > most_groups, scratch);
+                block(b, k, left < most_groups ? left : most_groups, scratch);
             }
         }
     }
@@ -475,7 +452,7 @@ private:
         const T *in[inputs], *w[columns + 1];
         T *kept, *out;
     };
-    void block(Batch& b, std::int64_t from, std::int64_t count, bool more, const Scratch& scratch) const {
+    void block(Batch& b, std::int64_t from, std::int64_t count, const Scratch& scratch) const {
         const std::int64_t length = g_.length(), base = place(b, from).base;
         const T* in[inputs];
         for (int i = inputs - 1; i >= 0; --i) {
@@ -521,13 +498,11 @@ private:
             const Place of = place(b, from + k);
             for (std::int64_t r = 0; r < g_.runs; ++r) {
                 Run at = run(of, k, r);
-                const T* next[inputs];
-                for (int i = 0; i < inputs; ++i) next[i] = at.in[i] + count * length;
                 if (F::keeps) at.in[0] = at.kept;
                 if (adds_terms()) {
                     map_and_add(c, all(), of, at.in, at.w, at.out, scratch.sums.data());
                 } else {
-                    map_and_fetch(c, g_.run, at.in, at.w, at.out, direct_ && more ? next : nullptr);
+                    map_run(c, g_.run, at.in, at.w, at.out);
                 }
             }
         }
@@ -600,7 +575,7 @@ private:
                 const Constants c = f_.constants(whole, now.local, now.at.group, 0);
                 set_lane<double>(whole, b.whole, k);
                 if (k + 1 == b.count) {
-                    map_run(c, 0, g_.run, now.in, now.w, now.out);
+                    map_run(c, g_.run, now.in, now.w, now.out);
                     break;
                 }
                 const InPlace next = in_place(place(b, k + 1));
@@ -619,7 +594,7 @@ private:
             return Call::map(f_, c, position, input_at(x, i, there), column_at(v, i, there)).v[0];
         };
         const LastVector<T> last(
-            int(g_.run), 0, [&](int i, T position, bool there) GRADFUSE_INLINE { return mapped(i, position, there); });
+            int(g_.run), [&](int i, T position, bool there) GRADFUSE_INLINE { return mapped(i, position, there); });
         in_lanes<T, L>(
             g_.run,
             [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
@@ -656,7 +631,7 @@ private:
         const auto map_part = [&](std::int64_t g, std::int64_t p, const Record& whole, bool loads,
                                   const Scratch& scratch) {
             map(place(g, group[g]), part(p), local[g * parts_ + p], whole, stores, loads, scratch.in.data(),
-                scratch.kept.data(), scratch.out.data(), scratch.sums.data(), nullptr);
+                scratch.kept.data(), scratch.out.data(), scratch.sums.data());
         };
         if constexpr (F::reduces) {
             for_parts([&](std::int64_t g, std::int64_t p, const Scratch& scratch) {

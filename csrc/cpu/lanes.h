@@ -109,7 +109,7 @@ GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body) {
 
 // Where vectors have masks: values of the last elements of [0, n), when they do not fill a vector. They are made first
 // and written last, in a whole vector that begins before them: the output may be the input, and a store under a mask
-// is slow. value(i, position, there): position is at + i.
+// is slow. value(i, position, there): position is i as a T.
 template <class T>
 class LastVector {
 #if defined(__AVX2__)
@@ -117,19 +117,19 @@ class LastVector {
 
 public:
     template <class Value>
-    GRADFUSE_HD LastVector(int n, int at, const Value& value) : n_(n), whole_(n / V * V) {
+    GRADFUSE_HD LastVector(int n, const Value& value) : n_(n), whole_(n / V * V) {
         const T* const number = lane_numbers(T{});
         const int first = n - V;
         if (whole_ == n) {
             return;
         } else if (first >= 0) {
-            const T from = T(at + first);
+            const T from = T(first);
 #pragma omp simd
             for (int l = 0; l < V; ++l) v_[l] = value(first + l, from + number[l], true);
         } else {
-            const T from = T(at), left = T(n);
+            const T left = T(n);
 #pragma omp simd
-            for (int l = 0; l < V; ++l) v_[l] = value(l, from + number[l], number[l] < left);
+            for (int l = 0; l < V; ++l) v_[l] = value(l, number[l], number[l] < left);
         }
     }
     GRADFUSE_HD int before() const { return whole_; }
@@ -149,7 +149,7 @@ private:
 #else
 public:
     template <class Value>
-    GRADFUSE_HD LastVector(int n, int, const Value&) : n_(n) {}
+    GRADFUSE_HD LastVector(int n, const Value&) : n_(n) {}
     GRADFUSE_HD int before() const { return n_; }
     GRADFUSE_HD void store(T*) const {}
 
@@ -160,11 +160,11 @@ private:
 
 // to[i] = value(i, position, there) for i in [0, n).
 template <class T, class Value>
-GRADFUSE_HD void for_elements(int n, int at, T* to, const Value& value) {
-    const LastVector<T> last(n, at, value);
+GRADFUSE_HD void for_elements(int n, T* to, const Value& value) {
+    const LastVector<T> last(n, value);
     const int before = last.before();
 #pragma omp simd
-    for (int i = 0; i < before; ++i) to[i] = value(i, T(at + i), true);
+    for (int i = 0; i < before; ++i) to[i] = value(i, T(i), true);
     last.store(to);
 }
 
