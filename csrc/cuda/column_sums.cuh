@@ -171,7 +171,7 @@ void merge_slots(const T* sums, std::int64_t slots, std::int64_t columns, const 
 template <int Threads, int K, class F, class S, class Stages>
 void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const Array* const* to) {
     using T = typename F::T;
-    using Rows = Schedule<Threads, per_access<S>, K, Layout::one_run, false>;
+    using Rows = Schedule<Threads, per_access<S>, K, Layout::rows, false>;
     const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : group_width(vectors, K));
     const std::int64_t most = most_slots * loop.per_block(), rows = call.groups.count;
     const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;
@@ -198,7 +198,7 @@ void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays
     const Call<F, S, All> call(f, g, a, all, columns);
     const std::int64_t vectors = g.length() / V;
     const bool rows =
-        plain && call.wide && call.groups.step == 1 && columns.whole(V) && !a.column_per_run && a.periods == 1;
+        plain && call.wide && call.groups.one_run && columns.whole(V) && !a.column_per_run && a.periods == 1;
     if (!rows || vectors > 512 * K || g.count() == 0) {
         sums_of_columns(call, g, a);
         return reduce_map<true, true, S>(f, g, a, columns, plain, all);

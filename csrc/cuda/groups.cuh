@@ -22,41 +22,40 @@ struct Groups {
           block_stride(g.block_stride),
           group_stride(g.group_stride),
           run_stride(g.run_stride),
-          step(one_run(g)   ? 1
-               : g.run == 1 ? g.run_stride
-                            : 0),
+          one_run(g.runs == 1 || (g.run_stride == g.run && g.group_stride == g.length())),
+          across(g.across()),
+          step(g.run == 1 && !one_run ? g.run_stride : 1),
+          jump(g.run == 1 || one_run ? 0 : g.run_stride - g.run),
+          short_run(g.run < 1 || g.run > 8 ? 8 : int(g.run)),
+          inverse((255 + short_run) / short_run),
           groups(g.groups, count),
-          run(step == 1 ? length : g.run, length),
-          across(g.across()) {}
-
-    // As it is with many groups, though there may be one.
-    static bool one_run(const Grouping& g) {
-        return g.runs == 1 || (g.run_stride == g.run && g.group_stride == g.length());
-    }
+          run(one_run ? length : g.run, length) {}
 
     GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const {
         const std::int64_t in_block = groups.split(group);
         return group * block_stride + in_block * group_stride;
     }
     GRADFUSE_DEVICE std::int64_t offset(std::int64_t position) const {
-        if (step == 1) return position;
+        if (jump == 0) return position * step;
         const std::int64_t in_run = run.split(position);
         return position * run_stride + in_run;
     }
     // Whether runs are made of whole vectors of V, on boundaries of V.
     bool in_vectors(int v) const {
-        return !across && run.divisor % v == 0 && (step == 1 || (run_stride % v == 0 && group_stride % v == 0));
+        return !across && run.divisor % v == 0 && (one_run || (run_stride % v == 0 && group_stride % v == 0));
     }
 
     std::int64_t count, length, block_stride, group_stride, run_stride;
-    std::int64_t step;  // from one position to the next; 0 where that is not always the same
+    bool one_run;             // as it is with many groups, though there may be one
+    bool across;              // neighboring groups lie side by side
+    std::int64_t step, jump;  // from one position to the next, and what is added between runs
+    int short_run, inverse;   // the length of a run, but no more than 8, and 256 over it, rounded up
     Divider groups, run;
-    bool across;  // neighboring groups lie side by side
 };
 
 // How the elements of groups are taken: in whole vectors, on boundaries of 16 bytes, of groups that are one run or that
-// are several, or as they lie.
-enum class Layout { one_run, runs, any };
+// are several, or as they lie. In rows, which are one run, columns have a value per position.
+enum class Layout { rows, one_run, runs, any };
 
 // V neighboring positions of a group, `count` of them there.
 template <int V, Layout L>
@@ -72,9 +71,9 @@ struct Positions {
 
     GRADFUSE_DEVICE Positions(const Groups& groups, std::int64_t first, std::int64_t position, int count, bool wide)
         : groups(groups), position(position), count(count), wide(wide) {
-        if (L == Layout::one_run) {
+        if (L == Layout::rows || L == Layout::one_run) {
             start = first + position;
-        } else if (groups.step) {
+        } else if (groups.jump == 0) {
             start = first + position * groups.step;
         } else {
             std::int64_t runs = position;
@@ -86,11 +85,12 @@ struct Positions {
 
     GRADFUSE_DEVICE bool as_vector() const { return whole || wide; }
     GRADFUSE_DEVICE std::int64_t index(int j) const {
-        if (whole) return start + j;
-        if (groups.step) return start + j * groups.step;
-        const std::int64_t run = groups.run.divisor;
-        const int ended = j < left ? 0 : run >= V ? 1 : 1 + (j - left) / int(run);  // runs
-        return start + j + ended * (groups.run_stride - run);
+        return whole ? start + j : start + j * groups.step + runs_before(j) * groups.jump;
+    }
+    // How many positions, from j on, have elements that lie one after another: up to the end of j's run.
+    GRADFUSE_DEVICE int side_by_side(int j) const {
+        if (whole) return V - j;
+        return groups.step == 1 ? left + runs_before(j) * groups.short_run - j : 1;
     }
     template <class S>
     GRADFUSE_DEVICE void load(const S* from, S (&to)[V]) const {
@@ -111,6 +111,13 @@ struct Positions {
         for (int j = 0; j < V; ++j) {
             if (j < count) to[index(j)] = Storage<S>::store(from[j]);
         }
+    }
+
+private:
+    // Runs that end before the j-th position. A product takes the place of the quotient: exact where j < 8.
+    GRADFUSE_DEVICE int runs_before(int j) const {
+        static_assert(V <= 8);
+        return j < left ? 0 : 1 + ((j - left) * groups.inverse >> 8);
     }
 };
 
@@ -193,7 +200,7 @@ private:
 
     template <int V, Layout L>
     GRADFUSE_DEVICE void read_one(int c, std::int64_t first, const Positions<V, L>& p, T (&to)[V]) const {
-        if (!data_[c] || (p.whole && per_run_)) {
+        if (!data_[c] || (L != Layout::rows && p.whole && per_run_)) {
             const T value = data_[c] ? at(c, first + run_.divide(p.position)) : absent_[c];
 #pragma unroll
             for (int j = 0; j < V; ++j) to[j] = value;

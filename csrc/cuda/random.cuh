@@ -22,59 +22,57 @@ GRADFUSE_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32
     }
 }
 
-// x = dropout(x) of the first n of up to eight elements from i on: all of one Philox block where n = 8, or a single
-// one.
+// x = dropout(x) of a whole Philox block, the elements from i on.
 template <class T>
-GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, int n, T (&x)[elements_per_block]) {
+GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, T (&x)[elements_per_block]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
-    const std::int64_t begin = i / elements_per_block * elements_per_block;
-    const int skip = int(i - begin);  // 0 but for a single element
     std::uint32_t half[elements_per_block];
-    half_words(d.random, begin, half);
+    half_words(d.random, i, half);
 #pragma unroll
-    for (int j = 0; j < elements_per_block; ++j) {
-        if (j == skip) half[0] = half[j];
-    }
-#pragma unroll
-    for (int j = 0; j < elements_per_block; ++j) {
-        const T kept = scale * x[j] + shift;
-        if (j < n) x[j] = half[j] >= d.threshold ? kept : dropped;
-    }
+    for (int j = 0; j < elements_per_block; ++j) x[j] = half[j] >= d.threshold ? scale * x[j] + shift : dropped;
 }
 
-// The same of the first at.count elements of a vector, whose indices at.index(j) need not begin with a block.
+// half[k]: an index that the compiler does not know would put the array in memory.
+GRADFUSE_DEVICE std::uint32_t choose(const std::uint32_t (&half)[elements_per_block], int k) {
+    const auto of_two = [&](int m) { return k & 1 ? half[m + 1] : half[m]; };
+    const auto of_four = [&](int m) { return k & 2 ? of_two(m + 2) : of_two(m); };
+    return k & 4 ? of_four(4) : of_four(0);
+}
+
+// The same of the first at.count elements of a vector, whose indices are at.index(j). Those that lie one after another
+// within a Philox block share it.
 template <int V, class T, class At>
 GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
-    for (int next = 0; next < at.count;) {
-        const std::int64_t begin = at.index(next) / elements_per_block * elements_per_block;
+    for (int begin = 0; begin < at.count;) {
+        const std::int64_t i = at.index(begin);
+        const int place = int(i % elements_per_block), rest = elements_per_block - place, run = at.side_by_side(begin);
+        const int end = begin + (run < rest ? run : rest);
         std::uint32_t half[elements_per_block];
-        half_words(d.random, begin, half);
-        const int first = next;
+        half_words(d.random, i - place, half);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-            const std::int64_t behind = at.index(j) - begin;
-            if (j < first || j >= at.count || behind >= elements_per_block) continue;
-            const int place = int(behind);
-            std::uint32_t drawn = 0;
-#pragma unroll
-            for (int k = 0; k < elements_per_block; ++k) drawn = place == k ? half[k] : drawn;
-            x[j] = drawn >= d.threshold ? scale * x[j] + shift : dropped;
-            next = j + 1;
+            if (j < begin || j >= end) continue;
+            x[j] = choose(half, place + j - begin) >= d.threshold ? scale * x[j] + shift : dropped;
         }
+        begin = end;
     }
 }
 
 // The same where the elements have other numbers than their indices.
+template <class At>
+struct Renumbered {
+    const ElementOrder& numbers;
+    const At& at;
+    int count;
+
+    GRADFUSE_DEVICE std::int64_t index(int j) const { return numbers(at.index(j)); }
+    GRADFUSE_DEVICE int side_by_side(int) const { return 1; }
+};
 template <int V, class T, class At>
 GRADFUSE_DEVICE void drop(const Dropout& d, const ElementOrder& numbers, const At& at, T (&x)[V]) {
     if (numbers.ndim == 0) return drop(d, at, x);
-    for (int j = 0; j < V; ++j) {
-        if (j >= at.count) break;
-        T one[elements_per_block] = {x[j]};
-        drop(d, numbers(at.index(j)), 1, one);
-        x[j] = one[0];
-    }
+    drop(d, Renumbered<At>{numbers, at, at.count}, x);
 }
 
 struct OwnOrder {};  // the numbers are the indices

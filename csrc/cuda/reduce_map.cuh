@@ -534,7 +534,7 @@ void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const C
                 const Plain* plain, const All& all) {
     if (g.length() == 0 || g.count() == 0) return;
     const Call<F, S, All> call(f, g, a, all, columns);
-    if (!plain || !call.wide || call.groups.step != 1 || !columns.whole(per_access<S>)) {
+    if (!plain || !call.wide || !call.groups.one_run || !columns.whole(per_access<S>)) {
         return loop_groups<Layout::any, Affine>(call);
     }
     loop_groups<Layout::one_run, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));

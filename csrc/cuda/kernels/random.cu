@@ -17,7 +17,7 @@ struct Drop {
     GRADFUSE_DEVICE void apply(std::int64_t i, const T (&x)[1][V], T (&y)[1][V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) y[0][j] = x[0][j];
-        drop(d, i, V, y[0]);
+        drop(d, i, y[0]);
     }
 };
 
