@@ -106,13 +106,12 @@ private:
         const At at(this->groups, first, position, 1, true);
         const auto& stages = this->stages.of_group(g, columns_first);
         S raw[F::inputs][1], extra[1];
-        T x[F::inputs][1], w[F::columns + 1][1], values[F::columns][1];
+        T x[F::inputs][1], w[F::columns + 1][1];
         for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[i]);
         stages.load(at, extra);
         for (int i = 0; i < F::inputs; ++i) widen<S>(raw[i], x[i]);
         stages.before(at, x, extra, false);
-        this->columns.read(columns_first, at, values);
-        for (int c = 0; c < F::columns; ++c) w[c][0] = values[c][0];
+        this->columns.read(columns_first, at, w);
         const auto group = this->numbers(g);
         const auto constants = this->f.constants(typename F::Record{}, this->f.local(T(0), 1, group, 0), group, 0);
         const auto terms = E::map(this->f, constants, 0, T(0), x, w, 0);

@@ -151,6 +151,16 @@ private:
     std::int64_t mod_ = 0;
 };
 
+// Doubles of every group, as an array; what is absent is none.
+class Doubles {
+public:
+    Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
+    operator const Array*() const { return array_.data ? &array_ : nullptr; }
+
+private:
+    Array array_;
+};
+
 // Columns of the storage type or of the compute type. An absent one has one value everywhere.
 template <class S, int N>
 class Columns {
@@ -184,8 +194,8 @@ public:
         return first(group) + (per_run_ ? run_.divide(position) : position);
     }
 
-    template <int V, Layout L>
-    GRADFUSE_DEVICE void read(std::int64_t first, const Positions<V, L>& at, T (&to)[N][V]) const {
+    template <int V, Layout L, int M>
+    GRADFUSE_DEVICE void read(std::int64_t first, const Positions<V, L>& at, T (&to)[M][V]) const {
 #pragma unroll
         for (int c = 0; c < N; ++c) read_one(c, first, at, to[c]);
     }

@@ -24,22 +24,29 @@ GRADFUSE_DEVICE T from_lane_xor(T value, int offset) {
     return value;
 }
 
-// merge(a, b) -> a, a before b in order. Every one of `width` neighbouring lanes, a power of two, gets the result.
+// merge(a, b) -> a, a before b in order: the values of the first `present` of `width` neighboring lanes, a power of
+// two. Each of the lanes gets the result.
 template <class T, class Merge>
-GRADFUSE_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
+GRADFUSE_DEVICE T merge_lanes(T value, const Merge& merge, int width, int present) {
+    const unsigned lane = threadIdx.x % unsigned(width);
     for (int offset = 1; offset < width; offset *= 2) {
         T other = from_lane_xor(value, offset);
-        if (threadIdx.x & unsigned(offset)) {
-            merge(other, value);
+        const bool second_present = int((lane | unsigned(offset)) & -unsigned(offset)) < present;
+        if (lane & unsigned(offset)) {
+            if (second_present) merge(other, value);
             value = other;
-        } else {
+        } else if (second_present) {
             merge(value, other);
         }
     }
     return value;
 }
+template <class T, class Merge>
+GRADFUSE_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size) {
+    return merge_lanes(value, merge, width, width);
+}
 
-// The same over `width` neighbouring threads, whole warps of the block; `scratch` has a place for each warp. All of the
+// The same over `width` neighboring threads, whole warps of the block; `scratch` has a place for each warp. All of the
 // block's threads take part.
 template <class T, class Merge>
 GRADFUSE_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {

@@ -88,23 +88,6 @@ struct Element<F, Affine, std::index_sequence<I...>, std::index_sequence<C...>> 
     }
 };
 
-// Merges the values of the first `present` of `width` neighboring lanes, in order; each of the lanes gets the result.
-template <class T, class Merge>
-GRADFUSE_DEVICE T merge_lanes(T value, const Merge& merge, int width, int present) {
-    const int lane = int(threadIdx.x) % width;
-    for (int offset = 1; offset < width; offset *= 2) {
-        T other = from_lane_xor(value, offset);
-        const bool upper = lane & offset, second_present = ((lane | offset) & -offset) < present;
-        if (upper) {
-            if (second_present) merge(other, value);
-            value = other;
-        } else if (second_present) {
-            merge(value, other);
-        }
-    }
-    return value;
-}
-
 // The arguments of all kernels of a declaration.
 template <class F, class S, class Stages>
 struct Call {
@@ -243,38 +226,23 @@ struct Loop : Schedule, Call<F, S, Stages> {
     }
     GRADFUSE_DEVICE static bool there(const At& at, int j) { return Schedule::whole || j < at.count; }
 
-    struct Held {
-        T x[F::inputs][K][V];
-
-        GRADFUSE_DEVICE void get(int k, T (&to)[F::inputs][V]) const {
-#pragma unroll
-            for (int i = 0; i < F::inputs; ++i) {
-#pragma unroll
-                for (int j = 0; j < V; ++j) to[i][j] = x[i][k][j];
-            }
-        }
-        GRADFUSE_DEVICE void set(int k, const T (&from)[F::inputs][V]) {
-#pragma unroll
-            for (int i = 0; i < F::inputs; ++i) {
-#pragma unroll
-                for (int j = 0; j < V; ++j) x[i][k][j] = from[i][j];
-            }
-        }
+    struct Held {  // as a bare array it takes more registers
+        T x[K][F::inputs][V];
     };
+
     template <class OfGroup>
     GRADFUSE_DEVICE void read(const Share& s, int begin, const OfGroup& stages, bool last, Held& held) const {
-        S raw[F::inputs][K][V], extra[K][V];
+        S raw[K][F::inputs][V], extra[K][V];
         for_vectors(s, begin, [&](int k, int, const At& at) {
 #pragma unroll
-            for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[i][k]);
+            for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
             stages.load(at, extra[k]);
         });
         for_vectors(s, begin, [&](int k, int, const At& at) {
-            T x[F::inputs][V];
+            auto& x = held.x[k];
 #pragma unroll
-            for (int i = 0; i < F::inputs; ++i) widen<S>(raw[i][k], x[i]);
+            for (int i = 0; i < F::inputs; ++i) widen<S>(raw[k][i], x[i]);
             stages.before(at, x, extra[k], last);
-            held.set(k, x);
         });
     }
 
@@ -303,11 +271,9 @@ struct Loop : Schedule, Call<F, S, Stages> {
             using First = typename F::First;
             part.center = First::start;
             for_vectors(s, begin, [&](int k, int, const At& at) {
-                T x[F::inputs][V];
-                held.get(k, x);
 #pragma unroll
                 for (int j = 0; j < V; ++j) {
-                    if (there(at, j)) part.center = First::join(part.center, E::first(this->f, x, j));
+                    if (there(at, j)) part.center = First::join(part.center, E::first(this->f, held.x[k], j));
                 }
             });
             part.center = warp_reduce(part.center, [](T& a, const T& b) { a = First::join(a, b); }, lanes);
@@ -315,14 +281,13 @@ struct Loop : Schedule, Call<F, S, Stages> {
         part.local = this->f.local(part.center, part.count, group, 0);
         typename F::Sums sums{};
         for_vectors(s, begin, [&](int k, int v, const At& at) {
-            T x[F::inputs][V], w[E::columns + 1][V];
-            held.get(k, x);
-            if constexpr (Affine && F::adds_columns) read_columns(s, at, w);
+            T w[E::columns + 1][V];
+            if constexpr (Affine && F::adds_columns) this->columns.read(s.columns, at, w);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const T kept = E::keep(this->f, part.local, x, j);
-                if (there(at, j)) E::add(this->f, sums, part.local, v * V + j, kept, x, w, j);
-                if constexpr (F::keeps && !Schedule::streams) held.x[0][k][j] = kept;
+                const T kept = E::keep(this->f, part.local, held.x[k], j);
+                if (there(at, j)) E::add(this->f, sums, part.local, v * V + j, kept, held.x[k], w, j);
+                if constexpr (F::keeps && !Schedule::streams) held.x[k][0][j] = kept;
             }
         });
         part.record = this->f.record(part.local, sum_lanes(sums, lanes), part.count);
@@ -371,29 +336,19 @@ struct Loop : Schedule, Call<F, S, Stages> {
     GRADFUSE_DEVICE void map(const Share& s, int begin, const typename F::Local& local, const Constants& c,
                              const OfGroup& stages, const Held& held, const Terms& terms) const {
         for_vectors(s, begin, [&](int k, int v, const At& at) {
-            T x[F::inputs][V], w[E::columns + 1][V], y[V];
-            held.get(k, x);
-            if constexpr (Affine) read_columns(s, at, w);
+            T w[E::columns + 1][V], y[V];
+            if constexpr (Affine) this->columns.read(s.columns, at, w);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                T kept = x[0][j];
-                if constexpr (F::keeps && Schedule::streams) kept = E::keep(this->f, local, x, j);
-                const auto values = E::map(this->f, c, v * V + j, kept, x, w, j);
+                T kept = held.x[k][0][j];
+                if constexpr (F::keeps && Schedule::streams) kept = E::keep(this->f, local, held.x[k], j);
+                const auto values = E::map(this->f, c, v * V + j, kept, held.x[k], w, j);
                 y[j] = values.v[0];
                 terms(k, j, values);
             }
             stages.after(at, y);
             at.write(this->out, y);
         });
-    }
-    GRADFUSE_DEVICE void read_columns(const Share& s, const At& at, T (&w)[E::columns + 1][V]) const {
-        T values[E::columns][V];
-        this->columns.read(s.columns, at, values);
-#pragma unroll
-        for (int c = 0; c < E::columns; ++c) {
-#pragma unroll
-            for (int j = 0; j < V; ++j) w[c][j] = values[c][j];
-        }
     }
 
     template <class Terms>

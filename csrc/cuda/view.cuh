@@ -46,6 +46,11 @@ GRADFUSE_DEVICE void narrow(const Compute<S> (&from)[V], S (&to)[V]) {
 }
 
 template <class S>
+S* pointer(const Array* a) {
+    return a ? static_cast<S*>(a->data) : nullptr;
+}
+
+template <class S>
 class View {
 public:
     View() = default;

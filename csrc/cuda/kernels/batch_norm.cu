@@ -9,11 +9,6 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-template <class S>
-S* pointer(const Array* a) {
-    return a ? static_cast<S*>(a->data) : nullptr;
-}
-
 template <class S, int V, class At>
 GRADFUSE_DEVICE void add(const At& at, const S* what, Compute<S> (&to)[V]) {
     if (!what) return;
@@ -186,16 +181,6 @@ struct UseSums {
         means[c] = sums[c] / count[c];
         means[channels + c] = sums[channels + c] / count[c];
     }
-};
-
-// Doubles per channel, as arrays; what is absent has none.
-class Doubles {
-public:
-    Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
-    operator const Array*() const { return array_.data ? &array_ : nullptr; }
-
-private:
-    const Array array_;
 };
 
 // The arrays with all that is read dense, and on boundaries of 16 bytes what is reduced; results are new arrays, which

@@ -37,12 +37,6 @@ void run(const F& f, const Grouping& grouping, const ReduceMapArrays& a) {
     reduce_map<false, true, S>(f, grouping, a, weights, a.column[0] ? nullptr : &none, none);
 }
 
-Array array_of(double* values, std::int64_t n) {
-    Array a;
-    a.data = values, a.dtype = DType::f64, a.size = n;
-    return a;
-}
-
 }  // namespace
 
 }  // namespace GRADFUSE_ISA
@@ -59,7 +53,7 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& ar
     const double scale = mean ? 1 / double(rows) : 1;
 
     double* const scratch = each ? nullptr : allocate_array<double>(rows + 2);  // losses, and rate and denominator
-    const Array rate = array_of(scratch + (each ? 0 : rows), 1), losses = array_of(scratch, rows);
+    const Array rate = dense_doubles(scratch + (each ? 0 : rows), 1), losses = dense_doubles(scratch, rows);
     ReduceMapArrays a;
     a.in[0] = &*logits, a.out = &*dlogits, a.column[0] = pointer_to(weight);
     a.group_out[0] = each ? &*loss : &losses;

@@ -9,11 +9,6 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-template <class S>
-S* pointer(const Array* a) {
-    return a ? static_cast<S*>(a->data) : nullptr;
-}
-
 // total = x + add, then the epilogue.
 template <class S, bool All>
 struct ForwardStages {
@@ -86,13 +81,11 @@ struct BackwardStages {
         GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const S (&)[V], bool) const {
             s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
                 using E = Element<Forward, true>;
-                T w[E::columns + 1][V], values[E::columns][V], in[1][V];
-                s.columns.read(first, at, values);
+                T w[E::columns + 1][V], in[1][V];
+                s.columns.read(first, at, w);
 #pragma unroll
                 for (int j = 0; j < V; ++j) {
                     in[0][j] = x[1][j];
-#pragma unroll
-                    for (int c = 0; c < E::columns; ++c) w[c][j] = values[c][j];
                     z[j] = E::map(s.norm, constants, 0, T(0), in, w, j).v[0];
                 }
             });
@@ -118,19 +111,6 @@ struct BackwardStages {
     }
 };
 
-// The statistics as arrays.
-struct Statistics {
-    Array array[NormInfo::max_statistics];
-    const Array* pointer[NormInfo::max_statistics];
-
-    Statistics(double* const* data, std::int64_t groups) {
-        for (int k = 0; k < NormInfo::max_statistics; ++k) {
-            array[k].data = data[k], array[k].dtype = DType::f64, array[k].size = groups;
-            pointer[k] = data[k] ? &array[k] : nullptr;
-        }
-    }
-};
-
 // One weight and bias for all of a group.
 bool affine_per_group(const NormOperation& op) {
     return op.affine_per_run && (op.grouping.runs == 1 || op.grouping.across());
@@ -149,11 +129,11 @@ ReduceMapArrays affine_arrays(const NormOperation& op, const NormArrays& a) {
 }
 
 template <class S, class Forward>
-void forward(const NormOperation& op, const NormArrays& a, const Statistics& statistics) {
+void forward(const NormOperation& op, const NormArrays& a, const Doubles* statistics) {
     const Forward f(op.parameters);
     ReduceMapArrays r = affine_arrays(op, a);
     r.in[0] = a.x, r.out = a.y;
-    for (int k = 0; k < Forward::group_outputs; ++k) r.group_out[k] = statistics.pointer[k];
+    for (int k = 0; k < Forward::group_outputs; ++k) r.group_out[k] = statistics[k];
     const Columns<S, Forward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, f.no_weight());
     const ForwardStages<S, false> plain(op, a);
     const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
@@ -161,7 +141,7 @@ void forward(const NormOperation& op, const NormArrays& a, const Statistics& sta
 }
 
 template <class S, class Forward, class Backward>
-void backward(const NormOperation& op, const NormArrays& a, const Statistics& statistics) {
+void backward(const NormOperation& op, const NormArrays& a, const Doubles* statistics) {
     constexpr int numbers = Forward::group_outputs, sums = Backward::column_sums;
     const Backward f(op.parameters);
     const Forward norm(op.parameters);
@@ -171,7 +151,7 @@ void backward(const NormOperation& op, const NormArrays& a, const Statistics& st
     const Columns<S, Backward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, norm.no_weight());
     if (members<typename Backward::Group, double> > numbers) r.group_in[numbers] = r.group_in[0];
     for (int k = 0; k < numbers; ++k) {
-        r.group_in[k] = {statistics.pointer[k], 0, 0};
+        r.group_in[k] = {statistics[k], 0, 0};
         all.statistics[k] = Numbers(r.group_in[k]);
     }
     r.in[0] = a.dy, r.in[1] = a.x, r.out = a.dx;
@@ -183,8 +163,8 @@ void backward(const NormOperation& op, const NormArrays& a, const Statistics& st
     } else if (a.dweight || a.dbias) {
         parts[0] = allocate_array<double>(2 * groups), parts[1] = parts[0] + groups;
     }
-    const Statistics of_groups(parts, groups);
-    r.group_out[0] = of_groups.pointer[0], r.group_out[1] = of_groups.pointer[1];
+    const Doubles of_groups[] = {{parts[0], groups}, {parts[1], groups}};
+    r.group_out[0] = of_groups[0], r.group_out[1] = of_groups[1];
     const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
     reduce_map_and_columns<S>(f, op.grouping, r, columns, is_plain ? &plain : nullptr, all);
     if (parts[0]) merge_slots<double, sums>(parts[0], groups / op.periods, op.periods, column_sum);
@@ -203,7 +183,8 @@ void norm_forward(const NormOperation& op, const NormArrays& arrays) {
     NormArrays a = arrays;
     a.x = &*x, a.y = &*y, a.add = pointer_to(add), a.weight = pointer_to(weight), a.bias = pointer_to(bias);
     a.total = pointer_to(total);
-    const Statistics statistics(a.statistics, op.grouping.count());
+    const std::int64_t groups = op.grouping.count();
+    const Doubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
     with_storage(x->dtype, [&](auto storage) {
         using S = decltype(storage);
         with_row<Compute<S>>(op.row, Norms{},
@@ -222,7 +203,8 @@ void norm_backward(const NormOperation& op, const NormArrays& arrays) {
     NormArrays a = arrays;
     a.x = &*x, a.dy = &*dy, a.dx = &*dx, a.weight = pointer_to(weight), a.bias = pointer_to(bias);
     a.dtotal = pointer_to(dtotal), a.dweight = pointer_to(dweight), a.dbias = pointer_to(dbias);
-    const Statistics statistics(a.statistics, op.grouping.count());
+    const std::int64_t groups = op.grouping.count();
+    const Doubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
     with_storage(x->dtype, [&](auto storage) {
         using S = decltype(storage);
         with_row<Compute<S>>(op.row, Norms{}, [&](auto norm) {
