@@ -12,9 +12,6 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Channels: where they are not single elements of rows, in runs.
-inline Grouping in_runs(const ChannelShape& s) { return channels_of(s, 2); }
-
 // The records of all groups, [slot][group].
 template <class Record>
 struct Slots {
@@ -157,48 +154,6 @@ private:
     }
 };
 
-template <template <class, class, class, Layout> class Kernel, Layout L, class F, class S, class Stages>
-void launch_pieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<typename F::Record>& slots) {
-    const Kernel<F, S, Stages, L> kernel(call, pieces, slots);
-    launch(kernel, kernel.blocks(), kernel.shared_bytes());
-}
-
-// The two kinds of kernels of reduce_map. `plain` points to stages, or is nullptr where there are no such kernels.
-template <template <class, class, class, Layout> class Kernel, class S, class F, class Plain, class All>
-void run_pieces(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain, const All& all,
-                const Pieces& pieces, const Slots<typename F::Record>& slots) {
-    const Call<F, S, All> call(f, g, a, all);
-    if constexpr (!std::is_null_pointer_v<Plain>) {
-        if (plain && call.wide) {
-            const Call<F, S, std::remove_cv_t<std::remove_pointer_t<Plain>>> plain_call(f, g, a, *plain);
-            return launch_pieces<Kernel, Layout::runs>(plain_call, pieces, slots);
-        }
-    }
-    launch_pieces<Kernel, Layout::any>(call, pieces, slots);
-}
-
-inline bool is_empty(const Grouping& g) { return g.length() == 0 || g.count() == 0; }
-
-// False where groups do not fit in the registers of a block, or are empty.
-template <class S, class F, class Plain, class All>
-bool reduce_map_on_chip(const F& f, const Grouping& g, const ReduceMapArrays& a, const Plain* plain, const All& all) {
-    if (is_empty(g)) return false;
-    const Call<F, S, All> call(f, g, a, all);
-    if (!plain || !call.wide) return loop_on_chip<Layout::any, false>(call);
-    return loop_on_chip<Layout::runs, false>(Call<F, S, Plain>(f, g, a, *plain));
-}
-
-// The records of the slots of all groups. Where the map needs no record of a whole group, the elements are mapped, too.
-template <class S, class F, class Plain, class All>
-Slots<typename F::Record> reduce_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain,
-                                       const All& all) {
-    if (is_empty(g)) return {};
-    const Pieces pieces = slots_of(Groups(g));
-    const Slots<typename F::Record> slots{allocate_array<typename F::Record>(pieces.count * g.count()), pieces.count};
-    run_pieces<ReduceSlots, S>(f, g, a, plain, all, pieces, slots);
-    return slots;
-}
-
 struct Clear : Kernel {
     DoubleView to;
     std::int64_t count;
@@ -208,30 +163,92 @@ struct Clear : Kernel {
         if (i < count) to.set(i, 0);
     }
 };
-
 inline void clear(const Array* a) {
     if (a) launch(Clear{{}, DoubleView(a), a->size}, blocks_for(a->size, Clear::threads));
 }
-inline void clear_numbers(const ReduceMapArrays& a) {
-    for (const Array* out : a.group_out) clear(out);
-}
 
-// The elements mapped, and the numbers of the groups, which of groups without elements are 0.
-template <class S, class F, class Plain, class All>
-void map_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, Plain plain, const All& all,
-               const Slots<typename F::Record>& slots = {}) {
-    if (is_empty(g)) return clear_numbers(a);
-    const Groups groups(g);
-    const std::int64_t each = !groups.across ? along_piece : F::reduces ? slots_of(groups).each : across_piece;
-    run_pieces<MapSlots, S>(f, g, a, plain, all, Pieces(g.length(), (g.length() + each - 1) / each), slots);
-}
+struct NoPlain {};  // stands for plain stages where there are no kernels with them
 
-// The numbers alone.
-template <class S, class F>
-void finish_slots(const F& f, const Grouping& g, const ReduceMapArrays& a, const Slots<typename F::Record>& slots) {
-    if (is_empty(g)) return clear_numbers(a);
-    launch_pieces<MapSlots, Layout::any>(Call<F, S, NoStages>(f, g, a, {}), Pieces(g.length(), 1), slots);
-}
+// The declarations of a call, one after another, over channels. Kernels with `plain` stages, where these will do, are
+// for runs of whole vectors; those with `all` of them take what there is. The two add up in different orders, so what
+// is reduced is a WideDense, or there are no plain kernels.
+template <class S, class Plain = NoStages, class All = NoStages>
+class ChannelLoop {
+public:
+    ChannelLoop(const ChannelShape& shape, const ReduceMapArrays& arrays, std::optional<Plain> plain = Plain(),
+                const All& all = {})
+        : groups_(channels_of(shape, 2)), arrays_(arrays), plain_(plain), all_(all), is_empty_(shape.size() == 0) {}
+
+    // False where groups do not fit in the registers of a block, or are empty.
+    template <class F>
+    bool on_chip(const F& f) const {
+        if (is_empty_) return false;
+        return run(f, [](const auto& call, auto layout) { return loop_on_chip<decltype(layout)::value, false>(call); });
+    }
+
+    // The records of the slots of all groups. Where the map needs no record of a whole group, elements are mapped, too.
+    template <class F>
+    Slots<typename F::Record> reduce(const F& f) const {
+        if (is_empty_) return {};
+        const Pieces pieces = slots_of(Groups(groups_));
+        const Slots<typename F::Record> slots{allocate_array<typename F::Record>(pieces.count * groups_.count()),
+                                              pieces.count};
+        run(f, [&](const auto& call, auto layout) {
+            launch_pieces<ReduceSlots, decltype(layout)::value>(call, pieces, slots);
+        });
+        return slots;
+    }
+
+    // The elements mapped, and the numbers of the groups, which of groups without elements are 0.
+    template <class F>
+    void map(const F& f, const Slots<typename F::Record>& slots = {}) const {
+        if (is_empty_) return clear_numbers();
+        const Groups groups(groups_);
+        const std::int64_t each = !groups.across ? along_piece : F::reduces ? slots_of(groups).each : across_piece;
+        const Pieces pieces(groups.length, (groups.length + each - 1) / each);
+        run(f, [&](const auto& call, auto layout) {
+            launch_pieces<MapSlots, decltype(layout)::value>(call, pieces, slots);
+        });
+    }
+
+    // The numbers alone.
+    template <class F>
+    void finish(const F& f, const Slots<typename F::Record>& slots) const {
+        if (is_empty_) return clear_numbers();
+        const Call<F, S, NoStages> call(f, groups_, arrays_, {});
+        launch_pieces<MapSlots, Layout::any>(call, Pieces(groups_.length(), 1), slots);
+    }
+
+private:
+    template <Layout L>
+    using Constant = std::integral_constant<Layout, L>;
+
+    template <class F, class Run>
+    auto run(const F& f, const Run& run) const {
+        const Call<F, S, All> call(f, groups_, arrays_, all_);
+        if constexpr (!std::is_same_v<Plain, NoPlain>) {
+            if (plain_ && call.wide) {
+                return run(Call<F, S, Plain>(f, groups_, arrays_, *plain_), Constant<Layout::runs>());
+            }
+        }
+        return run(call, Constant<Layout::any>());
+    }
+    template <template <class, class, class, Layout> class Kernel, Layout L, class F, class Stages>
+    static void launch_pieces(const Call<F, S, Stages>& call, const Pieces& pieces,
+                              const Slots<typename F::Record>& slots) {
+        const Kernel<F, S, Stages, L> kernel(call, pieces, slots);
+        launch(kernel, kernel.blocks(), kernel.shared_bytes());
+    }
+    void clear_numbers() const {
+        for (const Array* out : arrays_.group_out) clear(out);
+    }
+
+    const Grouping groups_;
+    const ReduceMapArrays arrays_;
+    const std::optional<Plain> plain_;
+    const All all_;
+    const bool is_empty_;
+};
 
 }  // namespace GRADFUSE_ISA
 }  // namespace gradfuse::cuda

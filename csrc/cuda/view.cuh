@@ -114,23 +114,13 @@ private:
     bool wide_ = true;
 };
 
-// One of any type, read and written as doubles: a number per channel. It may be absent: then nothing is written.
+// One of any type that doubles are written to: a number per group. It may be absent: then nothing is written.
 class DoubleView {
 public:
     DoubleView() = default;
     explicit DoubleView(const Array* dense)
         : data_(dense ? dense->data : nullptr), dtype_(dense ? dense->dtype : DType::f64) {}
 
-    GRADFUSE_DEVICE double get(std::int64_t i, double otherwise = 0) const {
-        double value = otherwise;
-        if (data_) {
-            with_storage(dtype_, [&](auto s) {
-                using S = decltype(s);
-                value = Storage<S>::template load<double>(static_cast<const S*>(data_)[i]);
-            });
-        }
-        return value;
-    }
     GRADFUSE_DEVICE void set(std::int64_t i, double value) const {
         if (!data_) return;
         with_storage(dtype_, [&](auto s) {

@@ -33,7 +33,7 @@ struct ForwardStages : NoStages {
     Epilogue<T, All ? Ending::any : Ending::relu> epilogue;
     const S* residual;
 
-    ForwardStages(const ChannelOp& op, const ChannelArrays& a)
+    ForwardStages(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays&)
         : first(op.before), epilogue(op.after, op.dropout), residual(pointer<S>(a.residual)) {}
     bool wide() const { return is_wide(residual); }
 
@@ -119,7 +119,7 @@ void per_channel(const F& f, std::int64_t channels) {
 }
 
 struct UseStatistics {
-    DoubleView given_mean, given_var;
+    Numbers given_mean, given_var;
     double eps;
     double *mean, *invstd;
 
@@ -155,31 +155,35 @@ struct MergeMoments {
 struct UseMoments {
     BatchNormTraining<double> f;
     PackedMoments moments;
+    Numbers mean_before, var_before;
     DoubleView running_mean, running_var;
     double *mean, *invstd;
 
     GRADFUSE_DEVICE void operator()(std::int64_t c) const {
         const ChannelMoments m = moments.get(c);
         double out[4];
-        f.finish({m.count, m.mean, m.squares}, {1, 0, running_mean.get(c), running_var.get(c)}, out);
+        f.finish({m.count, m.mean, m.squares}, {1, 0, mean_before.get(c), var_before.get(c)}, out);
         mean[c] = out[0], invstd[c] = out[1];
         running_mean.set(c, out[2]);
         running_var.set(c, out[3]);
     }
 };
 
-// The gradients of weight and bias from the local sums; the means of those of the whole batch.
+// The gradients of weight and bias from the local sums, the record for dx from those of the whole batch.
+template <class T>
 struct UseSums {
+    using Backward = BatchNormBackward<T>;
+
+    Backward f;
     DoubleView dweight, dbias;
-    const double *local, *sums, *count;
-    double* means;
+    const double *local, *sums, *count, *mean, *invstd;
+    typename Backward::Record* records;
     std::int64_t channels;
 
     GRADFUSE_DEVICE void operator()(std::int64_t c) const {
         dbias.set(c, local[c]);
         dweight.set(c, local[channels + c]);
-        means[c] = sums[c] / count[c];
-        means[channels + c] = sums[channels + c] / count[c];
+        records[c] = f.of_sums(sums[c], sums[channels + c], count[c], {mean[c], invstd[c], 1, 0});
     }
 };
 
@@ -231,38 +235,11 @@ struct DenseRunning {
     const std::optional<DenseInOut> mean, var;
 };
 
-template <class S>
-void normalize(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r,
-               const BatchNormTraining<Compute<S>>& f) {
-    const Grouping groups = in_runs(op.shape);
-    const ForwardStages<S, false> stages(op, a);
-    const ForwardStages<S, true> all(op, a);
-    const auto* const plain = is_plain(op) ? &stages : nullptr;
-    if (reduce_map_on_chip<S>(f, groups, r, plain, all)) return;
-    const NoStages none;
-    const BatchMoments<Compute<S>> moments;
-    map_slots<S>(f, groups, r, plain, all,
-                 op.before.row < 0 ? reduce_slots<S>(moments, groups, r, &none, none)
-                                   : reduce_slots<S>(moments, groups, r, nullptr, all));
-}
-
-template <class S>
-void backward(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r) {
-    using T = Compute<S>;
-    const Grouping groups = in_runs(op.shape);
-    const BackwardStages<S, false> stages(op, a, r);
-    const BackwardStages<S, true> all(op, a, r);
-    const auto* const plain = is_plain(op) ? &stages : nullptr;
-    if (op.through_statistics()) {
-        const BatchNormBackward<T> f(nullptr);
-        if (reduce_map_on_chip<S>(f, groups, r, plain, all)) return;
-        const BatchNormSums<T> sums(nullptr);
-        map_slots<S>(f, groups, r, plain, all, reduce_slots<S>(sums, groups, r, plain, all));
-    } else {
-        const ChannelAffineBackward<T> f(nullptr);
-        const auto slots = reduce_slots<S>(f, groups, r, plain, all);
-        if (a.dweight || a.dbias) finish_slots<S>(f, groups, r, slots);
-    }
+template <class S, template <class, bool> class Stages>
+ChannelLoop<S, Stages<S, false>, Stages<S, true>> fused(const ChannelOp& op, const ChannelArrays& a,
+                                                        const ReduceMapArrays& r) {
+    const auto plain = is_plain(op) ? std::optional(Stages<S, false>(op, a, r)) : std::nullopt;
+    return {op.shape, r, plain, Stages<S, true>(op, a, r)};
 }
 
 }  // namespace
@@ -284,14 +261,22 @@ void batch_norm(const ChannelOp& op, const ChannelArrays& given, double eps, con
     r.group_out[2] = pointer_to(moved.mean), r.group_out[3] = pointer_to(moved.var);
     with_storage(a.x->dtype, [&](auto storage) {
         using S = decltype(storage);
-        normalize<S>(op, a, r, {eps, running.momentum, running.unbiased});
+        using T = Compute<S>;
+        const BatchNormTraining<T> f(eps, running.momentum, running.unbiased);
+        const auto loop = fused<S, ForwardStages>(op, a, r);
+        if (loop.on_chip(f)) return;
+        const BatchMoments<T> moments;
+        if (op.before.row < 0) return loop.map(f, ChannelLoop<S>(op.shape, r).reduce(moments));
+        const ForwardStages<S, true> before(op, a, r);
+        const ChannelLoop<S, NoPlain, ForwardStages<S, true>> read(op.shape, r, NoPlain(), before);
+        loop.map(f, read.reduce(moments));
     });
     moved.commit();
 }
 
 void given_statistics(const Array& given_mean, const Array& given_var, double eps, double* mean, double* invstd) {
     const Dense m(given_mean), v(given_var);
-    per_channel(UseStatistics{DoubleView(&*m), DoubleView(&*v), eps, mean, invstd}, m->size);
+    per_channel(UseStatistics{Numbers({&*m}), Numbers({&*v}), eps, mean, invstd}, m->size);
 }
 
 void channel_forward(const ChannelOp& op, const ChannelArrays& given) {
@@ -307,9 +292,7 @@ void channel_forward(const ChannelOp& op, const ChannelArrays& given) {
     r.out = &*y;
     with_storage(given.y->dtype, [&](auto storage) {
         using S = decltype(storage);
-        const ForwardStages<S, false> plain(op, prepared.arrays);
-        const ForwardStages<S, true> all(op, prepared.arrays);
-        map_slots<S>(ChannelAffine<Compute<S>>(), in_runs(op.shape), r, is_plain(op) ? &plain : nullptr, all);
+        fused<S, ForwardStages>(op, prepared.arrays, r).map(ChannelAffine<Compute<S>>());
     });
     y.commit();
 }
@@ -318,7 +301,19 @@ void channel_backward(const ChannelOp& op, const ChannelArrays& given) {
     const Prepared prepared(op, given);
     ReduceMapArrays r = prepared.backward();
     r.group_out[0] = given.dweight, r.group_out[1] = given.dbias;
-    with_storage(given.dy->dtype, [&](auto storage) { backward<decltype(storage)>(op, prepared.arrays, r); });
+    with_storage(given.dy->dtype, [&](auto storage) {
+        using S = decltype(storage);
+        using T = Compute<S>;
+        const auto loop = fused<S, BackwardStages>(op, prepared.arrays, r);
+        if (!op.through_statistics()) {
+            const ChannelAffineBackward<T> f(nullptr);
+            const auto slots = loop.reduce(f);
+            if (given.dweight || given.dbias) loop.finish(f, slots);
+            return;
+        }
+        const BatchNormBackward<T> f(nullptr);
+        if (!loop.on_chip(f)) loop.map(f, loop.reduce(BatchNormSums<T>(nullptr)));
+    });
 }
 
 void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) {
@@ -331,9 +326,9 @@ void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) 
     r.group_out[0] = count, r.group_out[1] = mean, r.group_out[2] = squares;
     with_storage(x_.dtype, [&](auto storage) {
         using S = decltype(storage);
-        const NoStages none;
+        const ChannelLoop<S> loop(shape, r);
         const BatchMoments<Compute<S>> f;
-        finish_slots<S>(f, in_runs(shape), r, reduce_slots<S>(f, in_runs(shape), r, &none, none));
+        loop.finish(f, loop.reduce(f));
     });
 }
 
@@ -347,10 +342,13 @@ void use_moments(const Array& moments_, double eps, const RunningStatistics& run
     const Dense moments(moments_);
     const DenseRunning moved(running);
     const std::int64_t channels = moments->shape[1];
+    const Array *const running_mean = pointer_to(moved.mean), *const running_var = pointer_to(moved.var);
     per_channel(UseMoments{{eps, running.momentum, running.unbiased},
                            {static_cast<double*>(moments->data), channels},
-                           DoubleView(pointer_to(moved.mean)),
-                           DoubleView(pointer_to(moved.var)),
+                           Numbers({running_mean}),
+                           Numbers({running_var}),
+                           DoubleView(running_mean),
+                           DoubleView(running_var),
                            mean,
                            invstd},
                 channels);
@@ -365,11 +363,9 @@ void batch_norm_sums(const ChannelOp& op, const ChannelArrays& given, double* su
     r.group_out[0] = xhat, r.group_out[1] = dz;
     with_storage(given.dy->dtype, [&](auto storage) {
         using S = decltype(storage);
-        const BackwardStages<S, false> plain(op, prepared.arrays, r);
-        const BackwardStages<S, true> all(op, prepared.arrays, r);
         const BatchNormSums<Compute<S>> f(nullptr);
-        const Grouping groups = in_runs(op.shape);
-        finish_slots<S>(f, groups, r, reduce_slots<S>(f, groups, r, is_plain(op) ? &plain : nullptr, all));
+        const auto loop = fused<S, BackwardStages>(op, prepared.arrays, r);
+        loop.finish(f, loop.reduce(f));
     });
 }
 
@@ -379,17 +375,17 @@ void batch_norm_finish(const ChannelOp& op, const ChannelArrays& given, const Ar
     const Dense local(local_), sums(sums_), moments(moments_);
     const auto doubles = [](const Dense& a) { return static_cast<const double*>(a->data); };
     const std::int64_t channels = op.shape.channels;
-    double* const means = allocate_array<double>(2 * channels);
-    per_channel(UseSums{DoubleView(given.dweight), DoubleView(given.dbias), doubles(local), doubles(sums),
-                        doubles(moments), means, channels},
-                channels);
-    const Doubles dz(means, channels), xhat(means + channels, channels);
-    ReduceMapArrays r = prepared.backward();
-    r.group_in[4] = {xhat, 0}, r.group_in[5] = {dz, 0};
+    const ReduceMapArrays r = prepared.backward();
     with_storage(given.dy->dtype, [&](auto storage) {
         using S = decltype(storage);
-        const BackwardStages<S, true> all(op, prepared.arrays, r);
-        map_slots<S>(BatchNormFinish<Compute<S>>(), in_runs(op.shape), r, nullptr, all);
+        using F = BatchNormBackward<Compute<S>>;
+        const F f(nullptr);
+        const Slots<typename F::Record> whole{allocate_array<typename F::Record>(channels), 1};
+        per_channel(
+            UseSums<Compute<S>>{f, DoubleView(given.dweight), DoubleView(given.dbias), doubles(local), doubles(sums),
+                                doubles(moments), given.mean, given.invstd, whole.records, channels},
+            channels);
+        fused<S, BackwardStages>(op, prepared.arrays, r).map(f, whole);
     });
 }
 

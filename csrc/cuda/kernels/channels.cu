@@ -13,8 +13,7 @@ void prelu_forward(const ChannelShape& shape, const Array& x_, const Array& weig
     r.group_in[0] = {&*weight};
     with_storage(x_.dtype, [&](auto s) {
         using S = decltype(s);
-        const NoStages none;
-        map_slots<S>(PRelu<Compute<S>>(), in_runs(shape), r, &none, none);
+        ChannelLoop<S>(shape, r).map(PRelu<Compute<S>>());
     });
 }
 
@@ -28,9 +27,9 @@ void prelu_backward(const ChannelShape& shape, const Array& dy_, const Array& x_
     r.group_out[0] = &dweight;
     with_storage(x_.dtype, [&](auto s) {
         using S = decltype(s);
-        const NoStages none;
+        const ChannelLoop<S> loop(shape, r);
         const PReluBackward<Compute<S>> f;
-        finish_slots<S>(f, in_runs(shape), r, reduce_slots<S>(f, in_runs(shape), r, &none, none));
+        loop.finish(f, loop.reduce(f));
     });
 }
 
@@ -40,9 +39,9 @@ void max_norm(const ChannelShape& shape, double limit, const Array& w_) {
     r.in[0] = &*w, r.out = &*w;
     with_storage(w_.dtype, [&](auto s) {
         using S = decltype(s);
-        const NoStages none;
+        const ChannelLoop<S, NoPlain> loop(shape, r);
         const MaxNorm<Compute<S>> f(limit);
-        map_slots<S>(f, in_runs(shape), r, nullptr, none, reduce_slots<S>(f, in_runs(shape), r, nullptr, none));
+        loop.map(f, loop.reduce(f));
     });
     w.commit();
 }

@@ -82,8 +82,15 @@ struct BatchNormTraining : BatchNorm<T> {
 // Its backward: dweight and dbias are sums of the group.
 template <class T>
 struct BatchNormBackward : NormalizeBackward<T> {
+    using typename NormalizeBackward<T>::Group;
+    using typename NormalizeBackward<T>::Record;
     static constexpr int columns = 0, column_sums = 0;
     using NormalizeBackward<T>::NormalizeBackward;
+
+    // That of n elements whose sums of dz and dz xhat are known.
+    GRADFUSE_HD Record of_sums(double dz, double xhat, double n, Group g) const {
+        return {dz, xhat / g.invstd + this->rest(g) * dz, n};
+    }
 };
 
 // Out: count, mean, and sum of squared deviations.
@@ -158,14 +165,14 @@ struct BatchNormFinish : GroupMap<T> {
     struct Group {
         double mean, invstd, weight, bias, xhat, dz;
     };
-    using Backward = NormalizeBackward<T>;
+    using Backward = BatchNormBackward<T>;
     using Constants = typename Backward::Constants;
     static constexpr int inputs = 2;
 
     GRADFUSE_HD Constants constants(const typename GroupMap<T>::Record&, Empty, Group g, std::int64_t) const {
-        const double rest = g.mean - double(T(g.mean));
-        return Backward(nullptr).constants({g.dz, g.xhat / g.invstd + rest * g.dz, 1}, {},
-                                           {g.mean, g.invstd, g.weight, g.bias}, 0);
+        const typename Backward::Group group{g.mean, g.invstd, g.weight, g.bias};
+        const Backward f(nullptr);
+        return f.constants(f.of_sums(g.dz, g.xhat, 1, group), {}, group, 0);
     }
     template <class P>
     GRADFUSE_HD Values<T, 1> map(Constants c, P, T dy, T x) const {
