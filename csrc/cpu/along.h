@@ -16,7 +16,6 @@ class Along : Loop<F, C, Stages> {
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = tile_size, resident_bytes = 1 << 18, batch = 32;
-    static constexpr std::int64_t block_kept = F::keeps ? tile_size + batch * vector_lanes<T> : 0;
     static constexpr int L = lanes_of<Real, sums>, L1 = lanes_of<T, 1>;
     // The weight of a run is given to its record, not to each of its elements.
     static constexpr bool weighs_runs = C == Columns::per_run && F::adds_columns;
@@ -89,10 +88,9 @@ private:
     struct Scratch {
         Scratch(const Along& loop, std::int64_t parts, double* totals)
             : in(loop.direct_ ? 0 : inputs * parts * tile_size),
-              kept(loop.blocks_                                        ? block_kept
-                   : !F::keeps || (loop.stores_ && loop.out_.direct()) ? 0
-                   : loop.stores_                                      ? parts * tile_size
-                                                                       : tile_size),
+              kept(!F::keeps || loop.blocks_ || (loop.stores_ && loop.out_.direct()) ? 0
+                   : loop.stores_                                                    ? parts * tile_size
+                                                                                     : tile_size),
               out(loop.out_.direct() ? 0 : tile_size),
               sums(loop.wanted_ && !weighs_runs ? column_sums * loop.width_ + vector_lanes<T> : 0),
               totals(totals) {}
@@ -189,7 +187,7 @@ private:
     GRADFUSE_HD Record record_of(const Local& local, std::int64_t n, const T* const* in) const {
         const T* const none[columns + 1] = {};
         alignas(64) Real lanes[sums][L] = {};
-        second<Keep::none>(local, n, in, none, nullptr, lanes);
+        second<false>(local, n, in, none, nullptr, lanes);
         return record(local, lanes, double(n));
     }
     GRADFUSE_HD Record record(const Local& local, const Real (&lanes)[sums][L], double n) const {
@@ -225,9 +223,9 @@ private:
             inputs_of(at, p, r, !has_first, false, in_scratch, in);
             columns_of(at, p, r, w);
             if (stores) {
-                second<keep_exactly>(local, p.n, in, w, kept_of(at, p, r, kept_scratch), lanes);
+                second<F::keeps>(local, p.n, in, w, kept_of(at, p, r, kept_scratch), lanes);
             } else {
-                second<Keep::none>(local, p.n, in, w, nullptr, lanes);
+                second<false>(local, p.n, in, w, nullptr, lanes);
             }
         }
         return record(local, lanes, double(p.count()));
@@ -247,34 +245,26 @@ private:
         });
     }
 
-    // What is kept of elements goes to memory for just as many, or for whole vectors of them.
-    enum class Keep { none, exactly, in_vectors };
-    static constexpr Keep keep_exactly = F::keeps ? Keep::exactly : Keep::none;
-    static constexpr Keep keep_in_vectors = F::keeps ? Keep::in_vectors : Keep::none;
-
-    template <Keep keep>
+    template <bool keep>
     GRADFUSE_HD void second(const Local& local, std::int64_t n, const T* const* in, const T* const* w, T* kept,
                             Real (&lanes)[sums][L]) const {
         const T* const from[] = {in[0], in[inputs - 1]};
         const T* const column[] = {w[0], w[columns > 1 ? 1 : 0]};
         const Local c = local;
-        alignas(64) T last_kept[keep == Keep::none ? 1 : L];
+        alignas(64) T last_kept[keep ? L : 1];
         alignas(64) Real last_lanes[sums][L];
         in_lanes<T, L>(
             n,
             [&](int l, std::int64_t i, T position, bool there, auto whole) GRADFUSE_INLINE {
                 Sums s = make<Sums, Real>([&](int k) GRADFUSE_INLINE { return lanes[k][l]; });
                 const T e = Call::add(f_, s, c, position, input_at(from, i, there), column_at(column, i, there));
-                if constexpr (keep != Keep::none) *(whole ? kept + i : last_kept + l) = e;
+                if constexpr (keep) *(whole ? kept + i : last_kept + l) = e;
                 take<Real>(
                     s, [&](int k, Real v) GRADFUSE_INLINE { (whole || weighs_runs ? lanes : last_lanes)[k][l] = v; });
             },
             [&](int first, int there) GRADFUSE_INLINE {
                 if constexpr (!weighs_runs) take_lanes<T>(last_lanes, first, there, lanes);
-                T* const to = kept + n - there;
-                const T* const of = last_kept + first;
-                if constexpr (keep == Keep::in_vectors) std::memcpy(to, of, sizeof(Vector<T>));
-                if constexpr (keep == Keep::exactly) std::memcpy(to, of, sizeof(T) * std::size_t(there));
+                if constexpr (keep) std::memcpy(kept + n - there, last_kept + first, sizeof(T) * std::size_t(there));
             });
     }
 
@@ -292,7 +282,7 @@ private:
                     inputs_of(at, p, r, loads, F::reduces, in_scratch, in);
                     if constexpr (F::keeps) {
                         alignas(64) Real unused[sums][L] = {};
-                        second<Keep::exactly>(local, p.n, in, w, kept_scratch, unused);
+                        second<true>(local, p.n, in, w, kept_scratch, unused);
                         in[0] = kept_scratch;
                     }
                 }
@@ -450,7 +440,7 @@ private:
     // Run r of a group of a block.
     struct Run {
         const T *in[inputs], *w[columns + 1];
-        T *kept, *out;
+        T* out;  // what is kept, too
     };
     void block(Batch& b, std::int64_t from, std::int64_t count, const Scratch& scratch) const {
         const std::int64_t length = g_.length(), base = place(b, from).base;
@@ -471,12 +461,10 @@ private:
             }
         }
         T* const out = out_(base, scratch.out.data());
-        const std::int64_t kept_stride = length + vector_lanes<T> - length % vector_lanes<T>;
         const auto run = [&](const Place& of, std::int64_t k, std::int64_t r) GRADFUSE_INLINE {
             Run at;
             for (int i = 0; i < inputs; ++i) at.in[i] = in[i] + k * length + r * g_.run;
             for (int c = 0; c < columns; ++c) at.w[c] = column_of(c, of, all(), r);
-            at.kept = scratch.kept.data() + k * kept_stride + r * g_.run;
             at.out = out + k * length + r * g_.run;
             return at;
         };
@@ -498,7 +486,7 @@ private:
             const Place of = place(b, from + k);
             for (std::int64_t r = 0; r < g_.runs; ++r) {
                 Run at = run(of, k, r);
-                if (F::keeps) at.in[0] = at.kept;
+                if (F::keeps) at.in[0] = at.out;
                 if (adds_terms()) {
                     map_and_add(c, all(), of, at.in, at.w, at.out, scratch.sums.data());
                 } else {
@@ -542,7 +530,7 @@ private:
         for (std::int64_t k = 0; k < count; ++k) {
             alignas(64) Real lanes[sums][L] = {};
             const Run at = run(place(b, from + k), k, 0);
-            second<keep_in_vectors>(lane_of<Local, T>(local, k), length, at.in, at.w, at.kept, lanes);
+            second<F::keeps>(lane_of<Local, T>(local, k), length, at.in, at.w, at.out, lanes);
             const auto plus = [](const auto& x, const auto& y) GRADFUSE_INLINE { return x + y; };
             for (int m = 0; m < sums; ++m) total[m][k] = join_lanes(lanes[m], plus);
         }
@@ -569,7 +557,7 @@ private:
         if constexpr (F::maps && F::reduces && !has_first) {
             InPlace now = in_place(place(b, 0));
             alignas(64) Real lanes[sums][L] = {};
-            second<Keep::none>(now.local, g_.run, now.in, now.w, nullptr, lanes);
+            second<false>(now.local, g_.run, now.in, now.w, nullptr, lanes);
             Record whole = record(now.local, lanes, double(g_.run));
             for (std::int64_t k = 0; k < b.count; ++k) {
                 const Constants c = f_.constants(whole, now.local, now.at.group, 0);
