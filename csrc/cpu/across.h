@@ -18,6 +18,7 @@ class Across : Loop<F, C, Stages> {
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = 64, strip = 512;  // positions, groups
     static constexpr int together = 4;
+    static constexpr std::int64_t page = 4096;
 
     // A member of many groups' structs: one array of lanes each.
     template <int Members, class V>
@@ -34,6 +35,7 @@ public:
           area_(stride_ * (turned_ ? whole_vectors(g.length()) : part_size)),
           direct_(!turned_ && !stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
           stores_(F::keeps && (turned_ || out_.direct())),
+          aliases_(!turned_ && g.run_stride * std::int64_t(sizeof(T)) % page == 0),
           held_(Stages::keeps_first && stages.active() && !turned_ && out_.direct() && F::maps && F::reduces) {}
 
     void run() const {
@@ -240,7 +242,7 @@ private:
             set_lane<T>(f_.local(center[l], double(count), lane_of<Group, double>(n.in, l), k), local, l);
             for (int m = 0; m < sums; ++m) a[m][l] = 0;
         });
-        for_positions(count, [&](std::int64_t j, auto positions) {
+        for_positions(count, stores_ && aliases_, [&](std::int64_t j, auto positions) {
             T* kept[positions] = {};
             if (stores_) {
                 for (int i = 0; i < positions; ++i) kept[i] = output_of(at, k, j + i, scratch);
@@ -255,9 +257,9 @@ private:
     }
     // f(j, positions) for [0, count), several neighboring positions together: what is of a lane is read once for all.
     template <class Each>
-    static void for_positions(std::int64_t count, const Each& f) {
+    static void for_positions(std::int64_t count, bool one_by_one, const Each& f) {
         std::int64_t j = 0;
-        for (; j + together <= count; j += together) f(j, std::integral_constant<int, together>{});
+        for (; j + together <= count && !one_by_one; j += together) f(j, std::integral_constant<int, together>{});
         for (; j < count; ++j) f(j, std::integral_constant<int, 1>{});
     }
     // Elements of P positions: of the inputs in lane l, of the columns.
@@ -332,7 +334,7 @@ private:
             columns_of(at, k, w);
             Inputs in;
             if (!stores_) inputs_of(at, p, n, scratch, loads, F::reduces, in);
-            for_positions(count, [&](std::int64_t j, auto positions) {
+            for_positions(count, aliases_, [&](std::int64_t j, auto positions) {
                 T* out[positions];
                 for (int i = 0; i < positions; ++i) out[i] = output_of(at, k, j + i, scratch);
                 if constexpr (F::keeps) {
@@ -433,7 +435,9 @@ private:
     const bool turned_;                          // rows, short ones
     const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, of whole groups
     const std::int64_t stride_, area_;           // of a tile: from one position to the next, and of all positions
-    const bool direct_, stores_, held_;
+    const bool direct_, stores_;
+    const bool aliases_;  // positions are whole pages apart: a load waits for a store that seems to be to its address
+    const bool held_;
 };
 
 }  // namespace GRADFUSE_ISA
