@@ -178,6 +178,7 @@ private:
         }
         return record;
     }
+    // The record of a part or group whose runs have the records record_of_run(0), record_of_run(1) ...
     template <class RecordOf>
     GRADFUSE_HD Record merged(std::int64_t runs, const RecordOf& record_of_run) const {
         Record whole = record_of_run(0);
@@ -418,6 +419,7 @@ private:
             }
         }
         if (F::maps && F::waits) {
+            // From L2 in the order of memory, which prefetches the output; else the last part first: it is in cache.
             const std::int64_t last = parts_ - 1;
             for (std::int64_t p = 0; p <= last; ++p) map_part(resident_ ? p : last - p, whole, !resident_);
         } else if (F::maps && !F::reduces) {
