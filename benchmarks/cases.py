@@ -11,6 +11,7 @@ import numpy as np
 
 import gradfuse
 from benchmarks import peers
+from benchmarks.compiled import compiled
 from benchmarks.peers import optional
 from gradfuse import _core
 
@@ -152,7 +153,7 @@ def _row(name: str, suffix: str) -> Iterator[Case]:
         if (torch := optional("torch")) and (run := peers.torch_rows(torch).get(title)):
             *tensors, result = _torch(*arrays)
             calls["torch"] = partial(run, *tensors, axis, result)
-        return calls
+        return calls | compiled(title, *inputs, axis=axis)
 
     def build_forward(n: int) -> Calls:
         shape, axis = SHAPES[suffix](n)
@@ -196,7 +197,7 @@ def _cross_entropy(n: int, smoothing: float = 0.0) -> Calls:
             torch.nn.functional.cross_entropy(tx, tl, label_smoothing=smoothing).backward()
 
         calls["torch"] = run
-    return calls
+    return calls | compiled("cross_entropy", x, labels, smoothing=smoothing)
 
 
 def _loss(name: str) -> Callable[[int], Calls]:
@@ -214,7 +215,7 @@ def _loss(name: str) -> Callable[[int], Calls]:
                 function(tx, tt).backward()
 
             calls["torch"] = run
-        return calls
+        return calls | compiled(name, x, target)
 
     return build
 
@@ -234,7 +235,7 @@ def _gated(activation: str) -> Callable[[int], Calls]:
         if torch := optional("torch"):
             act, (ta, tgate) = getattr(torch.nn.functional, activation), _torch(a, gate)
             calls["torch"] = lambda: act(tgate) * ta
-        return calls
+        return calls | compiled("gated", a, gate, activation=activation)
 
     return build
 
@@ -248,7 +249,7 @@ def _gated_backward(activation: str) -> Callable[[int], Calls]:
             leaves = [t.requires_grad_() for t in arrays]
             y = act(leaves[1]) * leaves[0]
             calls["torch"] = lambda: torch.autograd.grad(y, leaves, tdy, retain_graph=True)
-        return calls
+        return calls | compiled("gated backward", dy, a, gate, activation=activation)
 
     return build
 
@@ -301,7 +302,7 @@ def _batch_norm(activation: str | None, p: float) -> Callable[[int], Calls]:
                         torch.nn.functional.dropout(y, p, training=True)
 
             calls["torch"] = run
-        return calls
+        return calls | compiled("batch_norm + relu + dropout" if activation else "batch_norm", x, w, b)
 
     return build
 
@@ -354,7 +355,8 @@ def _group_norms(name: str) -> Iterator[Case]:
             calls["numpy"] = partial(run, x, *arguments)
         if (torch := optional("torch")) and (run := peers.torch_norms(torch).get(name)):
             calls["torch"] = partial(run, *_tensors([x, *arguments]))
-        return calls
+        vectors = [a for a in arguments if isinstance(a, np.ndarray)]
+        return calls | compiled(name, x, *vectors, **({"groups": 8} if name == "group_norm" else {}))
 
     def build_backward(n: int) -> Calls:
         x, arguments = _norm_arguments(name, n)
@@ -369,6 +371,10 @@ def _group_norms(name: str) -> Iterator[Case]:
             leaves = [t.requires_grad_() for t in tensors if isinstance(t, torch.Tensor)]
             y = run(*tensors)
             calls["torch"] = lambda: torch.autograd.grad(y, leaves, tdy, retain_graph=True)
+        if name == "layer_norm":
+            mean = x.mean(1, keepdims=True)
+            invstd = 1 / np.sqrt(np.square(x - mean).mean(1, keepdims=True) + F(1e-5))
+            calls |= compiled(f"{name} backward", dy, x, *arguments, mean, invstd)
         return calls
 
     yield Case(name, "norms", 8, build_forward)
@@ -387,7 +393,7 @@ def _bias_act(n: int) -> Calls:
     if torch := optional("torch"):
         tx, tb = _torch(x, b)
         calls["torch"] = lambda: torch.nn.functional.elu(tx + tb, inplace=True)
-    return calls
+    return calls | compiled("bias + elu", x, b)
 
 
 def _norm(n: int) -> Calls:
