@@ -249,6 +249,18 @@ def test_add_gives_the_bits_of_the_sum_alone(kernels, rng, dtype, name):
     assert_identical(total, fused["total"])
 
 
+@over([*EACH, *cases([((50, 1000), -1), ((21, 1024), 0)], [((40, 16, 7, 7), 1, 4), ((5, 8, 40, 30), 1, 2)])])
+def test_bits_of_a_group_do_not_depend_on_the_other_groups(kernels, rng, dtype, name, shape, where):
+    x, g, vectors = inputs(rng, name, shape, where, dtype)
+    reduced = [i % x.ndim for i in np.atleast_1d(where["axis"])] if name in OF_ROWS else range(1, x.ndim)
+    axis = min(set(range(x.ndim)) - set(reduced))
+    some = (*[np.s_[:]] * axis, np.s_[1:-1])
+    whole, _ = run(kernels, name, x, g, vectors, **where)
+    part, _ = run(kernels, name, x[some].copy(), g[some].copy(), vectors, **where)
+    for key in ("y", "dx"):
+        assert_identical(part[key], whole[key][some])
+
+
 @over([(name, shape, where) for name, shape, where in EACH if 0 not in np.atleast_1d(where.get("axis", 1))])
 def test_empty_batch(kernels, dtype, name, shape, where):
     x, g, vectors = inputs(np.random.default_rng(0), name, (0, *shape[1:]), where, dtype)

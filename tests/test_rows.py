@@ -94,6 +94,35 @@ def test_the_worst_of_many_rows(kernels, rng, name, shape, axis):
 
 
 @every_row
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((70, 10), 1),
+        ((70, 33), 1),
+        ((50, 1000), 1),
+        ((9, 5000), 1),
+        ((21, 1024), 0),
+        ((300, 700), 0),
+        ((3, 21, 512), 1),
+    ],
+    ids=str,
+)
+def test_bits_of_a_row_do_not_depend_on_the_other_rows(kernels, rng, dtype, name, shape, axis):
+    f, df = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+    x, g = random(rng, dtype, *shape, scale=4), random(rng, dtype, *shape)
+    some = np.s_[3:-2] if axis else np.s_[:, 3:-2]
+    if x.ndim == 3:
+        some = np.s_[..., 3:-2]
+
+    def both(x, g):
+        y = f(x, axis=axis)
+        return y, df(g, x if _core.row_info(name)["saves"] == "x" else y, axis=axis)
+
+    for part, whole in zip(both(x[some].copy(), g[some].copy()), both(x, g), strict=True):
+        assert_identical(part, whole[some])
+
+
+@every_row
 @pytest.mark.parametrize("scale", [1e-30, 100.0, 3e4])
 def test_row_of_any_size(kernels, rng, dtype, name, scale):
     x, g = random(rng, dtype, 20, 50, scale=scale), random(rng, dtype, 20, 50)

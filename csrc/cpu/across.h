@@ -242,7 +242,7 @@ private:
             set_lane<T>(f_.local(center[l], double(count), lane_of<Group, double>(n.in, l), k), local, l);
             for (int m = 0; m < sums; ++m) a[m][l] = 0;
         });
-        for_positions(count, stores_ && aliases_, [&](std::int64_t j, auto positions) {
+        for_positions(count, false, [&](std::int64_t j, auto positions) {
             T* kept[positions] = {};
             if (stores_) {
                 for (int i = 0; i < positions; ++i) kept[i] = output_of(at, k, j + i, scratch);
@@ -256,6 +256,7 @@ private:
         });
     }
     // f(j, positions) for [0, count), several neighboring positions together: what is of a lane is read once for all.
+    // Sums are of as many positions: how they are taken must not depend on how groups lie.
     template <class Each>
     static void for_positions(std::int64_t count, bool one_by_one, const Each& f) {
         std::int64_t j = 0;
