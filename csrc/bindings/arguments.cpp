@@ -1,4 +1,4 @@
-// How each kind of word reads its argument, and what else the bindings share.
+// How each kind of word reads its argument, and other functions that the bindings share.
 #include <algorithm>
 
 #include "bindings/bindings.h"

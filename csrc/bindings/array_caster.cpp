@@ -25,7 +25,7 @@ bool Bytes::take(const Array& a) {
 
 namespace {
 
-// ml_dtypes registers bfloat16 with NumPy at run time: no such array exists before it has been imported.
+// ml_dtypes registers bfloat16 with NumPy when it is imported: before that no bfloat16 array exists.
 int bfloat16_number() {
     static int number = -1;
     if (number < 0) {
@@ -60,7 +60,7 @@ bool dtype_of_number(int number, DType& dtype) {
     fail<py::type_error>(where, " must be in the machine's byte order, got a swapped array");
 }
 
-// Everything of a view but its dtype.
+// Sets all members of a view except its dtype.
 void fill_form(PyArrayObject* a, View& v) {
     v.ndim = PyArray_NDIM(a);
     v.data = PyArray_DATA(a);
@@ -102,7 +102,7 @@ bool share_memory(const Array& a, const Array& b) {
     return !bytes.take(a) || !bytes.take(b);
 }
 
-// Two elements in one place: a broadcast array, or a window that overlaps itself.
+// Whether two elements have the same address, as in a broadcast array or a window that overlaps itself.
 bool overlaps_itself(const View& v) {
     if (v.dense || v.size <= 1) return false;
     std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // stride, extent

@@ -1,7 +1,8 @@
-// From somebody's array object to a view, and from a result to an array of the caller's kind.
+// Makes a view of an array object, and an array of the caller's library from a result.
 //
-// NumPy arrays are read through their C structure, those of others as foreign.cpp says. Every check of an array
-// argument is made here, before anything is written; each failure is one sentence: function, argument, expected, given.
+// NumPy arrays are read through their C structure, arrays of other libraries as foreign.cpp says. Every check of an
+// array argument is made here, before anything is written. An error is one sentence: function, argument, expected,
+// given.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +18,10 @@ namespace gradfuse {
 
 void import_numpy();  // once, when the module is made
 
-// How an array is read and its like are made.
+// How an array is read, and how an array of the same library is allocated.
 enum class Source : std::uint8_t { numpy, exchange_api, cupy, array_interface, dlpack };
 
-// A view with what keeps it alive: nothing where the caller's reference is enough, else a DLPack capsule.
+// A view and the object that keeps its memory alive: a DLPack capsule, or none if the caller's reference is enough.
 struct View : Array {
     py::handle object;
     const char* name = "";  // of the argument, for messages
@@ -35,11 +36,11 @@ struct View : Array {
 // A float array argument; TypeError for another kind or dtype.
 View view(py::handle object, const Where& where);
 
-// A float array that will be written: ValueError if it is read-only or writes two elements to one place.
+// A float array that will be written: ValueError if it is read-only or if two elements have the same address.
 View writeable_view(py::handle object, const Where& where);
 void require_writeable(const View& v, const Where& where);
 
-// The memory from an array's first byte to its last; what lies between may be others'.
+// The memory from an array's first byte to its last. Bytes in between may belong to other arrays.
 struct Extent {
     const char *low, *high;
     bool touches(const Extent& e) const { return low < e.high && e.low < high; }
@@ -55,18 +56,18 @@ inline Extent extent_of(const Array& a) {
     return e;
 }
 
-// Which bytes of an extent arrays have taken: byte by byte, wherever their elements lie.
+// Marks which bytes of an extent are used by arrays of any strides.
 class Bytes {
 public:
     explicit Bytes(const Extent& e) : low_(e.low), taken_(std::size_t(e.high - e.low)) {}
-    bool take(const Array& a);  // false if one of them was taken
+    bool take(const Array& a);  // false if one of its bytes was taken before
 
 private:
     const char* low_;
     std::vector<bool> taken_;
 };
 
-// A shape as it lies elsewhere: an array's, or a number's, which is a vector's.
+// Points to a shape: that of an array, or a single number, the length of a vector.
 struct Shape {
     Shape() = default;
     Shape(const std::int64_t& n) : ndim(1), extents(&n) {}
@@ -82,35 +83,35 @@ void require_shape(const View& v, const Where& where, const Shape& shape);
 void require_shape(const View& v, const Where& where, const Array& like, const char* like_name);
 void require_dtype(const View& v, const Where& where, DType dtype, const char* like_name);
 void require_device(const View& v, const Where& where, const Array& like, const char* like_name);
-// All three.
+// Checks shape, dtype and device.
 void require_alike(const View& v, const Where& where, const Array& like, const char* like_name);
-// Two arrays of which at least one is written, and which must be different ones.
+// At least one of the arrays is written: they must not overlap.
 void require_apart(const View& written, const Where& where, const View& other);
-// `out` may be `in` itself, element on element, or must not overlap it.
+// `out` must be `in` itself (the same address for each element) or not overlap it.
 void require_no_overlap(const Array& out, const Where& where, const Array& in, const char* in_name);
 
-// Index of an axis, negative ones counted from the end.
+// The index of an axis; negative ones count from the end.
 int require_axis(std::int64_t axis, const Where& where, const View& x);
 
 std::string text_of(DType dtype);
 std::string shape_text(const Shape& shape);
 std::string device_text(const Array& a);  // "the CPU", "CUDA device 0"
 
-// A new array for a result, of the owner's kind and on its device.
+// A new array for a result, of the owner's library and on its device.
 class Result {
 public:
     Result(const View& owner, const Shape& shape, DType dtype);
     explicit Result(const View& like) : Result(like, like, like.dtype) {}
 
     const View& array() const { return array_; }
-    py::object finish() const;  // as an array of the owner's kind
+    py::object finish() const;  // as an array of the owner's library
 private:
     py::object object_;
     View array_;
-    py::object owner_;  // where the result must still be turned into its kind of array
+    py::object owner_;  // set if the result must still be converted to an array of the owner's library
 };
 
-// Memory on an array's device that a call or a context needs for itself: `bytes` of it, uninitialised.
+// Uninitialized scratch memory on an array's device, for a call or a context.
 class Workspace {
 public:
     Workspace(const View& owner, std::int64_t bytes);
@@ -132,19 +133,19 @@ private:
     Workspace memory_;
 };
 
-// An array of class indices: on the CPU a dense one of int64, on a device of int32 or int64 as it lies. Nothing where
-// the object is not an array of integers.
+// An array of class indices. On the CPU it is converted to dense int64; on a device int32 and int64 are used as they
+// are. Empty if the object is not an array of integers.
 std::optional<View> integer_view(py::handle object, const Where& where);
 
 // ---- arrays of other libraries (foreign.cpp)
 
 void foreign_view(py::handle object, const Where& where, View& v);
-// An uninitialised array of the owner's kind, or none where its library has no arrays that can be written.
+// An uninitialized array of the owner's library, or none if its arrays cannot be written.
 py::object foreign_empty(const View& owner, const Shape& shape, DType dtype);
-std::uintptr_t stream_of(const View& v);  // where its owner's work is queued now
+std::uintptr_t stream_of(const View& v);  // the current stream of its library
 bool is_immutable(const View& v);
 py::object numpy_dtype(DType dtype);
-DType dtype_from_numpy(py::handle dtype, const Where& where);  // of floats or of 32 or 64 bit integers
+DType dtype_from_numpy(py::handle dtype, const Where& where);  // float types, and 32 or 64 bit integers
 bool is_dense(const Array& a);
 [[noreturn]] void fail_dtype(const Where& where, const std::string& given);
 py::module_ interop();  // gradfuse._interop

@@ -11,12 +11,13 @@
 
 namespace gradfuse {
 
-const Backend& cpu_backend();  // of the instruction set in use
+const Backend& cpu_backend();  // for the instruction set in use
 
-// Calls f(backend) for the device of `on`: on one beside the CPU in its owner's stream, and not waiting for it.
+// Calls f(backend) for the device of `on`. On a GPU the work is queued on the current stream of the array's library,
+// and the call does not wait for it.
 template <class F>
 void compute(const View& on, std::int64_t elements, const F& f) {
-    // Above this many elements, and on a device that may be busy, a call lets other Python threads run.
+    // A call with more elements than this, or on a GPU (the queue may be full), lets other Python threads run.
     constexpr std::int64_t release_gil_above = 16384;
     if (on.on_device()) {
         std::vector<Workspace> workspaces;
@@ -40,8 +41,8 @@ void compute(const View& on, const F& f) {
 
 inline const View* pointer_to(const std::optional<View>& v) { return v ? &*v : nullptr; }
 
-// Where a function writes: `out`, once checked, or a new array like `like`. `out` may be `like` or one of `inputs`
-// itself, and must not overlap those that it is to be apart from.
+// The array that a function writes: `out`, after its checks, or a new array like `like`. `out` may be `like` or one of
+// `inputs`. It must not overlap the arrays `apart`.
 class Output {
 public:
     using Views = std::initializer_list<const View*>;
@@ -59,13 +60,13 @@ private:
 
 std::vector<double> doubles_of(const View& v);  // the elements of an array on the CPU
 
-// What a forward leaves for its backward; `forward` is the one.
+// What the forward called `forward` saves for its backward.
 struct Context {
     Context(const Args& args) : forward(args.function()) {}
     const char* forward;
 };
 
-// The context argument: TypeError unless it is one that the forward returned.
+// The context argument: TypeError if it was not returned by the forward.
 template <class Kind>
 const Kind& context_of(const Args& args, const std::string& forward) {
     const py::handle given = args(arg::ctx);
@@ -74,12 +75,12 @@ const Kind& context_of(const Args& args, const std::string& forward) {
                          describe(given));
 }
 template <class Kind>
-const Kind& context_of(const Args& args) {  // of a "..._backward"
+const Kind& context_of(const Args& args) {  // for functions called "..._backward"
     const std::string function = args.function();
     return context_of<Kind>(args, function.substr(0, function.find("backward")) + "forward");
 }
 
-// An array that a context keeps: the caller's own, no copy. Absent where the forward was given none.
+// An array that a context keeps: the caller's array, not a copy. Absent if the forward had no such argument.
 class Saved {
 public:
     Saved() = default;
@@ -88,7 +89,7 @@ public:
         if (v) *this = *v;
     }
 
-    // ValueError where its shape or dtype is no longer what the forward was given.
+    // ValueError if its shape or dtype has changed since the forward.
     std::optional<View> view(const Args& args, const char* name) const;
 
 private:
@@ -96,13 +97,13 @@ private:
     Array form_;
 };
 
-// The stream of one call, and on a device the place of its number.
+// The random stream of one call. With a capturable generator `slot` is GPU memory with the stream's number.
 struct Drawn {
     RandomStream random;
     std::shared_ptr<Workspace> slot;
 };
 
-// A random stream source: seed, and how many streams have been handed out. A capturable one counts on the device.
+// A source of random streams: the seed, and the number of streams drawn so far. A capturable one counts on the device.
 class Generator {
 public:
     explicit Generator(std::uint64_t seed, std::uint64_t stream = 0, bool capturable = false)
@@ -121,7 +122,7 @@ private:
     std::shared_ptr<Workspace> count_;
 };
 
-// The source of a call's stream: a Generator, or a seed.
+// The source of a call's random stream: a Generator or a seed.
 class Rng {
 public:
     explicit Rng(Generator& generator) : generator_(&generator) {}
@@ -133,7 +134,8 @@ private:
     RandomStream seed_;
 };
 
-// Of a probability: which half-words are kept and the scale that keeps the expectation. The stream is drawn if needed.
+// The dropout for a probability: which random half-words mean "keep", and the scale that preserves the expectation.
+// Draws a stream if one is needed.
 Dropout dropout_of(const Args& args, const View& x, Drawn& drawn);
 
 void register_generator(py::module_& m);

@@ -1,4 +1,5 @@
-// How the elements of many tensors are cut into chunks, and chunks gathered into tasks. By sizes alone: made once.
+// Cuts the elements of many tensors into chunks, and groups chunks into tasks. This depends only on the sizes, so it is
+// done once.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,7 @@ public:
     template <class Sizes>
     explicit Chunks(const Sizes& sizes) {
         constexpr std::int64_t task_size = 2 * ChunkTable::chunk_size;
-        constexpr std::int64_t one_thread = 8 * ChunkTable::chunk_size;  // less is not worth waking another
+        constexpr std::int64_t one_thread = 8 * ChunkTable::chunk_size;  // too little work to wake another thread
         std::int64_t total = 0, in_task = 0;
         for (const std::int64_t n : sizes) total += n;
         const bool one_task = total <= one_thread;
@@ -36,7 +37,7 @@ public:
         elements_ = total;
     }
 
-    // For one call, or with what a device keeps from call to call.
+    // `resident`: with the state that a device keeps from call to call.
     ChunkTable table(const std::vector<Tensor>& tensors, bool resident) {
         return {tensors.data(),
                 int(tensors.size()),

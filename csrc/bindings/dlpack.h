@@ -1,4 +1,4 @@
-// The part of the DLPack ABI (version 0 and 1) that a reader of arrays needs.
+// The part of the DLPack ABI (versions 0 and 1) that is needed to read arrays.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,7 @@ struct ManagedVersioned {
     Tensor tensor;
 };
 
-// What a library's array type may offer as `__dlpack_c_exchange_api__`: all of it in C, nothing synchronised.
+// The C functions that an array type may offer as `__dlpack_c_exchange_api__`. They do not synchronize.
 struct ExchangeApi {
     std::uint32_t major, minor;
     ExchangeApi* previous;

@@ -1,9 +1,9 @@
-// Arrays of other libraries. By what their type offers, the quickest first:
+// Arrays of other libraries. They are read through the fastest interface that their type has:
 //   DLPack's exchange API (PyTorch)    view, allocation and stream in C, a tenth of a microsecond
 //   CuPy's attributes                  a third of a microsecond
 //   __cuda_array_interface__           three microseconds
 //   __dlpack__                         four microseconds
-// On a GPU the results of the last two are CuPy's, and so is the stream.
+// On a GPU the last two give CuPy arrays as results and use CuPy's current stream.
 #include <limits>
 #include <unordered_map>
 
@@ -15,7 +15,7 @@ namespace gradfuse {
 
 namespace {
 
-// The attributes that are read in every call. Never freed: Python may be gone before it.
+// The names of attributes that are read in every call. Never freed, because Python may end first.
 struct Words {
     static PyObject* word(const char* text) { return PyUnicode_InternFromString(text); }
     PyObject *data = word("data"), *ptr = word("ptr"), *device_id = word("device_id"), *dtype = word("dtype"),
@@ -38,7 +38,7 @@ std::int64_t integer(py::handle object) {
     return value;
 }
 
-// What a type offers, found once per type. The types are kept: their addresses are the keys.
+// The interface of a type, found once per type. The types are kept alive because their addresses are the keys.
 struct Library {
     Source source = Source::dlpack;
     const dlpack::ExchangeApi* api = nullptr;
@@ -56,7 +56,7 @@ const dlpack::ExchangeApi* exchange_api(py::handle type) {
 }
 
 const Library& library_of(py::handle object) {
-    static auto* known = new std::unordered_map<PyObject*, Library>;  // never freed: Python may be gone before it
+    static auto* known = new std::unordered_map<PyObject*, Library>;  // never freed, because Python may end first
     PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
     const auto found = known->find(type);
     if (found != known->end()) return found->second;
@@ -69,7 +69,7 @@ const Library& library_of(py::handle object) {
     } else if (interop().attr("is_cupy")(object).cast<bool>()) {
         kind.source = Source::cupy;
     } else if (py::hasattr(type, "__cuda_array_interface__") && !kind.immutable &&
-               !interop().attr("is_torch")(object).cast<bool>()) {  // there every tensor has it, those of the CPU too
+               !interop().attr("is_torch")(object).cast<bool>()) {  // torch CPU tensors have the attribute too
         kind.source = Source::array_interface;
     }
     return known->emplace(type, kind).first->second;
@@ -81,7 +81,7 @@ void require_dims(std::int64_t ndim, const Where& where) {
     }
 }
 
-// Whose memory a pointer is, where nobody but CUDA can tell.
+// Asks CUDA which device a pointer belongs to.
 void find_device(View& v, const Where& where) {
     if (v.size == 0) {
         v.device = std::int16_t(devices::current_device());
@@ -100,7 +100,7 @@ void require_cuda(const Where& where) {
     is_here = true;
 }
 
-// Shape and, where there are any, strides in bytes: sequences of Python integers.
+// Reads shape and, if given, strides in bytes: sequences of Python integers.
 void read_form(View& v, const Where& where, const py::tuple& shape, const py::object& strides) {
     require_dims(std::int64_t(shape.size()), where);
     v.ndim = int(shape.size());
@@ -201,7 +201,7 @@ const dlpack::Tensor* tensor_of(PyObject* capsule, bool& writeable) {
     return m ? &m->tensor : nullptr;
 }
 
-// Of version 1 where the object knows of versions: only that one can say that it must not be written.
+// Asks for version 1 if the object supports versions: only version 1 can mark an array as read-only.
 py::object capsule_of(py::handle object) {
     try {
         return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
@@ -228,7 +228,7 @@ void dlpack_view(py::handle object, const Where& where, View& v) {
 
 void exchange_view(py::handle object, const dlpack::ExchangeApi& api, const Where& where, View& v) {
     dlpack::Tensor t;
-    // What autograd follows is refused as the Python protocol refuses it: in its library's own words.
+    // A tensor that autograd follows is refused with the message of its library, as in the Python protocol.
     const auto tracked = py::getattr(object, words().requires_grad, py::bool_(false));
     if (tracked.ptr() == Py_True || api.tensor_from_object(object.ptr(), &t) != 0) {
         PyErr_Clear();
@@ -300,7 +300,7 @@ std::uintptr_t stream_of(const View& v) {
             throw py::error_already_set();
         return reinterpret_cast<std::uintptr_t>(stream);
     }
-    if (v.on_device()) {  // results are CuPy's, made in its current stream
+    if (v.on_device()) {  // the result is a CuPy array, made on CuPy's current stream
         static const auto* const current =
             new py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream"));
         return std::uintptr_t(integer(attribute((*current)(int(v.device)), words().ptr)));

@@ -1,5 +1,4 @@
-// The rows of a list of formulas as the bindings see them: what they say of themselves, and their parameters from
-// arguments.
+// The rows of a list of formulas for the bindings: their descriptions, and their parameters read from arguments.
 #pragma once
 
 #include "bindings/bindings.h"
@@ -24,7 +23,7 @@ py::object default_of(const Hyper& h);
 py::dict description_of(const FormulaInfo& info);
 py::dict description_of(const NormInfo& info);
 
-// What the row called `name` says of itself; `list` is what the error calls the names.
+// The description of the row called `name`; `list` describes the valid names in the error message.
 template <class All>
 py::object info_of_name(const Args& args, const char* list) {
     for (int row = 0; row < All::size; ++row) {
@@ -37,7 +36,7 @@ py::object info_of_name(const Args& args, const char* list) {
 
 int parameter_count(const FormulaInfo& info);
 
-// The formula of a row, with the call's parameters.
+// The formula of a row with the parameters of this call.
 Formula formula_of(const Args& args, const FormulaInfo& info, int row);
 void require_order(const FormulaInfo& info, const Formula& f, const Where& where);
 

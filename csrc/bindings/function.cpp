@@ -101,11 +101,11 @@ std::string documentation(const Signature& signature, const About& about) {
         if (!p.what.empty()) text += "\n" + std::string(p.name) + ": " + p.what + ".";
     }
     const bool out = signature.has("out");
-    if (out) text += "\nout: an array for the result, which may be an input itself, or None.";
+    if (out) text += "\nout: an array for the result, which may be one of the inputs, or None.";
     if (signature.has("ctx")) {
         text +=
-            "\nRaises TypeError or ValueError for a grad_out unlike the forward's result or a context of another "
-            "function" +
+            "\nRaises TypeError or ValueError for a grad_out that does not match the forward's result or for a context "
+            "of another function" +
             about.errors + ".";
     } else if (!about.source.empty()) {
         text += std::string("\nRaises TypeError for a wrong kind or dtype, ValueError for a wrong shape") +
@@ -119,11 +119,11 @@ std::string documentation(const Signature& signature, const About& about) {
 
 void define_internal(py::module_& m, const std::string& name, const Signature& signature, const std::string& returns,
                      const About& about, Body body, int tag) {
-    auto* f = new Function;  // lives as long as the module, which is as long as the process
+    auto* f = new Function;  // never freed, like the module
     f->name = name;
     f->body = body;
     f->tag = tag;
-    std::string plain, typed;  // help() and inspect read the one, the stub is made of the other
+    std::string plain, typed;  // `plain` is for help() and inspect, `typed` for the stub
     bool by_position = true;
     for (const Declared& p : signature.parameters) {
         const std::string start = (plain.empty() ? "" : ", ") + std::string(p.name);

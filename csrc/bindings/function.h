@@ -1,13 +1,13 @@
 // Functions of the module: declared with words, called through CPython's vectorcall.
 //
-// pybind11's own argument conversion costs more than a small kernel; here a call binds its arguments to places and
-// nothing else. A declaration lists its parameters as Python does, each a word of the vocabulary (vocabulary.h) that
-// knows its name, its type and what its value must be:
+// pybind11's argument conversion takes longer than a small kernel. Here a call only assigns its arguments to slots. A
+// declaration lists its parameters as Python does. Each is a word of the vocabulary (vocabulary.h), which has a name, a
+// type and the valid values:
 //
 //     define(m, "glu_forward", {x, activation = "sigmoid", keyword_only, axis = -1}, "tuple[Array, Any]", ...);
 //
-// Names and defaults for the binding, the documentation, the stub and the words of errors come from there. The body
-// reads an argument by the same word, args(arg::axis, x), which checks it.
+// The binding, the documentation, the stub and the error messages are made from the declaration. The body reads an
+// argument through the same word, args(arg::axis, x), which checks it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -25,7 +25,7 @@ namespace gradfuse {
 
 namespace py = pybind11;
 
-// Throws TypeError or ValueError with one sentence made of the parts.
+// Throws TypeError or ValueError; the parts together are one sentence.
 template <class Error, class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
     std::ostringstream text;
@@ -33,7 +33,8 @@ template <class Error, class... Parts>
     throw Error(text.str());
 }
 
-// Where an error is: "elu: alpha", "Adam.step: grads[3]", "prelu_backward: ctx.x". Text is made only for an error.
+// The place of an error: "elu: alpha", "Adam.step: grads[3]", "prelu_backward: ctx.x". The text is made only if there
+// is an error.
 struct Where {
     const char *function, *argument = "", *separator = "", *part = "";
     std::int64_t item = -1;
@@ -46,14 +47,14 @@ struct Where {
 
 // A parameter of one function: a word, and the default that it has there.
 struct Declared {
-    const void* word;  // none for the star before what is given by keyword alone
+    const void* word;  // null for the star before the keyword-only parameters
     const char* name;
     std::string type = {}, what = {};
-    py::object value = {};  // none where it must be given
+    py::object value = {};  // the default; null if the argument is required
 };
 
-// A word is read by its kind: kind.type() is its type in a stub, kind.what() says what a value must be beside that, and
-// kind.read(object, where, ...) checks one.
+// A word's kind reads its argument: kind.type() is the type in a stub, kind.what() describes the valid values, and
+// kind.read(object, where, ...) checks a value.
 template <class Kind>
 Declared declared(const void* word, const char* name, const Kind& kind, py::object value = {}) {
     return {word, name, kind.type(), kind.what(), std::move(value)};
@@ -92,21 +93,22 @@ struct Signature {
 inline const Declared keyword_only{nullptr, "*"};
 constexpr std::nullptr_t none = nullptr;  // Python's, as a default
 
-// What a function says of itself. What its parameters must be, and the common errors, are added from the signature.
+// The documentation of a function. The valid values of its parameters and the common errors are added from the
+// signature.
 struct About {
     std::string formula;      // what it computes
-    std::string text = "";    // shapes, dtypes, and what else there is to know
-    std::string source = "";  // the paper or function matched
-    std::string errors = "";  // further reasons of a ValueError
+    std::string text = "";    // shapes, dtypes and further notes
+    std::string source = "";  // the paper or the function that it matches
+    std::string errors = "";  // further reasons for a ValueError
 };
 
 class Args;
 using Body = py::object (*)(const Args&);
 
-// Adds a function that returns a type; its body finds `tag` again, such as the row of a list.
+// Adds a function with the return type `returns`. Its body can read `tag`, for example the row of a list.
 void define(py::module_& m, const std::string& name, const Signature& signature, const std::string& returns,
             const About& about, Body body, int tag = 0);
-// One that serves gradfuse's Python layer and is not offered to users.
+// Adds a function for gradfuse's Python layer only, not for users.
 void define_internal(py::module_& m, const std::string& name, const Signature& signature, const std::string& returns,
                      const About& about, Body body, int tag = 0);
 
@@ -116,7 +118,7 @@ struct Function {
     std::string name, doc;
     std::vector<const void*> words;
     std::vector<py::object> names, defaults;  // interned names; a null default marks a required argument
-    int positional = 0;                       // how many may be given by position
+    int positional = 0;                       // the number of positional arguments
     Body body = nullptr;
     int tag = 0;
     PyMethodDef definition{};
@@ -132,12 +134,12 @@ public:
     const char* function() const { return function_.name.c_str(); }
     int tag() const { return function_.tag; }
 
-    // What the word's kind reads; `more` is what it must know for that.
+    // The value read by the word's kind, which may need `more`.
     template <class Kind, class... More>
     auto operator()(const Word<Kind>& word, const More&... more) const {
         return word.kind.read(value(&word), where(word), more...);
     }
-    // None where the function has no such parameter.
+    // None if the function has no such parameter.
     py::handle value(const void* word) const {
         for (std::size_t i = 0; i < function_.words.size(); ++i) {
             if (function_.words[i] == word) return slots_[i];
@@ -156,10 +158,10 @@ private:
     PyObject* slots_[max_args];
 };
 
-// A Python integer, no bool; TypeError for anything else.
+// A Python integer but not a bool; TypeError for anything else.
 std::int64_t integer_of(py::handle object, const Where& where);
 
-// A Python number, no bool and no text; TypeError for anything else. ValueError outside of an interval.
+// A Python number, but not a bool or a string; TypeError for anything else. ValueError outside the interval.
 double number_of(py::handle object, const Where& where);
 double number_in(py::handle object, const Where& where, const Interval& interval);
 

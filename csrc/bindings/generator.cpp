@@ -86,7 +86,7 @@ std::uint64_t Generator::stream() const {
 void Generator::take(const Generator& state) {
     seed_ = state.seed_;
     stream_ = state.stream_;
-    if (const auto count = count_) {  // a graph may go on counting there
+    if (const auto count = count_) {  // a captured graph may still use this count
         const py::gil_scoped_release release;
         devices::set(device_, count->data(), &stream_, sizeof stream_);
     }
@@ -105,10 +105,10 @@ Rng Random::read(py::handle object, const Where& where) const {
 void register_generator(py::module_& m) {
     py::class_<Generator>(m, "Generator",
                           "A source of random streams: dropout and RReLU draw one stream number per call.\n\n"
-                          "A mask is a function of (seed, stream, element) alone, the same on every device, thread "
+                          "A mask depends only on (seed, stream, element). It is the same for every device, thread "
                           "count and dtype.\ncapturable=True keeps the count of streams on the GPU that first draws "
-                          "one, so that each replay of a CUDA graph draws anew; `stream` then waits for that GPU.\n"
-                          "The bits are those of Philox4x32-10 (Salmon et al. 2011).")
+                          "one, so that each replay of a CUDA graph draws new numbers; reading `stream` then waits "
+                          "for that GPU.\nThe random bits are those of Philox4x32-10 (Salmon et al. 2011).")
         .def(py::init([](const py::object& seed, bool capturable) {
                  return Generator(word(seed, {"Generator", "seed"}), 0, capturable);
              }),
@@ -119,7 +119,7 @@ void register_generator(py::module_& m) {
         .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
         .def(
             "load_state_dict", [](Generator& g, const py::object& state) { g.take(generator_of(state)); },
-            py::arg("state"), "Takes on a state from state_dict().")
+            py::arg("state"), "Restores a state from state_dict().")
         .def("__repr__",
              [](const Generator& g) {
                  return "Generator(seed=" + std::to_string(g.seed()) + ", stream=" + std::to_string(g.stream()) + ")";

@@ -22,7 +22,7 @@ std::string names_of_backends() {
     return names;
 }
 
-// The best this processor can run, or what GRADFUSE_ISA asks for.
+// The best instruction set of this processor, or the one in GRADFUSE_ISA.
 void choose_backend() {
     int count = 0;
     const Backend* const* all = backends(count);
@@ -63,16 +63,17 @@ PYBIND11_MODULE(_core, m) {
     register_norms(m);
     register_channels(m);
     register_optimizers(m);
-    define(m, "set_num_threads", {arg::n}, "None",
-           {"The number of threads a call may use, this thread included. Results do not depend on it.",
-            "Raises TypeError or ValueError for anything else than:"},
-           [](const Args& args) {
-               set_num_threads(int(args(arg::n)));
-               return py::object(py::none());
-           });
-    define(m, "get_num_threads", {}, "int", {"The number of threads a call may use."},
+    define(
+        m, "set_num_threads", {arg::n}, "None",
+        {"Sets the number of threads that a call may use, including the calling thread. Results do not depend on it.",
+         "Raises TypeError or ValueError for anything other than:"},
+        [](const Args& args) {
+            set_num_threads(int(args(arg::n)));
+            return py::object(py::none());
+        });
+    define(m, "get_num_threads", {}, "int", {"The number of threads that a call may use."},
            [](const Args&) { return py::object(py::int_(get_num_threads())); });
-    const char* const about = "How this core was built and what it runs on, as a dict.";
+    const char* const about = "How this core was built and which devices it can use, as a dict.";
     define_internal(m, "build_info", {}, "dict[str, str]", {about}, [](const Args&) {
         py::dict info;
         info["version"] = GRADFUSE_VERSION;

@@ -1,18 +1,18 @@
-// What the bindings of normalizations share: those of channels (batch norm) and those within a sample.
+// Code shared by the bindings of batch norm and of the norms within a sample.
 #pragma once
 
 #include "bindings/bindings.h"
 
 namespace gradfuse {
 
-// What a backward needs: the forward's arrays, by reference, and the statistics that it used.
+// The context of a backward: references to the forward's arrays, and the statistics that the forward used.
 struct NormalizationContext : Context {
     Saved x, weight, bias;  // x: what was normalized
     std::optional<Doubles> statistics[NormInfo::max_statistics];
     Drawn drawn;
 };
 
-// The arrays that a context kept, grad_out, and the gradients.
+// The arrays of a context, grad_out, and the gradients.
 struct Gradients {
     Gradients(const Args& args, const NormalizationContext& ctx)
         : x(*ctx.x.view(args, "x")),
@@ -20,7 +20,7 @@ struct Gradients {
           bias(ctx.bias.view(args, "bias")),
           dy(args(arg::grad_out, x)) {}
 
-    // Makes those of weight and bias, and enters all four into the arrays of a call.
+    // Allocates the gradients of weight and bias, and adds all four arrays to those of a call.
     template <class Arrays>
     void enter_vectors(Arrays& a) {
         if (weight) a.dweight = &dweight.emplace(*weight).array();

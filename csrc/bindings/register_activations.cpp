@@ -85,10 +85,11 @@ void register_activations(py::module_& m) {
            names_of_list<Activations>);
     define_internal(
         m, "activation_info", {arg::name}, "dict[str, Any]",
-        {"What an activation says of itself: {'name', 'saves', 'formula', 'source', 'parameters': {name: default}}."},
+        {"The description of an activation: {'name', 'saves', 'formula', 'source', 'parameters': {name: default}}."},
         [](const Args& args) { return py::object(description_of(info_of(args))); });
     define(m, "saves", {arg::name}, "str",
-           {"What name's backward is given as `saved`: 'x', the forward's input, or 'y', its result."},
+           {"Which array the backward of activation `name` takes as `saved`: 'x', the forward's input, or 'y', its "
+            "result."},
            [](const Args& args) { return py::object(py::str(info_of(args).saves == Saves::x ? "x" : "y")); });
 }
 

@@ -1,4 +1,4 @@
-// Batch normalization and the end of a dense layer: both are a ChannelOp.
+// Batch normalization and bias_act (bias, activation and dropout after a dense layer): both are a ChannelOp.
 #include "bindings/normalization.h"
 
 namespace gradfuse {
@@ -20,10 +20,10 @@ namespace {
 struct ChannelContext : NormalizationContext {
     ChannelOp op;
     Saved residual;
-    Saved moments;  // of the whole batch, where the phases are apart
+    Saved moments;  // of the whole batch, if the phases are separate calls
 };
 
-// Running statistics: needed, or else both arrays or both None.
+// Running statistics: both arrays or both None. If they are needed, None is an error.
 struct Running {
     Running(const Args& args, const View& x, std::int64_t channels, bool needed)
         : mean(args(arg::running_mean, x, channels)), var(args(arg::running_var, x, channels)) {
@@ -52,7 +52,7 @@ py::object fold_batch_norm(const Args& args) {
     a.weight = pointer_to(weight), a.invstd = invstd.data();
     compute(W, [&](const Backend& backend) {
         backend.given_statistics(*running.mean, *running.var, eps, mean.data(), invstd.data());
-        a.x = &W, a.y = &weights.array();  // no mean: the weights are scaled as inference scales what it has centred
+        a.x = &W, a.y = &weights.array();  // no mean: inference scales centered values, and W is scaled in the same way
         backend.channel_forward(op, a);
         op.shape = {1, channels, 1};
         a.x = pointer_to(b), a.bias = pointer_to(bias), a.mean = mean.data(), a.y = &folded.array();
@@ -61,7 +61,7 @@ py::object fold_batch_norm(const Args& args) {
     return py::make_tuple(weights.finish(), folded.finish());
 }
 
-// What inference and training share: arrays, activation, and statistics where there is a normalization.
+// The arguments that inference and training share: arrays, activation, and statistics if there is a normalization.
 struct Forward {
     explicit Forward(const Args& args)
         : args(args),
@@ -83,7 +83,7 @@ struct Forward {
         if (op.normalize) a.mean = mean->data(), a.invstd = invstd->data();
         compute(x, [&](const Backend& backend) { f(backend, a); });
     }
-    // (y, ctx) of f(backend, arrays), which all checks come before.
+    // (y, ctx) from f(backend, arrays). All checks must come before.
     template <class F>
     py::object train(const F& f, const Saved& moments = {}) {
         Drawn drawn;
@@ -102,7 +102,7 @@ struct Forward {
     std::optional<Doubles> mean, invstd;
 };
 
-// Batch norm, by given statistics where those are needed.
+// Batch norm. With `given` the running statistics must not be None.
 struct BatchNorm : Forward {
     BatchNorm(const Args& args, bool given)
         : Forward(args), running(args, x, shape.channels, given), eps(args(arg::eps)) {
@@ -125,7 +125,7 @@ py::object batch_norm(const Args& args) {
     return y.finish();
 }
 
-// What batch_norm_forward and batch_norm_apply share: the update of the running statistics.
+// The part that batch_norm_forward and batch_norm_apply share: the update of the running statistics.
 struct Training : BatchNorm {
     Training(const Args& args, bool frozen)
         : BatchNorm(args, frozen),
@@ -183,7 +183,7 @@ py::object bias_act_forward(const Args& args) {
     return f.train([&](const Backend& backend, const ChannelArrays& a) { backend.channel_forward(f.op, a); });
 }
 
-// A backward's arrays.
+// The arrays of a backward.
 struct ChannelGradients : Gradients {
     ChannelGradients(const Args& args, const ChannelContext& ctx)
         : Gradients(args, ctx), op(ctx.op), residual(ctx.residual.view(args, "residual")) {
@@ -192,7 +192,7 @@ struct ChannelGradients : Gradients {
         if (op.normalize) arrays.mean = ctx.statistics[0]->data(), arrays.invstd = ctx.statistics[1]->data();
     }
 
-    // (dx, dweight, dbias) or (dx, dbias), and dresidual where there was a residual, from f(backend).
+    // (dx, dweight, dbias) or (dx, dbias), and dresidual if there was a residual, from f(backend).
     template <class F>
     py::object run(const F& f) {
         const Result dx(dy);
@@ -219,9 +219,9 @@ py::object channel_backward(const Args& args) {
     return g.run([&](const Backend& backend) { backend.channel_backward(g.op, g.arrays); });
 }
 
-// ---- batch normalization with its phases apart
+// ---- the phases of batch normalization as separate calls
 
-// An array of float64, of some rows of channels.
+// A float64 array of shape (rows, channels).
 View packed(const Args& args, const Word<AnArray>& word, const View& like, std::int64_t rows, std::int64_t channels) {
     const View v = args(word);
     const Where where = args.where(word);
@@ -232,7 +232,7 @@ View packed(const Args& args, const Word<AnArray>& word, const View& like, std::
     return v;
 }
 
-// A new one.
+// A new array of that form.
 Result packed(const View& like, std::int64_t rows, std::int64_t channels) {
     const std::int64_t shape[] = {rows, channels};
     return Result(like, Shape(2, shape), DType::f64);
@@ -268,7 +268,7 @@ py::object merge_moments(const Args& args) {
     return merged.finish();
 }
 
-// On a device the host does not look: there one value gives an infinite variance.
+// On a device the moments are not read: there a count of 1 gives an infinite variance.
 void require_possible(const Args& args, const View& moments, bool empty) {
     if (moments.on_device()) return;
     const std::vector<double> values = doubles_of(moments);
@@ -319,11 +319,11 @@ py::object batch_norm_finish(const Args& args) {
 
 void register_channels(py::module_& m) {
     py::class_<ChannelContext>(m, "ChannelContext",
-                               "What the backward of batch_norm_forward or bias_act_forward needs. It holds the arrays "
-                               "the forward was given, no copies.");
+                               "What the backward of batch_norm_forward or bias_act_forward needs. It refers to the "
+                               "arrays given to the forward and makes no copies.");
     const std::string
         source = "Ioffe and Szegedy 2015",
-        half = "(or float32 where x is float16 or bfloat16). ", alike = "y and residual have the shape and dtype of x.",
+        half = "(or float32 if x is float16 or bfloat16). ", alike = "y and residual have the shape and dtype of x.",
         vectors =
             "weight, bias, running_mean and running_var have shape (C,), C the length of `axis`, and the dtype "
             "of x " +
@@ -344,31 +344,31 @@ void register_channels(py::module_& m) {
            "tuple[Array, Any]",
            {"Training: (y, ctx), y = dropout(act(xhat * weight + bias + residual)), xhat = (x - mean) / sqrt(var + "
             "eps).",
-            "mean and var (biased) are those of the batch, over all axes but `axis`. order='act_bn' applies the "
-            "activation to x first: y = dropout(bn(act(x)) + residual).\n"
+            "mean and var (biased) are computed from the batch, over all axes except `axis`. order='act_bn' applies "
+            "the activation to x first: y = dropout(bn(act(x)) + residual).\n"
             "The running statistics, both arrays or both None, are updated in place: running = (1 - momentum) * "
-            "running + momentum * batch, with the unbiased variance n / (n - 1) unless unbiased=False. momentum=None "
-            "keeps the cumulative mean and takes num_batches, the batches seen before. frozen=True normalises by the "
-            "running statistics and leaves them alone.\n" +
-                vectors + alike + " An empty batch leaves the statistics alone.",
+            "running + momentum * batch, where the variance is unbiased (times n / (n - 1)) unless unbiased=False. "
+            "With momentum=None they are the mean over all batches; num_batches is then the number of batches before "
+            "this one. frozen=True normalizes by the running statistics and does not change them.\n" +
+                vectors + alike + " An empty batch does not change the statistics.",
             source + "; torch.nn.functional.batch_norm", ", and for one value per channel"},
            batch_norm_forward);
     define(m, "batch_norm_backward", backward, "tuple[Any, ...]",
-           {"(dx, dweight, dbias), and dresidual where the forward was given a residual.",
-            "The activation's gradient and the dropout mask are recomputed. dweight and dbias, of shape (C,) and the "
-            "dtype of weight and bias, are None where those were."},
+           {"(dx, dweight, dbias), and dresidual if the forward had a residual.",
+            "The activation's gradient and the dropout mask are computed again. dweight and dbias have shape (C,) and "
+            "the dtype of weight and bias; they are None if weight or bias was None."},
            channel_backward);
     define(
         m, "batch_moments", {arg::x, keyword_only, arg::axis = 1}, "Array",
         {"The moments of a batch per channel: count n, mean = sum(x) / n and sum((x - mean)^2), float64 of shape (3, "
          "C).",
-         "They are taken over all axes but `axis`; C is its length. An empty batch has 0 in all.",
+         "They are computed over all axes except `axis`, whose length is C. For an empty batch all are 0.",
          "Welford 1962; Chan, Golub and LeVeque 1979"},
         batch_moments);
     define(m, "merge_moments", arg::all_moments, "Array",
-           {"The moments of several batches together, joined in the order of the list: n = n_a + n_b, mean = mean_a + "
+           {"The moments of several batches together, merged in the order of the list: n = n_a + n_b, mean = mean_a + "
             "(mean_b - mean_a) * n_b / n.",
-            "moments is a list of what batch_moments returns, float64 of shape (3, C); so is the result.",
+            "moments is a list of results of batch_moments, float64 of shape (3, C). The result has the same form.",
             "Chan, Golub and LeVeque 1979", ", and for an empty list"},
            merge_moments);
     define(
@@ -376,47 +376,49 @@ void register_channels(py::module_& m) {
         {arg::x, arg::moments, statistics, arg::momentum = 0.1, arg::eps = 1e-5, keyword_only, options,
          arg::unbiased = true, arg::num_batches = none, arg::rng = none},
         "tuple[Array, Any]",
-        {"Training: (y, ctx), y = dropout(act(xhat * weight + bias + residual)), xhat by the moments of a whole batch "
-         "of which x is a part.",
+        {"Training: (y, ctx), y = dropout(act(xhat * weight + bias + residual)), xhat = x normalized by the moments of "
+         "the whole batch; x is a part of this batch.",
          "moments is float64 of shape (3, C): count, mean and sum of squared deviations per channel. The running "
-         "statistics are updated from them. The other arguments are batch_norm_forward's.",
+         "statistics are updated from them. The other arguments are those of batch_norm_forward.",
          source,
-         ", and for moments of one value (on a GPU they are not looked at: the running variance becomes infinite)"},
+         ", and for moments of one value (on a GPU they are not checked: the running variance becomes infinite)"},
         batch_norm_apply);
     define(m, "batch_norm_sums", backward, "Array",
            {"sums = (sum(dz), sum(dz * xhat)) per channel over this part of the batch, float64 of shape (2, C).",
-            "dz is the gradient before the activation, xhat the normalized x. What all parts have is added up for "
-            "batch_norm_finish.",
+            "dz is the gradient at the activation's input, xhat the normalized x. Add the results of all parts, and "
+            "pass the sum to batch_norm_finish.",
             source},
            batch_norm_sums);
     define(
         m, "batch_norm_finish", {backward, arg::sums}, "tuple[Any, ...]",
-        {"(dx, dweight, dbias), and dresidual where there was a residual: batch_norm_backward of this part.",
-         "sums, of shape (2, C) and float64, are those of the whole batch, for dx; dweight and dbias are this part's.",
+        {"(dx, dweight, dbias), and dresidual if there was a residual: batch_norm_backward for this part of the batch.",
+         "sums is float64 of shape (2, C), summed over the whole batch. dx uses them; dweight and dbias are those of "
+         "this part.",
          source, ", or other sums"},
         batch_norm_finish);
     define(m, "bias_act_forward",
            {arg::x, arg::bias = none, arg::activation = none, arg::dropout = 0.0, arg::residual = none, keyword_only,
             arg::axis = -1, arg::rng = none},
            "tuple[Array, Any]",
-           {"(y, ctx), y = dropout(act(x + bias + residual)): the end of a dense layer in one pass.",
+           {"(y, ctx), y = dropout(act(x + bias + residual)): all that follows the matrix product of a dense layer, in "
+            "one pass.",
             "bias has shape (C,), C the length of `axis`, and the dtype of x " + half + alike,
-            "torch's add, activation and dropout, one after another"},
+            "torch's add, activation and dropout, one after the other"},
            bias_act_forward);
     define(m, "bias_act_backward", backward, "tuple[Any, ...]",
-           {"(dx, dbias), and dresidual where the forward was given a residual; dbias is None where bias was.",
-            "dx and dresidual have the shape and dtype of x, dbias those of bias; dz, the gradient before the sum, is "
-            "all three: dx = dresidual = dz, dbias = sum(dz)."},
+           {"(dx, dbias), and dresidual if the forward had a residual; dbias is None if bias was None.",
+            "dx and dresidual have the shape and dtype of x, dbias those of bias. With dz the gradient at the "
+            "activation's input, dx = dresidual = dz and dbias = sum(dz)."},
            channel_backward);
     define(
         m, "fold_batch_norm", {arg::W, arg::b, statistics, arg::eps = 1e-5, keyword_only, arg::axis = -1},
         "tuple[Array, Array]",
-        {"(W', b') of the layer before a batch normalization, with its inference folded in.",
+        {"(W', b'): the weight and bias of a layer with the inference of the batch normalization after it folded in.",
          "W' = W * weight / sqrt(running_var + eps), b' = (b - running_mean) * weight / sqrt(running_var + eps) + "
          "bias.\n"
-         "W has its C output channels on `axis`: the last of (in, out), 0 for (out, in, ...). The vectors have shape "
-         "(C,) and the dtype of W (or float32 where W is float16 or bfloat16); b, weight and bias may be None. New "
-         "arrays are returned, W' of the dtype of W and b' of that of b, or of W where b is None.",
+         "W has its C output channels on `axis`: -1 for (in, out), 0 for (out, in, ...). The vectors have shape "
+         "(C,) and the dtype of W (or float32 if W is float16 or bfloat16); b, weight and bias may be None. W' and b' "
+         "are new arrays. W' has the dtype of W, b' that of b, or of W if b is None.",
          source + "; torch.nn.utils.fusion.fuse_linear_bn_weights"},
         fold_batch_norm);
 }

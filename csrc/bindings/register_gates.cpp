@@ -1,4 +1,5 @@
-// Gated linear units: an array times an activation of another, or of its own other half.
+// Gated linear units: an array times an activation of another array, or one half of an array times an activation of
+// the other half.
 #include "bindings/bindings.h"
 
 namespace gradfuse {
@@ -74,7 +75,7 @@ void register_gates(py::module_& m) {
     py::class_<GluContext>(m, "GluContext", "What glu_backward needs. It holds x.");
     const std::string source = "Dauphin et al. 2017; Shazeer 2020 (GEGLU, SwiGLU)";
     define(m, "gated", {arg::a, arg::gate, arg::activation = "silu", keyword_only, arg::out = none}, "Array",
-           {"y = a * act(gate): with 'silu' SwiGLU's gate, with 'gelu' GEGLU's.",
+           {"y = a * act(gate): with 'silu' the gate of SwiGLU, with 'gelu' that of GEGLU.",
             "a, gate and the result share shape and dtype (float16, bfloat16, float32 or float64).", source},
            gated);
     define(m, "gated_backward", {arg::grad_out, arg::a, arg::gate, arg::activation = "silu"}, "tuple[Array, Array]",
@@ -83,11 +84,12 @@ void register_gates(py::module_& m) {
            gated_backward);
     define(m, "glu_forward", {arg::x, arg::activation = "sigmoid", keyword_only, arg::axis = -1}, "tuple[Array, Any]",
            {"(y, ctx), y = a * act(gate), a and gate the first and the second half of x on axis.",
-            "y has the dtype of x, and its shape but for axis, on which it has half the elements.",
-            source + "; torch.nn.functional.glu", ", and for an odd number of elements on axis"},
+            "y has the dtype and shape of x, but half as many elements on axis.", source + "; torch.nn.functional.glu",
+            ", and for an odd number of elements on axis"},
            glu_forward);
     define(m, "glu_backward", {arg::grad_out, arg::ctx}, "Array",
-           {"dx, of the shape and dtype of x: first a's half, then the gate's."}, glu_backward);
+           {"dx, of the shape and dtype of x: the gradient of a in its first half, that of gate in its second."},
+           glu_backward);
 }
 
 }  // namespace gradfuse

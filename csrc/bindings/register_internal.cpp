@@ -1,5 +1,4 @@
-// What gradfuse's Python layer asks of a device beside the operations: windows of images, for convolutions and pools,
-// and copies.
+// Further device functions for gradfuse's Python layer: windows of images, for convolutions and pooling, and copies.
 #include <utility>
 
 #include "bindings/bindings.h"
@@ -8,7 +7,7 @@
 namespace gradfuse {
 
 namespace arg {
-constexpr std::int64_t most = 1 << 30;  // whatever is made of such numbers fits 64 bits
+constexpr std::int64_t most = 1 << 30;  // then products of these numbers fit in 64 bits
 constexpr Word<Written> to{"to"};
 constexpr Word<AnArray> images{"images"}, windows{"windows"};
 constexpr Word<Integer> first_row{"first_row", {0, most}};
@@ -18,7 +17,7 @@ constexpr Word<Anything> fill{"fill", {"float"}};
 
 namespace {
 
-// Of images (C, H, W, N) and their windows (C, kernel height, kernel width, rows, columns, N), one of which is written.
+// For images (C, H, W, N) and their windows (C, kernel height, kernel width, rows, columns, N). One of them is written.
 WindowShape window_shape(const Args& args, const View& images, const View& windows) {
     if (images.ndim != 4 || !images.dense) {
         fail<py::value_error>(args.where(arg::images), " must be contiguous, of shape (C, H, W, N), got ",
@@ -56,7 +55,7 @@ py::object gather_windows(const Args& args) {
     require_writeable(windows, args.where(arg::windows));
     const WindowShape shape = window_shape(args, images, windows);
     require_no_overlap(windows, args.where(arg::windows), images, "images");
-    const double fill = number_of(args(arg::fill), args.where(arg::fill));  // of any value
+    const double fill = number_of(args(arg::fill), args.where(arg::fill));  // infinity and NaN are allowed
     if (windows.size == 0) return py::none();
     compute(windows, [&](const Backend& backend) { backend.gather_windows(shape, images, fill, windows); });
     return py::none();
@@ -86,7 +85,7 @@ py::object copy_elements(const Args& args) {
 void register_internal(py::module_& m) {
     const Signature parameters = {arg::images, arg::windows, arg::first_row, arg::stride, arg::padding, arg::dilation};
     define_internal(m, "gather_windows", {parameters, arg::fill = 0.0}, "None",
-                    {"windows[c, i, j, r, q, n] = images[c, y, x, n], `fill` where that is outside of the images.",
+                    {"windows[c, i, j, r, q, n] = images[c, y, x, n], or `fill` outside the image.",
                      "y = (first_row + r) * stride[0] + i * dilation[0] - padding[0], x = q * stride[1] + j * "
                      "dilation[1] - padding[1]."},
                     gather_windows);

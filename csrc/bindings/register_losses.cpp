@@ -1,4 +1,4 @@
-// Losses, each with its gradient: every one of the list, and cross-entropy.
+// Losses, each with its gradient: those of the list, and cross-entropy.
 #include <algorithm>
 
 #include "bindings/formula.h"
@@ -15,15 +15,15 @@ constexpr Word<Number> label_smoothing{"label_smoothing", {unit_interval}}, z_lo
 
 namespace {
 
-// Losses are summed in double, in order, and given in float32, or float64 for float64.
+// Losses are summed in double, in a fixed order, and returned in float32, or in float64 for float64 arrays.
 DType loss_dtype(const View& x) { return x.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-// One loss for each element of `of`, or one in all.
+// One loss for each element of `of`, or a single loss.
 Shape loss_shape(Reduction reduction, const Array& of) {
     return {reduction == Reduction::none ? of.ndim : 0, of.shape};
 }
 
-// A loss of logits along an axis: the arrays' form without it.
+// The form of an array without one axis.
 Array without_axis(const Array& a, int axis) {
     Array form = a;
     std::copy(a.shape + axis + 1, a.shape + a.ndim, form.shape + axis);
@@ -31,8 +31,7 @@ Array without_axis(const Array& a, int axis) {
     return form;
 }
 
-// On the CPU every label is looked at, on a device none: there the kernel gives a row of a class that does not exist
-// NaN.
+// On the CPU every label is checked. On a device none is: there a row whose class does not exist gets NaN.
 void require_classes(const View& target, const Where& where, std::int64_t classes, double ignore) {
     if (target.on_device()) return;
     const auto* const label = static_cast<const std::int64_t*>(target.data);
@@ -43,7 +42,7 @@ void require_classes(const View& target, const Where& where, std::int64_t classe
     }
 }
 
-// Likewise class weights.
+// Class weights too are checked on the CPU only.
 void require_weights(const View& weight, const Where& where) {
     if (weight.on_device()) return;
     for (const double w : doubles_of(weight)) {
@@ -104,10 +103,10 @@ py::object loss(const Args& args) {
 void register_loss(py::module_& m, int row) {
     const FormulaInfo& info = loss_info(row);
     define(m, info.name, {arg::pred, arg::target, info, keyword_only, arg::reduction = "mean"}, "tuple[Array, Array]",
-           {std::string("(loss, dpred), loss = ") + info.formula + ", reduced; dpred its gradient.",
-            "pred and target share shape and dtype (float16, bfloat16, float32 or float64), as does dpred. reduction "
-            "'mean' or 'sum' gives a 0-d loss, 'none' one per element and each element's own gradient; the loss is "
-            "float32, float64 for float64.",
+           {std::string("(loss, dpred), loss = ") + info.formula + ", reduced; dpred is its gradient.",
+            "pred, target and dpred share shape and dtype (float16, bfloat16, float32 or float64). reduction 'mean' or "
+            "'sum' gives a 0-d loss; 'none' gives one loss per element, and dpred is then the gradient of the sum. The "
+            "loss is float32, or float64 for float64 arrays.",
             info.source},
            loss, row);
 }
@@ -128,22 +127,23 @@ void register_losses(py::module_& m) {
         "tuple[Array, Array]",
         {"(loss, dlogits), loss = -sum(w * q * log softmax(logits)) along axis, q = (1 - label_smoothing) * target + "
          "label_smoothing / C.",
-         "logits has C classes on `axis`. target is class indices of an integer dtype, of the shape of logits "
-         "without that axis, or probabilities of the shape and dtype of logits. weight is a number >= 0 per class, "
-         "w, of shape (C,) and the dtype of logits (or float32 where that is float16 or bfloat16). Rows whose class "
-         "is ignore_index count for nothing: loss and gradient are 0. z_loss * log(sum(exp(logits)))^2 is added to "
-         "the loss of every other row.\n"
-         "reduction 'sum' gives a 0-d loss, 'mean' divides it by the rows that count (each as much as its class "
-         "weighs; with probabilities by the number of rows), 'none' gives one loss per row and each row's own "
-         "gradient. The loss is float32, float64 for float64; dlogits has the shape and dtype of logits. A "
-         "probability of 0 times a logit of -inf is 0. On a GPU a class that does not exist gives its row NaN.",
+         "logits has C classes on `axis`. target is either class indices of an integer dtype, of the shape of logits "
+         "without that axis, or probabilities of the shape and dtype of logits.\n"
+         "weight has shape (C,): a number w >= 0 per class, in the dtype of logits (or float32 if that is float16 or "
+         "bfloat16). Rows whose class is ignore_index do not count: their loss and gradient are 0. z_loss * "
+         "log(sum(exp(logits)))^2 is added to the loss of every other row.\n"
+         "reduction 'sum' gives a 0-d loss. 'mean' divides it by the sum of the class weights of all rows that count; "
+         "with probabilities it divides by the number of rows. 'none' gives one loss per row, and dlogits is then the "
+         "gradient of the sum.\n"
+         "The loss is float32, or float64 for float64 logits; dlogits has the shape and dtype of logits. A probability "
+         "of 0 times a logit of -inf is 0. On a GPU a row whose class does not exist gets NaN.",
          "torch.nn.functional.cross_entropy; Szegedy et al. 2016 (smoothing); Chowdhery et al. 2022 (z_loss)",
          ", and for a wrong class or weight"},
         cross_entropy);
     for (int row = 0; row < Losses::size; ++row) register_loss(m, row);
     define_internal(
         m, "losses", {}, "list[dict[str, Any]]",
-        {"What each elementwise loss says of itself: {'name', 'formula', 'source', 'parameters': {name: default}}."},
+        {"The description of each elementwise loss: {'name', 'formula', 'source', 'parameters': {name: default}}."},
         losses);
 }
 

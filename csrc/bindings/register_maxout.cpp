@@ -40,12 +40,14 @@ py::object maxout_backward(const Args& args) {
 
 void register_maxout(py::module_& m) {
     py::class_<MaxoutContext>(m, "MaxoutContext", "What maxout_backward needs. It holds x.");
-    define(m, "maxout_forward", {arg::x, arg::num_pieces, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
-           {"(y, ctx), y = the maximum over num_pieces groups of the channels on axis.",
-            "The C channels are num_pieces groups of U = C / num_pieces, one after another: y[u] = max over k of x[k * "
-            "U + u], and y has U channels. NaN wins; of equal values the first has the gradient.",
-            "Goodfellow et al. 2013"},
-           maxout_forward);
+    define(
+        m, "maxout_forward", {arg::x, arg::num_pieces, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
+        {"(y, ctx), y = the maximum over num_pieces groups of the channels on axis.",
+         "The C channels are num_pieces groups of U = C / num_pieces channels, one after the other: y[u] = max over k "
+         "of x[k * U + u], and y has U channels. A NaN counts as the maximum; of equal values the first gets the "
+         "gradient.",
+         "Goodfellow et al. 2013"},
+        maxout_forward);
     define(m, "maxout_backward", {arg::grad_out, arg::ctx}, "Array",
            {"dx: grad_out where x was the (first) maximum of its unit, 0 elsewhere; shape and dtype as x."},
            maxout_backward);

@@ -1,4 +1,4 @@
-// Every normalization of the list: which elements make a group, the arrays, and what the backward needs.
+// Every normalization of the list: the elements of a group, the arrays, and the context of the backward.
 #include <algorithm>
 
 #include "bindings/formula.h"
@@ -21,7 +21,7 @@ int statistics_of(int row, List<All...>) {
     return counts[row];
 }
 
-// How x is cut into groups. Where their elements do not follow each other the axes are put in another order first.
+// How x is divided into groups. If the elements of a group are not contiguous, the axes are reordered first.
 struct Arrangement {
     Grouping grouping;
     bool affine_per_run = false;
@@ -41,7 +41,7 @@ struct Arrangement {
         p.dense = is_dense(p);
         return p;
     }
-    // What the elements, in this order, are in C order of x.
+    // The index in C order of x for each element in this order.
     ElementOrder numbers(const Array& x) const {
         ElementOrder o;
         if (!permuted) return o;
@@ -127,7 +127,7 @@ struct NormContext : NormalizationContext {
     bool added;
 };
 
-// What inference and forward share: the arguments, checked, and the call.
+// The part that inference and forward share: the checked arguments, and the call.
 struct Call {
     explicit Call(const Args& args)
         : x(args(arg::x)),
@@ -217,12 +217,11 @@ std::string groups_text(const NormInfo& info) {
     const bool rows = info.groups == Groups::rows, grouped = info.groups == Groups::channel_groups;
     const std::string which = rows ? "the elements along `axis`"
                               : grouped
-                                  ? "a num_groups-th part of the channels on `axis`, neighbors, of one sample, with "
-                                    "all other axes"
-                                  : "one channel of `axis` of one sample, with all other axes";
+                                  ? "C / num_groups neighboring channels on `axis` of one sample, over all other axes"
+                                  : "one channel on `axis` of one sample, over all other axes";
     return "A group is " + which + (info.has_bias ? "; weight and bias have " : "; weight has ") +
            (rows ? "the shape of those axes" : "shape (C,)") +
-           " and the dtype of x (or float32 where x is float16 or bfloat16).";
+           " and the dtype of x (or float32 if x is float16 or bfloat16).";
 }
 
 void register_norm(py::module_& m, int row) {
@@ -236,8 +235,8 @@ void register_norm(py::module_& m, int row) {
     const Signature parameters = {arg::x, vectors, keyword_only, axis, info, add, arg::activation = none};
     const std::string name = info.name, formula = std::string("act(") + info.formula + ")";
     const std::string text = groups_text(info) + " y has the shape and dtype of x." +
-                             (rows ? "\nWith add, of the shape and dtype of x, it is total = x + add that is "
-                                     "normalized, and total is returned after y."
+                             (rows ? "\nWith add, of the shape and dtype of x, the norm is applied to total = x + add, "
+                                     "and total is returned after y."
                                    : "");
     const std::string errors = rows ? "" : ", and for groups of one value";
     define(m, name, {parameters, arg::out = none}, rows ? "Any" : "Array",
@@ -248,12 +247,12 @@ void register_norm(py::module_& m, int row) {
     define(m, name + "_backward", {arg::grad_out, arg::ctx, grad_total},
            info.has_bias ? "tuple[Array, Any, Any]" : "tuple[Array, Any]",
            {std::string(info.has_bias ? "(dx, dweight, dbias)" : "(dx, dweight)") +
-                ", the gradients at the arguments of " + name + "_forward; None for what was None.",
-            std::string(rows ? "grad_total is what `total` has of gradient from elsewhere: it is added to dx, which is "
-                               "the gradient of x and of add alike. "
+                ", the gradients of the arguments of " + name + "_forward; None for an argument that was None.",
+            std::string(rows ? "grad_total is the gradient of `total` from its other uses. It is added to dx, which is "
+                               "the gradient of x and also of add. "
                              : "") +
                 "grad_out and dx have the shape and dtype of x. The activation's gradient and the dropout mask are "
-                "recomputed."},
+                "computed again."},
            backward, row);
 }
 
@@ -261,14 +260,14 @@ void register_norm(py::module_& m, int row) {
 
 void register_norms(py::module_& m) {
     py::class_<NormContext>(m, "NormContext",
-                            "What the backward of a normalization needs. It holds the arrays the forward was given or "
-                            "returned, no copies.");
+                            "What the backward of a normalization needs. It refers to the arrays that the forward was "
+                            "given or returned and makes no copies.");
     for (int row = 0; row < Norms::size; ++row) register_norm(m, row);
-    define_internal(m, "norms", {}, "list[str]", {"The names of the normalizations of one sample's groups."},
+    define_internal(m, "norms", {}, "list[str]", {"The names of the normalizations within a sample."},
                     names_of_list<Norms>);
     define_internal(
         m, "norm_info", {arg::name}, "dict[str, Any]",
-        {"What a normalization says of itself: {'name', 'groups', 'formula', 'source', 'has_bias', 'parameters': "
+        {"The description of a normalization: {'name', 'groups', 'formula', 'source', 'has_bias', 'parameters': "
          "{name: default}}. groups is 'rows', 'channel_groups' or 'channels'."},
         [](const Args& args) { return info_of_name<Norms>(args, "norms()"); });
 }

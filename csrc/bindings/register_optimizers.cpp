@@ -1,4 +1,4 @@
-// Optimizers and gradient clipping: lists of arrays, one call however many.
+// Optimizers and gradient clipping: one call for a list of any number of arrays.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace gradfuse {
 
 namespace arg {
-constexpr Word<ListOfArrays> grads{"grads", {"Sequence[Any]"}};  // of any kinds
+constexpr Word<ListOfArrays> grads{"grads", {"Sequence[Any]"}};  // of any libraries
 constexpr Word<Number> max_norm{"max_norm", {at_least_zero}}, value{"value", {at_least_zero}}, r{"r", {at_least_zero}};
 constexpr Word<Flag> per_array{"per_array"};
 constexpr Word<Written> W{"W"};
@@ -33,8 +33,8 @@ const OptimizerRow& row_of(int row, List<Formulas...>) {
 }
 const OptimizerRow& optimizer_row(int row) { return row_of(row, Optimizers{}); }
 
-// ValueError where two arrays of a list have an element in common. In most lists no extents touch, and a sort tells;
-// those that do (columns of one matrix) are compared byte by byte.
+// ValueError if two arrays of a list share an element. In most lists no extents overlap, which sorting them shows.
+// Arrays whose extents overlap (columns of one matrix) are compared byte by byte.
 void require_disjoint(const std::vector<View>& arrays, const Where& where) {
     std::vector<std::pair<Extent, std::size_t>> extents;
     for (std::size_t i = 0; i < arrays.size(); ++i) {
@@ -57,7 +57,7 @@ void require_disjoint(const std::vector<View>& arrays, const Where& where) {
     }
 }
 
-// The arrays of a list that a clip rewrites.
+// The list of arrays that clipping writes in place.
 struct Gradients {
     explicit Gradients(const Args& args) : list(args(arg::grads)) {
         const Where where = args.where(arg::grads);
@@ -76,7 +76,7 @@ struct Gradients {
         chunks = Chunks(sizes);
     }
 
-    // Calls f(backend, table), and not where there is nothing.
+    // Calls f(backend, table) unless the list is empty.
     template <class F>
     void compute(const F& f) {
         if (views.empty()) return;
@@ -90,7 +90,7 @@ struct Gradients {
     Chunks chunks;
 };
 
-// Norms on the device of the arrays they are of.
+// Norms, in memory of the arrays' device.
 class Norms {
 public:
     Norms(const View& on, bool per_array, std::int64_t arrays) : device_(on.device), count_(per_array ? arrays : 1) {
@@ -103,7 +103,7 @@ public:
 
     double* data() { return array_ ? static_cast<double*>(array_->array().data) : values_.data(); }
 
-    // As numbers; for that a device's work is waited for.
+    // The norms as numbers. This waits for a device.
     std::vector<double> values() const {
         if (!array_) return values_;
         std::vector<double> read(static_cast<std::size_t>(count_));
@@ -112,7 +112,7 @@ public:
         return read;
     }
 
-    // Numbers from the CPU, an array that stays where it is from a device.
+    // Python numbers on the CPU, an array in the device's memory on a device.
     py::object object(bool per_array) const {
         if (array_) return array_->finish();
         if (!per_array) return py::float_(values_[0]);
@@ -156,7 +156,7 @@ py::object clip_grad_value(const Args& args) {
     return py::none();
 }
 
-// Which axes of x an argument names: an axis or a tuple of them.
+// The axes of x that an argument names: an axis or a tuple of axes.
 std::vector<bool> axes_of(py::handle given, const Where& where, const View& x) {
     std::vector<bool> named(std::size_t(x.ndim), false);
     for (const py::handle a :
@@ -179,8 +179,8 @@ py::object max_norm(const Args& args) {
     const View w = args(arg::W);
     const double limit = args(arg::r);
     const std::vector<bool> reduced = axes_of(args.value(&arg::axes), args.where(arg::axes), w);
-    // By strides alone the axes that are left come to stand as one axis of channels, before or behind those reduced:
-    // where the last axis is, for then a matrix stays as it lies.
+    // The remaining axes become one axis of channels, by strides without a copy. It comes after the reduced axes if the
+    // last axis is among the remaining ones, otherwise before them: then the strides of a matrix do not change.
     const bool reduced_first = w.ndim > 0 && !reduced[std::size_t(w.ndim - 1)];
     Array columns = w;
     ChannelShape shape;
@@ -202,7 +202,7 @@ void read_values(const py::tuple& from, double* to) {
     for (std::size_t k = 0; k < from.size(); ++k) to[k] = from[k].cast<double>();
 }
 
-// A new array of the type that `like` is computed in: NumPy's on the CPU, on a device of the owner's kind.
+// A new array of the type that `like` is computed in: a NumPy array on the CPU, else an array of the owner's library.
 py::object full(const View& like, double value) {
     py::tuple shape(std::size_t(like.ndim));
     for (int d = 0; d < like.ndim; ++d) shape[std::size_t(d)] = like.shape[d];
@@ -211,8 +211,8 @@ py::object full(const View& like, double value) {
     return py::module_::import("numpy").attr("full")(shape, value, dtype);
 }
 
-// Where a plan's clocks are: on the host, and for a device there as well. A device may skip a step, or replay a graph
-// of it, without the host's knowledge: then its clocks are asked.
+// A plan's clocks, on the host and for a device also in its memory. A device may skip a step, or replay it in a graph,
+// and the host does not know. Then the clocks are read from the device.
 class Clocks {
 public:
     Clocks() = default;
@@ -223,7 +223,7 @@ public:
 
     Clock* data() { return memory_ ? static_cast<Clock*>(memory_->data()) : host_.data(); }
 
-    // After a step in which the device counted, or may have.
+    // To be called after a step in which the device may have counted.
     void count(bool surely) {
         if (!memory_) return;
         known_ = known_ && surely;
@@ -254,10 +254,10 @@ private:
     bool known_ = true;
 };
 
-// An optimizer's plan: its arrays, their state and the way they are cut, built once. A step only looks the pointers up.
+// An optimizer's plan: its arrays, their state and their chunks, built once. A step only reads the pointers again.
 class Plan {
 public:
-    // sizes: how many of the parameters each group has. values: of each group's hyper-parameters.
+    // sizes: the number of parameters in each group. values: the hyper-parameters of each group.
     Plan(int row, const py::list& parameters, const py::list& sizes, const py::list& values, bool master_weights,
          bool capturable)
         : row_(optimizer_row(row)),
@@ -299,7 +299,7 @@ public:
         rechunk();
     }
 
-    // f(*arguments), while no other call of this runs: not in another thread, and not from within one.
+    // f(*arguments); an error if another call of this plan is running, in another thread or around this call.
     py::object exclusively(const py::function& f, const py::args& arguments) {
         if (busy_.exchange(true)) {
             throw std::runtime_error(name_ + ": this optimizer is at work, in another thread or around this call");
@@ -311,8 +311,8 @@ public:
         return f(*arguments);
     }
 
-    // groups: per group (values, maximize, decoupled). grad_scale: what the gradients are multiplied by first. Returns
-    // the norm of the gradients as they were given, or None where it was not needed.
+    // groups: per group (values, maximize, decoupled). grad_scale: a factor applied to the gradients first. Returns
+    // the norm of the gradients as they were given, or None if it was not needed.
     py::object step(const py::handle& grads, const py::list& groups, const py::object& max_grad_norm,
                     const py::handle& nonfinite, double grad_scale) {
         const Nonfinite policy = arg::nonfinite.kind.read(nonfinite, {name_.c_str(), "nonfinite"});
@@ -348,7 +348,7 @@ public:
         return norm ? norm->object(false) : py::none();
     }
 
-    // Takes parameters that something else than a step has changed into their master copies.
+    // Copies parameters to their master weights, after something other than a step has changed them.
     void refresh_master_weights() {
         std::vector<py::object> keep;
         for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -359,7 +359,7 @@ public:
         }
     }
 
-    // The hyper-parameters that the next replay of a captured step reads.
+    // Sets the hyper-parameters that the next replay of a captured step reads.
     void set_groups(const py::list& groups) {
         const std::vector<GroupStep> steps = read_groups(groups, grad_scale_);
         const OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
@@ -383,7 +383,7 @@ public:
     }
 
 private:
-    // f(backend), on the parameters' device.
+    // Calls f(backend) on the parameters' device.
     template <class F>
     void work(const F& f) const {
         try {
@@ -395,7 +395,7 @@ private:
         }
     }
 
-    // A tensor that autograd follows is written beside its graph, as its own library's optimizers do.
+    // A tensor that autograd follows is written without a record in its graph, as in PyTorch's optimizers.
     static py::object plain(py::handle p) {
         const bool tracked = py::getattr(p, "requires_grad", py::bool_(false)).cast<bool>();
         return tracked ? p.attr("detach")() : py::reinterpret_borrow<py::object>(p);
@@ -455,7 +455,7 @@ private:
         return text.empty() ? "none" : text;
     }
 
-    // Reads the pointers anew, for arrays may have been reallocated since; checks all before anything is written.
+    // Reads the pointers again, because arrays may have been reallocated. Checks everything before anything is written.
     void look_up(const py::tuple& grads, std::vector<py::object>& keep) {
         const Where where{step_.c_str(), "grads"};
         const char* const its = "its parameter";
@@ -507,7 +507,7 @@ private:
         }
     }
 
-    // Of two views of one shape and dtype; where both are dense only the pointer can differ.
+    // Compares two views of the same shape and dtype. If both are dense, only their pointers can differ.
     static void assign(Array& to, const Array& from) {
         if (to.dense && from.dense) {
             to.data = from.data;
@@ -519,7 +519,7 @@ private:
     void rechunk() {
         std::vector<std::int64_t> sizes;
         for (std::size_t i = 0; i < tensors_.size(); ++i) sizes.push_back(present_[i] ? tensors_[i].parameter.size : 0);
-        if (capturable_) retired_.push_back(std::move(chunks_));  // a graph may go on reading them
+        if (capturable_) retired_.push_back(std::move(chunks_));  // a captured graph may still read them
         chunks_ = Chunks(sizes);
         chunks_are_current_ = true;
     }
@@ -529,13 +529,13 @@ private:
     const std::string name_, step_;
     const py::tuple parameters_;
     std::vector<bool> differentiable_;  // whether it is a tensor that autograd may follow
-    std::vector<bool> settled_;         // whether it keeps its memory for life, as CuPy's arrays do
-    std::vector<bool> present_;         // whether the latest step had a gradient
+    std::vector<bool> settled_;         // whether its memory never changes, as with CuPy's arrays
+    std::vector<bool> present_;         // whether it had a gradient in the latest step
     std::vector<Tensor> tensors_;
     py::list state_;                 // per parameter {slot: array}, for Python to read and save
-    std::vector<py::object> owned_;  // those arrays
+    std::vector<py::object> owned_;  // the arrays of state_
     std::vector<unsigned> slots_;    // per group, as row_.slots says
-    View on_;                        // the first parameter: where the work is done
+    View on_;                        // the first parameter: its device does the work
     Clocks clocks_;                  // per group
     const bool capturable_;
     double grad_scale_ = 1;  // of the latest step
@@ -547,7 +547,7 @@ private:
 
 const char* kind_text(Kind kind) { return kind == Kind::number ? "number" : kind == Kind::pair ? "pair" : "flag"; }
 
-// The list as Python sees it; gradfuse.optim makes its classes from this.
+// The description of the list; gradfuse.optim makes its classes from it.
 py::object optimizer_list(const Args&) {
     py::list rows;
     for (int row = 0; row < Optimizers::size; ++row) {
@@ -583,14 +583,14 @@ py::object optimizer_list(const Args&) {
 
 void register_optimizers(py::module_& m) {
     define_internal(m, "optimizer_list", {}, "list[dict[str, Any]]",
-                    {"What each optimizer says of itself, in the order of the list."}, optimizer_list);
+                    {"The description of each optimizer, in the order of the list."}, optimizer_list);
     define_internal(m, "optimizer_slots", {arg::row, arg::values}, "int",
-                    {"Bits of the state arrays that these hyper-parameters call for."}, [](const Args& args) {
+                    {"The state arrays that these hyper-parameters need, as bits."}, [](const Args& args) {
                         double values[OptimizerInfo::max_values] = {};
                         read_values(py::tuple(py::reinterpret_borrow<py::object>(args(arg::values))), values);
                         return py::object(py::int_(optimizer_row(int(args(arg::row))).slots(values)));
                     });
-    py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the way they are cut into tasks.")
+    py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the tasks into which a step is divided.")
         .def(py::init<int, const py::list&, const py::list&, const py::list&, bool, bool>(), py::arg("row"),
              py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),
              py::arg("capturable"))
@@ -609,13 +609,13 @@ void register_optimizers(py::module_& m) {
     define(m, "clip_grad_norm_",
            {arg::grads, arg::max_norm, arg::nonfinite = "propagate", keyword_only, arg::per_array = false}, "Any",
            {"Scales the arrays in place so that their global norm is at most max_norm; returns the norm before.",
-            "norm = sqrt(sum of all squares), accumulated in double; grads *= min(1, max_norm / norm), and nothing is "
-            "written where norm <= max_norm. per_array=True clips each array by its own norm and returns the list of "
-            "them. " +
+            "norm = sqrt(sum of all squares), summed in double; grads *= min(1, max_norm / norm), and nothing is "
+            "written if norm <= max_norm. per_array=True clips each array by its own norm and returns a list of the "
+            "norms. " +
                 arrays +
-                " Where the norm is not finite, nonfinite='propagate' scales all the same, 'skip' leaves "
-                "the arrays as they are, 'raise' does so and raises ValueError.\nFor arrays on a GPU the norms are a "
-                "float64 array there, of shape () or (n,), and only 'raise' waits for it.",
+                " If the norm is not finite, nonfinite='propagate' scales the arrays anyway, 'skip' does not change "
+                "them, and 'raise' does not change them and raises ValueError.\nFor arrays on a GPU the norms are a "
+                "float64 array on that GPU, of shape () or (n,), and only 'raise' waits for the GPU.",
             "Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_", errors},
            clip_grad_norm);
     define(m, "clip_grad_value_", {arg::grads, arg::value}, "None",
@@ -623,8 +623,8 @@ void register_optimizers(py::module_& m) {
             "torch.nn.utils.clip_grad_value_", errors},
            clip_grad_value);
     define(m, "max_norm_", {arg::W, arg::r, keyword_only, arg::axes = 0}, "None",
-           {"Scales every column of W whose norm over axis (one or several) exceeds r to norm r, in place.",
-            "For W of shape (in, out), axis=0 takes each unit's incoming weights. A column with a NaN is left alone.",
+           {"Scales every column of W whose norm over axis (one or several) is larger than r to norm r, in place.",
+            "For W of shape (in, out), axis=0 takes each unit's incoming weights. A column with a NaN is not changed.",
             "Srebro et al. 2005, Srivastava et al. 2014; keras.constraints.MaxNorm", ", or a read-only array"},
            max_norm);
 }

@@ -49,7 +49,8 @@ void register_prelu(py::module_& m) {
     py::class_<PReluContext>(m, "PReluContext", "What prelu_backward needs. It holds x and weight.");
     define(m, "prelu_forward", {arg::x, arg::slope, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
            {"(y, ctx), y = x if x > 0 else weight * x.",
-            "weight has shape (1,), or (C,) for the C channels on `axis`; its dtype is that of x, as is y's.",
+            "weight has shape (1,), or (C,) for the C channels on `axis`. y has the shape of x; weight and y have its "
+            "dtype.",
             "He et al. 2015; torch.nn.functional.prelu"},
            prelu_forward);
     define(m, "prelu_backward", {arg::grad_out, arg::ctx}, "tuple[Array, Array]",

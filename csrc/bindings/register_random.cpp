@@ -1,4 +1,4 @@
-// Dropout, alpha dropout and RReLU: what draws from a random stream.
+// Dropout, alpha dropout and RReLU: the functions that draw from a random stream.
 #include "bindings/bindings.h"
 #include "formulas/dropout.h"
 
@@ -79,17 +79,17 @@ void register_random(py::module_& m) {
     const Signature forward = {arg::x, arg::p = 0.5, keyword_only, arg::rng = none},
                     backward = {arg::grad_out, arg::ctx};
     const std::string mask =
-        "\nThe mask is a function of (seed, stream, element) alone and is recomputed by the backward, never stored. p "
-        "is rounded to 1/65536.";
+        "\nThe mask depends only on (seed, stream, element). It is never stored: the backward computes it again. p "
+        "is rounded to a multiple of 1/65536.";
     define(m, "dropout_forward", forward, "tuple[Array, Any]",
            {"(y, ctx), y = x / (1 - p) where kept, 0 where dropped (with probability p).",
-            "y has the shape and dtype of x. A dropped infinity or NaN is 0." + mask,
+            "y has the shape and dtype of x. A dropped infinity or NaN becomes 0." + mask,
             "Srivastava et al. 2014; torch.nn.functional.dropout"},
            dropout_forward<plain_dropout, plain_dropout>);
     define(m, "dropout_backward", backward, "Array",
            {"dx = grad_out / (1 - p) where kept, else 0; shape and dtype as x."}, dropout_backward);
     define(m, "alpha_dropout_forward", forward, "tuple[Array, Any]",
-           {"(y, ctx), y = a x + b where kept, a alpha' + b where dropped: mean 0 and variance 1 stay so.",
+           {"(y, ctx), y = a x + b where kept, a alpha' + b where dropped: mean 0 and variance 1 do not change.",
             "alpha' = -1.7580993408473766, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = -a p alpha'; p = 1 gives 0. y has "
             "the shape and dtype of x." +
                 mask,
@@ -101,8 +101,8 @@ void register_random(py::module_& m) {
         m, "rrelu_forward",
         {arg::x, arg::lower = 1.0 / 8, arg::upper = 1.0 / 3, keyword_only, arg::training = true, arg::rng = none},
         "tuple[Array, Any]",
-        {"(y, ctx), y = x if x > 0 else slope * x, the slope uniform in [lower, upper] per element in training, else "
-         "their mean.",
+        {"(y, ctx), y = x if x > 0 else slope * x. In training each element has a slope drawn uniformly from [lower, "
+         "upper]; otherwise the slope is (lower + upper) / 2.",
          "y has the shape and dtype of x; lower is at most upper.", "Xu et al. 2015; torch.nn.functional.rrelu"},
         rrelu_forward);
     define(m, "rrelu_backward", backward, "Array",

@@ -1,4 +1,4 @@
-// Operations on rows: every one of the list.
+// The row operations of the list.
 #include "bindings/formula.h"
 #include "formulas/rows/list.h"
 
@@ -38,10 +38,10 @@ void register_row(py::module_& m, int row) {
                       alike = "All arrays share shape and dtype (float16, bfloat16, float32 or float64).";
     const Signature options = {info, keyword_only, arg::axis = -1, arg::out = none};
     define(m, name, {arg::x, options}, "Array", {y + ".", alike, info.source}, forward, row);
-    define(
-        m, name + "_backward", {arg::grad_out, saved, options}, "Array",
-        {"dx = the gradient at x of " + name + ", " + y + "; " + saved.name + " is the forward's.", alike, info.source},
-        backward, row);
+    define(m, name + "_backward", {arg::grad_out, saved, options}, "Array",
+           {"dx = the gradient of " + name + " at x, " + y + "; " + saved.name + " is that of the forward.", alike,
+            info.source},
+           backward, row);
 }
 
 }  // namespace
@@ -51,7 +51,7 @@ void register_rows(py::module_& m) {
     define_internal(m, "row_operations", {}, "list[str]", {"The names of the operations on rows."},
                     names_of_list<RowOperations>);
     define_internal(m, "row_info", {arg::name}, "dict[str, Any]",
-                    {"What an operation on rows says of itself: {'name', 'saves', 'formula', 'source', 'parameters': "
+                    {"The description of an operation on rows: {'name', 'saves', 'formula', 'source', 'parameters': "
                      "{name: default}}."},
                     [](const Args& args) { return info_of_name<RowOperations>(args, "row_operations()"); });
 }

@@ -1,6 +1,6 @@
-// The words that functions are declared with. A kind says of which type an argument is and reads it: one sentence says
-// what is wrong with it. What a word must be beside that is given where it is declared (an interval), or where it is
-// read (the array that another is to be like).
+// The words that functions are declared with. A kind gives an argument's type, reads the argument and checks it; an
+// error is one sentence. Further conditions are given where a word is declared (an interval) or where it is read (an
+// array that must have the shape of another).
 #pragma once
 
 #include <optional>
@@ -14,7 +14,7 @@ namespace gradfuse {
 
 class Rng;
 
-// Whatever it is: the body looks into it.
+// Any object: the body checks it.
 struct Anything {
     const char* python = "Any";
     std::string type() const { return python; }
@@ -26,14 +26,14 @@ struct AnArray {
     std::string type() const { return "Array"; }
     std::string what() const { return ""; }
     View read(py::handle object, const Where& where) const { return view(object, where); }
-    // With the shape, dtype and device of another.
+    // With the shape, dtype and device of another array.
     View read(py::handle object, const Where& where, const View& like) const;
-    // Of a shape, on the device of x and with its dtype, or float32 where x is of half precision: a number for each
-    // channel or column.
+    // One number per channel or column: with this shape, on the device of x, and with its dtype (or float32 if x has
+    // half precision).
     View read(py::handle object, const Where& where, const View& x, const Shape& shape) const;
 };
 
-// An array that is written.
+// An array that the function writes.
 struct Written {
     std::string type() const { return "Array"; }
     std::string what() const { return ""; }
@@ -44,7 +44,7 @@ struct ListOfArrays {
     const char* python = "Sequence[Array]";
     std::string type() const { return python; }
     std::string what() const { return ""; }
-    py::tuple read(py::handle object, const Where& where) const;  // what the list holds must outlive what is read of it
+    py::tuple read(py::handle object, const Where& where) const;  // keeps the items alive while their views are used
 };
 
 struct Number {
@@ -81,7 +81,7 @@ struct Flag {
     bool read(py::handle object, const Where& where) const;
 };
 
-// The name of one of an enumeration's values, in its order.
+// The names of an enumeration's values, in the same order.
 std::string choices_text(const char* const (&names)[3]);
 int choice_of(py::handle object, const Where& where, const char* const (&names)[3]);
 template <class Enum>
@@ -116,7 +116,8 @@ struct AnActivation {
 struct Random {
     std::string type() const { return "Generator | int | None"; }
     std::string what() const {
-        return "a Generator, an integer seed (stream 0), or None for the process's own generator, seeded by the system";
+        return "a Generator, an integer seed (stream 0), or None for the generator of the process, seeded by the "
+               "system";
     }
     Rng read(py::handle object, const Where& where) const;
 };
