@@ -1,4 +1,4 @@
-// A view of somebody's array: what every loop, on every device, is given.
+// A view of a caller's array. Every loop on every device takes its arrays in this form.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ GRADFUSE_HD constexpr std::int64_t itemsize(DType d) {
     return d == DType::f64 || d == DType::i64 ? 8 : d == DType::f32 || d == DType::i32 ? 4 : 2;
 }
 
-// Half types are computed in float, double in double.
+// Half types are computed in float, float64 in double.
 GRADFUSE_HD constexpr bool computes_in_double(DType d) { return d == DType::f64; }
 
 constexpr int cpu_device = -1;
@@ -43,9 +43,9 @@ inline Array dense_doubles(double* data, std::int64_t n) {
     return a;
 }
 
-// The number that element i of an array has when the axes are in another order.
+// The index of element i of an array when its axes are in another order.
 struct ElementOrder {
-    int ndim = 0;  // 0: the same
+    int ndim = 0;  // 0: the same order
     std::int64_t shape[Array::max_dims], strides[Array::max_dims];
 
     GRADFUSE_HD std::int64_t operator()(std::int64_t i) const {
@@ -60,7 +60,7 @@ struct ElementOrder {
     }
 };
 
-// An array seen from one of its axes: [outer][channels][inner] in C order.
+// The shape of an array around one axis: [outer][channels][inner] in C order.
 struct ChannelShape {
     std::int64_t outer = 1, channels = 1, inner = 1;
 

@@ -1,10 +1,10 @@
-// The macros every header needs.
+// Macros that every header needs.
 //
-// GRADFUSE_HD   marks a function of one element: inlined everywhere, host and device.
-// GRADFUSE_UNROLL  stands before a loop of a few turns known to the compiler.
-// GRADFUSE_ISA  names the inline namespace of this translation unit. The CPU kernels are compiled once per
-//            instruction set, each in a namespace of its own: the linker may then never pick an AVX-512
-//            copy of an inline function for an older processor.
+// GRADFUSE_HD   marks a function of one element. It is always inlined, on host and device.
+// GRADFUSE_UNROLL  unrolls a short loop whose length the compiler knows.
+// GRADFUSE_ISA  is the inline namespace of this translation unit. The CPU kernels are compiled once per
+//            instruction set, each in a separate namespace, so that the linker never uses an AVX-512
+//            copy of an inline function on an older processor.
 #pragma once
 
 #ifndef GRADFUSE_ISA

@@ -1,5 +1,5 @@
-// What the bindings ask of a device beside its operations (core/backend.h): where arrays are, streams, memory.
-// csrc/cuda has these functions, or csrc/cuda/absent.cpp in a build without it.
+// Functions of a device other than the operations (core/backend.h): the device of an array, streams, memory.
+// csrc/cuda implements them; csrc/cuda/absent.cpp does in a build without CUDA.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +12,18 @@
 
 namespace gradfuse::devices {
 
-// A call to a device that failed. The text names the error.
+// A failed call to a device. The text names the error.
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-std::string built();    // what its kernels were built with; empty where there are none
-std::string why_not();  // why no device can be used, in a sentence; empty where one can
+std::string built();    // what its kernels were built with; empty if there are none
+std::string why_not();  // why no device can be used, as a sentence; empty if one can be used
 int current_device();
-int device_of(const void* pointer);  // -1 for what is no device's memory
+int device_of(const void* pointer);  // -1 if it is not the memory of a device
 
-// While one lives, the backend's functions called by this thread work on this device and stream. What
-// they need for themselves comes from `allocate`, and is no more than queued when they return.
+// While a Scope exists, the backend's functions called by this thread use its device and stream. They allocate
+// temporary memory with `allocate`. When they return, the work is queued but not finished.
 class Scope {
 public:
     using Allocate = std::function<void*(std::int64_t bytes)>;
@@ -36,25 +36,25 @@ public:
 private:
     const Allocate allocate_;
     const int previous_;  // device
-    // Of the scope around this one: an allocation may run Python's code, and that may call gradfuse.
+    // Saved from the scope around this one: an allocation may run Python code, which may call gradfuse.
     std::uintptr_t outer_stream_ = 0;
     const Allocate* outer_allocate_ = nullptr;
 };
 
-// From a device and to it, once all work on it is done.
+// Copies from a device and to a device, after waiting for all its work.
 void read(int device, void* to, const void* from, std::int64_t bytes);
 void set(int device, void* to, const void* from, std::int64_t bytes);
 
-// Within a scope, as the backend's functions: to the device. The bytes are copied before it returns.
+// To be called in a scope: queues a copy to the device. The bytes are read before it returns.
 void write(void* to, const void* from, std::int64_t bytes);
 
-// Whether the scope's stream is recording a graph: what is queued now runs later, and maybe often.
+// Whether the scope's stream is capturing a graph: then queued work runs later, possibly many times.
 bool is_capturing();
 
-// Likewise: the next stream number of a generator's count on the device, left at `slot`.
+// To be called in a scope: writes the next stream number of a generator's count on the device to `slot`.
 void draw(std::uint64_t* count, std::uint64_t* slot);
 
-// Likewise: the elements of one array to another of its dtype and shape, in whatever layout each is.
+// To be called in a scope: copies elements to an array of the same dtype and shape; both may have any layout.
 void copy_elements(const Array& from, const Array& to);
 
 const Backend& backend();

@@ -1,4 +1,4 @@
-// Storage types and their conversion. Formulas only see float and double: half types exist at load and store.
+// Storage types and their conversion. Formulas only see float and double; half types are converted at load and store.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,8 @@ GRADFUSE_HD float to_float(Half h) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h.bits));
     return x;
 #else
-    // The half's bits, seen as a float's, are its value times 2^-112: one multiplication mends exponent and denormals.
+    // The bits of a half, shifted and read as a float, are its value times 2^-112. One multiplication corrects the
+    // exponent, also of denormals.
     const std::uint32_t magnitude = std::uint32_t(h.bits & 0x7fff) << 13;
     const std::uint32_t scaled = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
     const std::uint32_t finite_or_not = (h.bits & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000u : scaled;
@@ -61,7 +62,7 @@ GRADFUSE_HD Half to_half(float x) {
     return h;
 #else
     const std::uint32_t u = bit_cast<std::uint32_t>(x), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
-    // Below 2^-14 the half is denormal: adding 0.5 leaves its bits, rightly rounded, at the bottom of the sum.
+    // Below 2^-14 the half is denormal: after adding 0.5 the low bits of the sum are its correctly rounded bits.
     const std::uint32_t denormal = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
     const std::uint32_t normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     std::uint32_t h = magnitude < 0x38800000u ? denormal : normal;
@@ -72,7 +73,7 @@ GRADFUSE_HD Half to_half(float x) {
 }
 
 template <class S>
-struct Storage {  // float and double store themselves
+struct Storage {  // float and double are stored unchanged
     template <class T>
     static GRADFUSE_HD T load(S s) {
         return T(s);
@@ -105,9 +106,9 @@ struct Storage<BFloat16> {
     }
 };
 
-// Calls f with a value of the storage type that `dtype` names.
+// Calls f with a value of the storage type for `dtype`.
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // f may be of the host alone, then so is this
+#pragma nv_exec_check_disable  // if f is a host function, this is one too
 #endif
 template <class F>
 GRADFUSE_HD void with_storage(DType dtype, F&& f) {

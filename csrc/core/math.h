@@ -1,8 +1,8 @@
-// Elementary functions for float and double: branch-free, without tables, intrinsics or calls, so that the compiler
-// vectorises any loop around them and a lane of a vector gives bit for bit what the scalar gives.
+// Elementary functions for float and double, without branches, tables, intrinsics or calls. So the compiler vectorizes
+// any loop around them, and a vector lane gives bit for bit the same result as scalar code.
 //
-// NaN gives NaN, infinities give their limits, denormal results are kept. "ulp" is the greatest error found, for float
-// over all 2^32 arguments, for double over 2 * 10^7, with FMA (in brackets: without). The coefficients come from
+// NaN gives NaN, infinities give their limits, denormal results are kept. "Error" is the greatest error found, with FMA
+// (in parentheses: without), for float over all 2^32 arguments, for double over 2 * 10^7. The coefficients come from
 // tools/fit_math.py. Build with -fno-math-errno -fno-trapping-math -ffp-contract=off.
 #pragma once
 
@@ -37,7 +37,7 @@ struct Format<float> {
     static constexpr int fraction = 23, bias = 127;
     static constexpr Bits one = 0x3f800000, three_quarters = 0x3f400000, exponent = 0x7f800000, high_half = 0xfffff000;
     static constexpr float log2e = 0x1.715476p0f, ln2_high = 0x1.63p-1f, ln2_low = -0x1.bd0106p-13f;
-    static constexpr float round = 0x1.8p23f;  // round + x has the integer nearest to x in its low bits
+    static constexpr float round = 0x1.8p23f;  // the low bits of round + x are the integer nearest to x
 };
 
 template <>
@@ -67,15 +67,15 @@ GRADFUSE_HD T from_bits(Bits<T> b) {
     return x;
 }
 
-// 2^n, where the low bits of `biased` hold n + bias.
+// 2^n. The low bits of `biased` hold n + bias.
 template <class T>
 GRADFUSE_HD T power_of_two(Bits<T> biased) {
     return from_bits<T>(biased << Format<T>::fraction);
 }
 
-// Arguments are clamped to where results have become 0, 1 or infinite. Weak, so that the compiler must load the bounds:
-// those it knows, GCC propagates down both arms of every clamp, where one min or max would do (a third of exp's time).
-// `ones`, all bits set, is for keep_if.
+// Arguments are clamped to bounds beyond which results are 0, 1 or infinite. The bounds are weak symbols, so the
+// compiler must load them. If GCC knows the bounds, it makes two branches of every clamp instead of one min or max (a
+// third of exp's time). `ones`, all bits set, is for keep_if.
 template <class T>
 struct Bounds {
     T exp, expm1_low, expm1_high, sigmoid, tanh, gauss, zero, six;
@@ -115,7 +115,7 @@ GRADFUSE_HD float fma(float a, float b, float c) { return a * b + c; }
 GRADFUSE_HD double fma(double a, double b, double c) { return a * b + c; }
 #endif
 
-// min and max keep a NaN in the first argument, max_or_nan in either.
+// min and max keep a NaN in the first argument, max_or_nan keeps a NaN in either argument.
 template <class T>
 GRADFUSE_HD T min(T a, T b) {
     return b < a ? b : a;
@@ -129,14 +129,14 @@ GRADFUSE_HD T max_or_nan(T a, T b) {
     return ((a > b) | (a != a)) ? a : b;
 }
 
-// x where `keep`, else 0, for a product x. The plain choice GCC makes a multiplication under a mask, whose load from
-// memory waits for the mask.
+// keep ? x : 0 for a product x. From the plain expression GCC makes a masked multiplication, whose load from memory
+// waits for the mask.
 template <class T>
 GRADFUSE_HD T keep_if(bool keep, T x) {
     return from_bits<T>(to_bits(x) & (keep ? bounds(x).ones : 0));
 }
 
-// x held within [0, 6].
+// x clamped to [0, 6].
 template <class T>
 GRADFUSE_HD T relu6(T x) {
     return min(max(x, bounds(x).zero), bounds(x).six);
@@ -152,7 +152,8 @@ GRADFUSE_HD T horner(T x, T c0, C... rest) {
     return fma(horner(x, rest...), x, c0);
 }
 
-// The same with z = x^2, even and odd powers apart: half as long a chain, but they cancel where signs alternate.
+// The same polynomial with z = x^2, even and odd powers computed separately. The dependency chain is half as long, but
+// the two parts cancel if the signs of the coefficients alternate.
 template <class T>
 GRADFUSE_HD T even(T, T c0) {
     return c0;
@@ -170,7 +171,7 @@ GRADFUSE_HD T polynomial(T x, T z, T c0, C... rest) {
     return fma(even(z, rest...), x, even(z, c0, rest...));
 }
 
-// ---- exp and its kin ------------------------------------------------------------------------------------------------
+// ---- exp and related functions --------------------------------------------------------------------------------------
 
 // x = n ln2 + r with |r| <= ln2 / 2; the low bits of `t` hold n + offset. n ln2_high is exact.
 template <class T>
@@ -198,11 +199,11 @@ GRADFUSE_HD T expm1_reduced(T r) {
     return fma(z, exp_tail(r, z), r);
 }
 
-// 2^this times a denormal is none. With the bias it is even: ties are rounded as in exp.
+// 2^this times a denormal is not denormal. This plus the bias is even, so ties are rounded as in exp.
 template <class T>
 constexpr int out_of_denormals = sizeof(T) == 4 ? 65 : 513;
 
-// 2^n exp(r), 2^n as two factors: they reach the denormals with one rounding, and infinity.
+// 2^n exp(r), with 2^n as two factors: they reach infinity, and the denormals with one rounding.
 // Error: float 0.99 ulp (0.97), double 1.07 (1.05).
 template <class T>
 GRADFUSE_HD T exp(T x) {
@@ -214,8 +215,8 @@ GRADFUSE_HD T exp(T x) {
     return fma(a, q, a) * b;
 }
 
-// 2^n (exp(r) - 1) + (2^n - 1), with s = 2^n / 2, as 2^128 is no float, and 2r, as r / 2 may lose a denormal's last
-// bit. Error: float 1.48 ulp (1.48), double 1.85 (1.85). expm1(-0) is 0.
+// 2^n (exp(r) - 1) + (2^n - 1), with s = 2^n / 2 because 2^128 is not a float, and with 2r because r / 2 may lose the
+// last bit of a denormal. Error: float 1.48 ulp (1.48), double 1.85 (1.85). expm1(-0) is 0.
 template <class T>
 GRADFUSE_HD T expm1(T x) {
     T t;
@@ -224,7 +225,7 @@ GRADFUSE_HD T expm1(T x) {
     return fma(s, r2 * r * exp_tail(r, r * r), fma(s, r2, rest)) + rest;
 }
 
-// exp of what is not above 0, but by a rounding: one power of two is a constant.
+// exp for arguments that are at most 0, apart from rounding errors: one of the powers of two is a constant.
 template <class T>
 GRADFUSE_HD T exp_nonpositive(T x) {
     T t;
@@ -233,8 +234,8 @@ GRADFUSE_HD T exp_nonpositive(T x) {
     return fma(a, q, a) * power_of_two<T>(Bits<T>(Format<T>::bias - out_of_denormals<T>));
 }
 
-// 1 / (1 + exp(x)) = c / (c + c exp(x)), c a power of two: up to the bounds of exp nothing overflows, and only the
-// division rounds into the denormals. Error: float 2.00 ulp (2.00), double 2.00 (2.00).
+// 1 / (1 + exp(x)) = c / (c + c exp(x)), c a power of two. Nothing overflows within the bounds of exp, and only the
+// division rounds to denormals. Error: float 2.00 ulp (2.00), double 2.00 (2.00).
 template <class T>
 GRADFUSE_HD T sigmoid_within(T x) {
     constexpr int shift = Format<T>::fraction + 1;
@@ -247,7 +248,7 @@ template <class T>
 GRADFUSE_HD T sigmoid(T x) {
     return sigmoid_within(-min(max(x, -bounds(x).exp), bounds(x).sigmoid));
 }
-// sigmoid(-x): where -x is clamped, GCC compares and selects instead.
+// sigmoid(-x). GCC makes a compare and a select, not a max, from a clamp of -x.
 template <class T>
 GRADFUSE_HD T sigmoid_of_minus(T x) {
     return sigmoid_within(min(max(x, -bounds(x).sigmoid), bounds(x).exp));
@@ -261,8 +262,8 @@ GRADFUSE_HD double tanh_tail(double z) {
 }
 
 // |x| = n ln2 / 2 + r: with s = 2^n and h = tanh(r), ((s - 1) + (s + 1) h) / ((s + 1) + (s - 1) h). The denominator is
-// the numerator + 2 - 2h, so that errors of the one cancel in the other as |x| grows. n = 0 up to 0.267, where the
-// result is h itself.
+// the numerator + 2 - 2h, so for large |x| the errors of numerator and denominator cancel. Up to 0.267 n is 0, and the
+// result is h.
 // Error: float 1.75 ulp (1.68), double 1.85 (1.81).
 template <class T>
 GRADFUSE_HD T tanh(T x) {
@@ -295,10 +296,10 @@ template <class T>
 GRADFUSE_HD T log_sum(T u, T c) {
     using F = Format<T>;
     const Bits<T> b = to_bits(u) + (F::one - F::three_quarters), e = b & F::exponent;
-    const T big = power_of_two<T>(F::bias + F::fraction);  // its low bits count ones
+    const T big = power_of_two<T>(F::bias + F::fraction);  // its last bit has the value 1
     const T n = from_bits<T>((b >> F::fraction) | to_bits(big)) - (big + T(F::bias));
     const T m = from_bits<T>(to_bits(u) - e + F::one);
-    const T scale = from_bits<T>(F::exponent - e);  // 2 / 2^n, which unlike 1 / 2^n is never out of range
+    const T scale = from_bits<T>(F::exponent - e);  // 2 / 2^n; unlike 1 / 2^n it is always in range
     const T f = fma(scale, T(0.5) * c, m - 1);
     return fma(n, F::ln2_high, f + fma(n, F::ln2_low, log1p_tail(f)));
 }
@@ -310,7 +311,7 @@ GRADFUSE_HD T log_limits(T u, T y) {
     return u > 0 ? finite : rest;
 }
 
-// Denormals are taken times 2^64.
+// Denormals are multiplied by 2^64 first.
 // Error: float 0.96 ulp (1.00), double 0.96 (0.96).
 template <class T>
 GRADFUSE_HD T log(T x) {
@@ -319,7 +320,7 @@ GRADFUSE_HD T log(T x) {
     return log_limits(x, log_sum(scaled, T(0)) - shift);
 }
 
-// log((1 + x) + what 1 + x has lost), over the whole domain.
+// log((1 + x) + the rounding error of 1 + x), over the whole domain.
 // Error: float 0.96 ulp (1.00), double 1.02 (1.02).
 template <class T>
 GRADFUSE_HD T log1p(T x) {
@@ -344,8 +345,8 @@ GRADFUSE_HD double log1p_unit(double x) {
 
 // ---- the Gaussian ---------------------------------------------------------------------------------------------------
 
-// exp(-a^2 / 2) = (1 + q) low high, powers of two, low a constant; returns q. The rounding of a^2 would cost the tail
-// 50 ulp: the multiple of ln2 is taken off the unrounded square.
+// exp(-a^2 / 2) = (1 + q) low high, where low and high are powers of two and low is a constant; returns q. Rounding a^2
+// would cause an error of 50 ulp in the tail, so the multiple of ln2 is subtracted from the unrounded square.
 template <class T>
 GRADFUSE_HD T gauss(T a, T& low, T& high) {
     using F = Format<T>;
@@ -362,8 +363,8 @@ GRADFUSE_HD T gauss(T a, T& low, T& high) {
     return expm1_reduced(fma(n, -F::ln2_low, r));
 }
 
-// Phi(-a) / exp(-a^2 / 2) = 1 / (sqrt(2 pi) a + P(a) / Q(a)), all coefficients positive. As one quotient in lowest
-// terms it would take no fewer operations, but the errors of P and Q would all show.
+// Phi(-a) / exp(-a^2 / 2) = 1 / (sqrt(2 pi) a + P(a) / Q(a)), all coefficients positive. A single quotient would need
+// as many operations, and the errors of P and Q would affect the result more.
 GRADFUSE_HD float mills(float a) {
     const float z = a * a, p = polynomial(a, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
     const float q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
@@ -380,15 +381,15 @@ GRADFUSE_HD double mills(double a) {
     return q / fma(2.5066282746310002 * a, q, p);
 }
 
-// |x|, clamped to where both functions below are 0.
+// |x|, clamped to a bound beyond which both functions below are 0.
 template <class T>
 GRADFUSE_HD T gauss_argument(T x) {
     return min(abs(x), bounds(x).gauss);
 }
 
-// Phi(-a) as the product of the two, which keeps its relative accuracy down to the denormals, and the density at a:
-// both are still to be multiplied by `scale`, last. Phi: float 3.63 ulp (3.89), double 3.96 (4.54). density: float 1.40
-// ulp (1.55), double 1.47 (1.64).
+// Phi(-a) as the product of the two functions above, which keeps its relative accuracy down to the denormals, and the
+// density at a. The caller must multiply both by `scale` as the last operation. Error of Phi: float 3.63 ulp (3.89),
+// double 3.96 (4.54). Error of the density: float 1.40 ulp (1.55), double 1.47 (1.64).
 template <class T>
 GRADFUSE_HD void normal_tail(T a, T& tail, T& density, T& scale) {
     T low;

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //
 // One block of 128 bits serves eight elements: element i takes half-word i % 8 of block i / 8, low half of word 0
-// first. A mask is thus a function of (seed, stream, i) alone: the same on every device, thread count and dtype.
+// first. So a mask depends only on (seed, stream, i). It is the same for every device, thread count and dtype.
 #pragma once
 
 #include <cstdint>
@@ -10,18 +10,18 @@
 
 namespace gradfuse {
 
-// The random stream of one call. An element is kept iff its half-word >= threshold.
+// The random stream of one call. An element is kept if and only if its half-word >= threshold.
 struct RandomStream {
     std::uint64_t seed = 0, stream = 0;
-    const std::uint64_t* on_device = nullptr;  // where the stream's number is, if the host does not know it
+    const std::uint64_t* on_device = nullptr;  // device memory with the stream's number, if the host does not know it
 };
 
 inline namespace GRADFUSE_ISA {
 
 constexpr int elements_per_block = 8;
 
-// A block's four words, each in the low half of a lane: what high halves hold no step reads. A lane is a 64-bit word,
-// or a vector of them for several blocks at once.
+// A block's four words, each in the low half of a lane. No step reads the high halves. A lane is a 64-bit word, or a
+// vector of 64-bit words for several blocks at once.
 template <class Lane>
 struct PhiloxBlock {
     Lane w[4];

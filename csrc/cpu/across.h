@@ -1,5 +1,5 @@
-// "Reduce, then map" where lanes are groups and parts are 64 positions of all of them: the elements of a group lie
-// apart, those of neighboring groups side by side. Short rows are brought to that form, a tile of them at a time.
+// "Reduce, then map" for groups whose elements are not neighbors in memory, but neighboring groups are. Each lane has
+// one group, and a part is 64 positions of all groups. Short rows are transposed to this form, one tile at a time.
 #pragma once
 
 #include "cpu/groups.h"
@@ -20,7 +20,7 @@ class Across : Loop<F, C, Stages> {
     static constexpr int together = 4;
     static constexpr std::int64_t page = 4096;
 
-    // A member of many groups' structs: one array of lanes each.
+    // The structs of many groups: one array of lanes for each member.
     template <int Members, class V>
     using Lanes = V[Members > 0 ? Members : 1][strip];
 
@@ -39,7 +39,7 @@ public:
           held_(Stages::keeps_first && stages.active() && !turned_ && out_.direct() && F::maps && F::reduces) {}
 
     void run() const {
-        // As many neighboring strips as make a task, each with sums of the columns.
+        // A task is some neighboring strips. Each task has its own column sums.
         const std::int64_t all = g_.blocks * strips_, size = g_.length() * (g_.groups < lanes_ ? g_.groups : lanes_);
         const std::int64_t per_task = wanted_ ? (all + 63) / 64 : 1 + block_size / (size + 1),
                            tasks = (all + per_task - 1) / per_task;
@@ -66,7 +66,8 @@ public:
     }
 
 private:
-    // Its first element and group, how many groups; lanes: as many, or whole vectors of them.
+    // base: the first element; group: the first group; width: the number of groups; lanes: the width, or the width
+    // rounded up to whole vectors.
     struct Strip {
         std::int64_t base, group, width, lanes;
     };
@@ -123,7 +124,7 @@ private:
         return left < part_size ? left : part_size;
     }
 
-    // Where the inputs of a part's positions are.
+    // Pointers to the inputs of each position of a part.
     struct Inputs {
         const T* at[inputs][part_size];
     };
@@ -161,7 +162,7 @@ private:
             }
         }
     }
-    // Short rows: made row by row, then brought to columns.
+    // Short rows: the inputs are made row by row and then transposed.
     template <class MapAgain>
     void turn(const Strip& at, const Scratch& scratch, bool loads, Inputs& in, const MapAgain& map_again) const {
         const std::int64_t length = g_.length(), n = at.width * length;
@@ -181,7 +182,7 @@ private:
             to_columns(x, at.width, length, tile, stride_);
         }
     }
-    // Of position j of a part that begins at position k.
+    // The output of position j of a part that begins at position k.
     T* output_of(const Strip& at, std::int64_t k, std::int64_t j, const Scratch& scratch) const {
         T* const tile = scratch.out.data() + j * stride_;
         return turned_ ? tile : out_(at.base + (k + j) * g_.run_stride, tile);
@@ -190,7 +191,7 @@ private:
         if constexpr (Stages::possible) stages_.after_map(start, n, out);
         out_.commit(start, n, out);
     }
-    // z as the forward of a backward mapped it, from its statistics.
+    // For a backward: z as its forward computed it, from the statistics.
     template <class S>
     static constexpr int forward_constants = members<typename S::Forward::Constants, T>;
     template <class To>
@@ -255,15 +256,15 @@ private:
             set_lane<double>(f_.record(lane_of<Local, T>(local, l), sums_of(a, l), double(count)), record, l);
         });
     }
-    // f(j, positions) for [0, count), several neighboring positions together: what is of a lane is read once for all.
-    // Sums are of as many positions: how they are taken must not depend on how groups lie.
+    // f(j, positions) for [0, count). Several neighboring positions are computed together, so a lane's values are read
+    // once for all of them. Sums always take them together: their bits must not depend on how the groups lie.
     template <class Each>
     static void for_positions(std::int64_t count, bool one_by_one, const Each& f) {
         std::int64_t j = 0;
         for (; j + together <= count && !one_by_one; j += together) f(j, std::integral_constant<int, together>{});
         for (; j < count; ++j) f(j, std::integral_constant<int, 1>{});
     }
-    // Elements of P positions: of the inputs in lane l, of the columns.
+    // The elements of P positions: x(p, l) of the inputs in lane l, w(p) of the columns.
     template <int P>
     struct Positions {
         Positions(const Inputs& in, const T* const* w, std::int64_t j) : first(T(int(j))) {
@@ -287,7 +288,7 @@ private:
     static GRADFUSE_HD Sums sums_of(const Lanes<sums, double>& a, std::int64_t l) {
         return make<Sums, Real>([&](int m) GRADFUSE_INLINE { return Real(a[m][l]); });
     }
-    // Few positions are added up in Real, and these sums in double: a long chain in float would lose bits.
+    // A few positions are summed in Real, and these sums are added in double: a long sum in float would lose bits.
     template <bool Store, int P>
     void second(const Strip& at, std::int64_t j, const Inputs& in, const T* const* w, const Lanes<locals, T>& local,
                 T* const (&kept)[P], Lanes<sums, double>& a) const {
@@ -305,7 +306,7 @@ private:
     static void clear(const Strip& at, Records& whole) {
         for (auto& lanes : whole) std::memset(lanes, 0, sizeof(double) * std::size_t(at.lanes));
     }
-    // Each group's members have the record of them all.
+    // The members of a group all get the record of the group.
     void merge_members(const Strip& at, Records& whole) const {
         for (std::int64_t l = 0; l < at.width && g_.members > 1; l += g_.members) {
             Record r = lane_of<Record, double>(whole, l);
@@ -411,7 +412,7 @@ private:
         }
     }
 
-    // All parts are reduced, then all are mapped, each by a thread.
+    // First all parts are reduced, then all are mapped, in parallel.
     void apart(std::int64_t s) const {
         const Strip at = strip_at(s);
         Numbers n;
@@ -433,11 +434,11 @@ private:
         });
     }
 
-    const bool turned_;                          // rows, short ones
-    const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, of whole groups
-    const std::int64_t stride_, area_;           // of a tile: from one position to the next, and of all positions
+    const bool turned_;                          // short rows, transposed
+    const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, a multiple of a group's members
+    const std::int64_t stride_, area_;           // of a tile: the distance of two positions, and the size of all
     const bool direct_, stores_;
-    const bool aliases_;  // positions are whole pages apart: a load waits for a store that seems to be to its address
+    const bool aliases_;  // positions are whole pages apart: loads wait for stores to the same offset in other pages
     const bool held_;
 };
 

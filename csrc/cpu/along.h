@@ -1,5 +1,4 @@
-// "Reduce, then map" where a group lies in one or several runs of memory. Lanes are elements of the group, parts are
-// tiles.
+// "Reduce, then map" for groups that are one or several runs of memory. Lanes are elements of a group, parts are tiles.
 #pragma once
 
 #include "cpu/groups.h"
@@ -17,7 +16,7 @@ class Along : Loop<F, C, Stages> {
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = tile_size, resident_bytes = 1 << 18, batch = 32;
     static constexpr int L = lanes_of<Real, sums>, L1 = lanes_of<T, 1>;
-    // The weight of a run is given to its record, not to each of its elements.
+    // The weight of a run is applied to its record, not to each element.
     static constexpr bool weighs_runs = C == Columns::per_run && F::adds_columns;
 
 public:
@@ -35,7 +34,7 @@ public:
           overlaps_(blocks_ && !has_first && F::reduces && !wanted_ && direct_ && out_.direct() && g.runs == 1) {}
 
     void run() const {
-        // Slots of groups are cut by shape alone, each with sums of its columns.
+        // The division of groups into slots depends only on the shape. Each slot has its own column sums.
         const std::int64_t groups = g_.count(), n = g_.length(), least = 1 + (1 << 15) / n,
                            most_slots = (groups + 63) / 64;
         const std::int64_t per_slot = most_slots > least ? most_slots : least,
@@ -84,7 +83,7 @@ private:
 
     Part all() const { return {0, g_.runs, 0, g_.run}; }
 
-    // What a thread needs: tiles for what cannot be read or written where it lies, for one part or for all of a group.
+    // The scratch of a thread: tiles for arrays that cannot be read or written in place, for one part or a whole group.
     struct Scratch {
         Scratch(const Along& loop, std::int64_t parts, double* totals)
             : in(loop.direct_ ? 0 : inputs * parts * tile_size),
@@ -94,11 +93,11 @@ private:
               out(loop.out_.direct() ? 0 : tile_size),
               sums(loop.wanted_ && !weighs_runs ? column_sums * loop.width_ + vector_lanes<T> : 0),
               totals(totals) {}
-        const Heap<T> in, kept, out, sums;  // sums: of columns, of a batch of groups
-        double* const totals;               // of the task
+        const Heap<T> in, kept, out, sums;  // sums: the column sums of a batch of groups
+        double* const totals;               // the column sums of the task
     };
 
-    // One group as a thread sees it.
+    // One group.
     struct Place {
         std::int64_t index, base, column;  // base: its first element; column: the first of its columns
         Group group;
@@ -112,7 +111,7 @@ private:
         return at.base + (p.run + r) * g_.run_stride + p.offset;
     }
 
-    // The inputs of a part's r-th run; `loads`: they have not been brought to scratch yet; `again`: for the map.
+    // The inputs of run r of a part. `loads`: they are not in scratch yet; `again`: they are for the map.
     void inputs_of(const Place& at, const Part& p, std::int64_t r, bool loads, bool again, T* scratch,
                    const T** in) const {
         for (int i = inputs - 1; i >= 0; --i) {
@@ -137,7 +136,7 @@ private:
     void columns_of(const Place& at, const Part& p, std::int64_t r, const T** w) const {
         for (int c = 0; c < columns; ++c) w[c] = column_of(c, at, p, r);
     }
-    // z as the forward of a backward mapped it, from its statistics.
+    // For a backward: z as its forward computed it, from the statistics.
     void map_again(const Place& at, const Part& p, std::int64_t r, const T* x, T* z) const {
         if constexpr (Stages::keeps_first) {
             using Forward = typename Stages::Forward;
@@ -164,9 +163,9 @@ private:
         };
     }
 
-    // A group's runs with columns are reduced as one where they follow each other in memory, unless each has a weight.
+    // Contiguous runs with columns are reduced as one run, unless each run has a weight that the sums need.
     Part as_read(const Part& p) const { return joins_ ? Part{p.run, 1, p.offset, p.count()} : p; }
-    // What run r adds to its group, by its weight; its column sums go to `totals`.
+    // The record of run r after its weight is applied. Adds the run's column sums to `totals`.
     GRADFUSE_HD Record weighed(const Place& at, std::int64_t r, const Record& record, double* totals) const {
         if constexpr (weighs_runs) {
             if (wanted_) {
@@ -178,7 +177,7 @@ private:
         }
         return record;
     }
-    // The record of a part or group whose runs have the records record_of_run(0), record_of_run(1) ...
+    // The merged record of a part or group whose runs have the records record_of_run(0), record_of_run(1) ...
     template <class RecordOf>
     GRADFUSE_HD Record merged(std::int64_t runs, const RecordOf& record_of_run) const {
         Record whole = record_of_run(0);
@@ -310,7 +309,7 @@ private:
             return Call::map(f_, c, position, input_at(from, i, there), column_at(column, i, there)).v[0];
         });
     }
-    // Whether the map makes terms of column sums.
+    // Whether the map computes the terms of column sums.
     bool adds_terms() const { return wanted_ && !weighs_runs; }
     void map_and_add(const Constants& constants, const Part& p, const Place& at, const T* const* in, const T* const* w,
                      T* out, T* totals) const {
@@ -334,7 +333,8 @@ private:
         }
     }
 
-    // Neighboring groups whose numbers are read and written, and whose sums of columns are widened, together.
+    // Neighboring groups. Their numbers are read and written together, and their column sums are added to those in
+    // double together.
     struct Batch {
         std::int64_t first, count;
         alignas(64) double numbers[most][batch], whole[records][batch];
@@ -343,7 +343,7 @@ private:
     };
     Place place(const Batch& b, std::int64_t k) const { return place(b.first + k, b.group(k)); }
 
-    // Groups [begin, end), one after another.
+    // Groups [begin, end), one after the other.
     void some_groups(std::int64_t begin, std::int64_t end, double* column_totals) const {
         const Scratch scratch(*this, resident_ ? parts_ : 1, column_totals);
         const Heap<Local> local(blocks_ ? 0 : parts_);
@@ -381,7 +381,7 @@ private:
             this->write_numbers(b.first, b.count, results);
         }
     }
-    // Sums of the columns that a part has: f(i) for the place of each.
+    // f(i) for the index i of each column sum of a part.
     template <class Each>
     void for_sums(const Part& p, const Each& f) const {
         for (std::int64_t c = 0; c < column_sums * a_.periods && adds_terms(); ++c) {
@@ -419,7 +419,8 @@ private:
             }
         }
         if (F::maps && F::waits) {
-            // From L2 in the order of memory, which prefetches the output; else the last part first: it is in cache.
+            // If the group is in L2, the order of memory, so that the output is prefetched. Otherwise the last part
+            // first, because it is still in cache.
             const std::int64_t last = parts_ - 1;
             for (std::int64_t p = 0; p <= last; ++p) map_part(resident_ ? p : last - p, whole, !resident_);
         } else if (F::maps && !F::reduces) {
@@ -428,8 +429,8 @@ private:
         return whole;
     }
 
-    // Groups of one part, one after another in memory: as many as make a tile are a block, which takes each step for
-    // all of them. What has to be waited for in one (a sum, a square root) is waited for once.
+    // Contiguous groups of one part each. As many as fit in a tile are a block, and each step is done for the whole
+    // block. So the latency of a sum or a square root counts once per block, not once per group.
     void in_blocks(Batch& b, const Scratch& scratch) const {
         if constexpr (F::maps) {
             const std::int64_t of_tile = part_size / g_.length(), most_groups = of_tile < batch ? of_tile : batch;
@@ -442,7 +443,7 @@ private:
     // Run r of a group of a block.
     struct Run {
         const T *in[inputs], *w[columns + 1];
-        T* out;  // what is kept, too
+        T* out;  // also for kept values
     };
     void block(Batch& b, std::int64_t from, std::int64_t count, const Scratch& scratch) const {
         const std::int64_t length = g_.length(), base = place(b, from).base;
@@ -542,7 +543,7 @@ private:
         });
     }
 
-    // Long rows, read and written where they lie: each is reduced while the one before it is mapped.
+    // Long rows, read and written in place: each row is reduced while the row before it is mapped.
     struct InPlace {
         Place at;
         const T *in[2], *w[2];
@@ -599,7 +600,7 @@ private:
         return record(local, lanes, double(g_.run));
     }
 
-    // All parts are reduced, then all are mapped, in the order of memory, whatever group they are of.
+    // First all parts of all groups are reduced, then all are mapped, in the order of memory.
     template <class SumsOf>
     void apart(std::int64_t per_slot, std::int64_t slots, const SumsOf& sums_of) const {
         const std::int64_t groups = g_.count();
@@ -659,7 +660,7 @@ private:
             }
         });
     }
-    // Calls f(group, part, scratch) for all parts, as they follow each other in memory.
+    // Calls f(group, part, scratch) for all parts in the order of memory.
     template <class Each>
     void for_parts(const Each& f) const {
         constexpr std::int64_t per_task = 8;
@@ -675,7 +676,7 @@ private:
 
     const std::int64_t pieces_, together_, parts_;
     const bool direct_, joins_, resident_, stores_, held_;
-    const bool blocks_, overlaps_;  // groups are taken block by block; each is reduced while another is mapped
+    const bool blocks_, overlaps_;  // groups are computed in blocks; each group is reduced while another is mapped
 };
 
 }  // namespace GRADFUSE_ISA

@@ -1,4 +1,4 @@
-// The instruction sets this build holds, those this processor has among them.
+// The instruction sets of this build that this processor supports.
 #include "core/backend.h"
 
 namespace gradfuse {

@@ -1,4 +1,4 @@
-// One loop for every operation that takes elements one by one: any number of arrays in, one or more out.
+// One loop for all elementwise operations: any number of input arrays, one or more output arrays.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// Work is cut in blocks of this many elements (a multiple of the tile and of Philox's block); waking another thread
-// costs 15 to 40 us, so that fewer than two blocks are not worth one.
+// Work is divided into blocks of this many elements (a multiple of the tile and of Philox's block). Waking another
+// thread costs 15 to 40 us, so it is not worth it for fewer than two blocks.
 constexpr std::int64_t block_size = 8 * tile_size;
 
 // Calls f(start, count) for blocks of [0, n), in parallel.
@@ -28,7 +28,7 @@ inline void for_blocks(std::int64_t n, const F& f) {
     });
 }
 
-// Calls f(first, last) for runs of rows that hold about a block of elements each, in parallel.
+// Calls f(first, last) in parallel for ranges of rows of about one block of elements each.
 template <class F>
 inline void for_row_blocks(std::int64_t rows, std::int64_t row_size, const F& f) {
     if (rows * row_size <= 2 * block_size) {
@@ -42,7 +42,7 @@ inline void for_row_blocks(std::int64_t rows, std::int64_t row_size, const F& f)
     });
 }
 
-// Calls f(start, count) for the tiles of [start, start + n); for one run of it all where no tile needs converting.
+// Calls f(start, count) for the tiles of [start, start + n), or once for the whole range if no tile needs conversion.
 template <class F>
 inline void for_tiles(std::int64_t start, std::int64_t n, bool direct, const F& f) {
     const std::int64_t step = direct ? n : tile_size;
@@ -77,7 +77,7 @@ void backward_loop(const double* parameters, const T* dy, const T* saved, T* dx,
 template <class T>
 const ActivationLoops<T>& activation_loops(int row);
 
-// y = dropout(x), elements [start, start + n) of the array. In place or not.
+// y = dropout(x) for elements [start, start + n) of the array. y may be x.
 template <class T>
 void dropout_tile(const Dropout& d, std::int64_t start, const T* x, T* y, std::int64_t n);
 

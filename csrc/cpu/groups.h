@@ -1,5 +1,5 @@
-// What both schedules of "reduce, then map" share: a declaration's functions, and the numbers and columns of its
-// groups.
+// Shared by both schedules of "reduce, then map": calls of a declaration's functions, and the numbers and columns of
+// its groups.
 #pragma once
 
 #include <cstring>
@@ -13,14 +13,14 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// What a call does to elements before the reduction and after the map, on tiles that lie in L1. Composed, not compiled
-// in: the default does nothing. Others have
+// Stages are what a call does to elements before the reduction and after the map, on tiles in L1. They are separate
+// loops over a tile. The default does nothing. Other stages have
 //   active()          whether they do anything in this call
 //   input(reader, i, start, n, tile, loads, z)
-//                     where elements [start, start + n) of input i are: in `tile` if they had to be made, which is done
-//                     where `loads`. z(to) maps them again by `forward`
+//                     a pointer to elements [start, start + n) of input i. If they must be computed, they are in
+//                     `tile`, and computed only if `loads`. z(to) maps them again with `forward`
 //   after_map(start, n, out)
-//   keeps_first       input 0 is kept in the output from the reduction to the map, where that does not round it
+//   keeps_first       between the reduction and the map, input 0 is kept in the output if the output does not round it
 struct NoStages {
     static constexpr bool possible = false, keeps_first = false;
     static constexpr bool active() { return false; }
@@ -31,7 +31,7 @@ inline bool is_contiguous(const Grouping& g) {
     return (g.runs == 1 || g.run_stride == g.run) && (g.groups == 1 || g.group_stride == g.length()) &&
            (g.blocks == 1 || g.block_stride == g.groups * g.length());
 }
-// Groups of so few elements that a vector along them is hardly filled.
+// Groups that are so short that they hardly fill a vector.
 inline bool is_short_row(const Grouping& g) {
     constexpr std::int64_t longest = 32;
     return g.length() <= longest && is_contiguous(g);
@@ -39,7 +39,7 @@ inline bool is_short_row(const Grouping& g) {
 
 enum class Columns { none, per_position, per_run };
 
-// ---- a declaration's functions, called with values: x(k) of input k, w(k) of column k
+// ---- calls of a declaration's functions: x(k) is the value of input k, w(k) that of column k
 
 template <class F, Columns C, class I = Indices<F::inputs>, class W = Indices<F::columns>>
 struct Element;
@@ -81,7 +81,7 @@ struct Element<F, C, std::index_sequence<I...>, std::index_sequence<W...>> {
     }
 };
 
-// Members of many groups' structs are kept as arrays of lanes, one for each member.
+// The structs of many groups are kept as one array of lanes for each member.
 template <class S, class V, class From>
 GRADFUSE_HD S lane_of(const From& from, std::int64_t l) {
     return make<S, V>([&](int m) GRADFUSE_INLINE { return from[m][l]; });
@@ -134,7 +134,7 @@ protected:
     }
     const T* column(int c) const { return columns_.data() + c * width_; }
 
-    // The numbers of groups [g, g + count) that come in, `count` at most N.
+    // Reads the input numbers of groups [g, g + count); `count` is at most N.
     template <int N>
     void read_numbers(std::int64_t g, std::int64_t count, double (&numbers)[most][N]) const {
         for (int m = 0; m < group_inputs; ++m) {
@@ -159,7 +159,7 @@ protected:
             }
         }
     }
-    // What input 0 and column 0 hold at the position that a group's first number names.
+    // Reads input 0 and column 0 at the position given by a group's first number.
     template <int N>
     void pick(std::int64_t base, std::int64_t group, std::int64_t k, double (&numbers)[most][N]) const {
         const double position = numbers[0][k];
@@ -183,7 +183,7 @@ protected:
             }
         }
     }
-    // Sums of columns, from slots of groups that are merged in order.
+    // Adds the column sums of all slots in order, and writes them.
     void write_column_sums(const Heap<double>& slots, std::int64_t count) const {
         const std::int64_t each = column_sums * width_;
         for (std::int64_t s = 1; s < count; ++s) {
@@ -200,7 +200,7 @@ protected:
     const Stages& stages_;
     const Reader<T> in_[2];
     const Writer<T> out_;
-    const bool wanted_;  // sums of columns
+    const bool wanted_;  // column sums are needed
     const std::int64_t per_period_, width_;
     const Heap<T> columns_;
 };

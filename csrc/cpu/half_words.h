@@ -1,7 +1,7 @@
 // The random half-words of a tile of elements, a vector of Philox blocks at a time.
 //
-// Here intrinsics win: of a product of two 32-bit words in 64-bit lanes GCC makes three multiplications, and of one in
-// 32-bit lanes as many shuffles as products.
+// Intrinsics are faster here: GCC compiles a product of two 32-bit words to three multiplications in 64-bit lanes, or
+// in 32-bit lanes to as many shuffles as products.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ inline namespace GRADFUSE_ISA {
 
 #if defined(__AVX512F__)
 using Blocks = std::uint64_t __attribute__((vector_size(64)));
-// (Masked, by a mask of ones: of the plain form GCC 12 warns that it reads what is not set.)
+// (Masked, with all mask bits set: for the unmasked intrinsic GCC 12 warns that a value is uninitialized.)
 inline Blocks multiply_low_halves(Blocks a, Blocks b) {
     return (Blocks)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);
 }
@@ -36,7 +36,7 @@ inline Blocks multiply_low_halves(Blocks a, Blocks b) { return (a & 0xffffffffu)
 
 class HalfWords {
 public:
-    // Those of the elements [start, start + n), n at most a tile.
+    // The half-words of elements [start, start + n); n is at most a tile.
     const std::uint16_t* draw(RandomStream random, std::int64_t start, std::int64_t n) {
         const std::int64_t skip = start % elements_per_block;
         const std::int64_t blocks = (skip + n + elements_per_block - 1) / elements_per_block;
@@ -52,7 +52,7 @@ public:
                 words_[2 * (b + l) + 1] = w23[l];
             }
         }
-        // On a little-endian machine the words' bytes are the half-words in the elements' order.
+        // On a little-endian machine the bytes of the words are the half-words in the order of the elements.
         std::memcpy(halves_, words_, 16 * std::size_t(blocks));
         return halves_ + skip;
     }

@@ -1,5 +1,5 @@
-// Scratch memory of a length known at run time, uninitialised. (The standard containers' functions would be shared
-// between the instruction sets' builds; this one has the namespace of its own.)
+// Uninitialized scratch memory whose length is known at run time. (Functions of the standard containers would be shared
+// between the builds for different instruction sets; this class is in the namespace of one build.)
 #pragma once
 
 #include <cstdint>

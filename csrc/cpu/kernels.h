@@ -1,4 +1,4 @@
-// The CPU's functions for the backend table, of this translation unit's instruction set. See core/backend.h.
+// The CPU's functions for the backend table, for this translation unit's instruction set. See core/backend.h.
 #pragma once
 
 #include "core/backend.h"

@@ -1,7 +1,7 @@
-// Loops that GCC vectorizes: over elements, and over elements that are dealt to lanes and joined in a tree.
+// Loops that GCC vectorizes: over elements, and over elements that are distributed to lanes and joined in a tree.
 //
-// The body of such a loop must be a function (an always-inline lambda): GCC gives every struct that is declared in the
-// loop itself and passed by reference a place in memory for each lane, and does not vectorize it.
+// The body of such a loop must be a function (an always-inline lambda). If a struct is declared in the loop itself and
+// passed by reference, GCC keeps a copy in memory for each lane and does not vectorize the loop.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ constexpr int vector_bytes = 16;
 template <class T>
 constexpr int vector_lanes = vector_bytes / int(sizeof(T));
 
-// 0, 1, 2 ... Weak, so that the compiler must load them: of a condition on numbers that it knows, GCC makes two loops
-// with other bounds, and calls nothing but whole vectors packed.
+// 0, 1, 2 ... Weak symbols, so the compiler must load them. If GCC knows the numbers in a condition, it splits the loop
+// in two with different bounds, and then vectorizes only whole vectors.
 template <class T>
 struct alignas(64) LaneNumbers {
     T value[16];
@@ -44,11 +44,11 @@ GRADFUSE_HD const double* lane_numbers(double) { return double_lanes.value; }
 
 constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_from((n + 1) / 2); }
 
-// How many lanes K sums of type T are dealt to: as many as 256 bytes hold of them all, on every instruction set.
+// The number of lanes for K sums of type T: together they fill 256 bytes, on every instruction set.
 template <class T, int K>
 constexpr int lanes_of = 256 / int(sizeof(T)) / power_of_two_from(K);
 
-// f(0), f(1) ... f(N - 1), each number a constant.
+// f(0), f(1) ... f(N - 1), each number a compile-time constant.
 template <class F, int... I>
 GRADFUSE_HD void repeat_each(const F& f, std::integer_sequence<int, I...>) {
     (f(std::integral_constant<int, I>{}), ...);
@@ -68,10 +68,11 @@ GRADFUSE_HD void for_lanes(Int n, const Body& body) {
 using True = std::true_type;
 using False = std::false_type;
 
-// body(l, i, position, there, whole) for i in [0, n): element i goes to lane i % L, position is i as a T. Where vectors
-// have masks the last elements come in a whole vector too: those beyond n are not `there` and must not be read. In that
-// vector `whole` is False, and nothing may be written (LastVector does that) but to arrays that have values for all of
-// its lanes: after_last(first, there) takes over the first ones.
+// body(l, i, position, there, whole) for i in [0, n): element i goes to lane i % L, position is i as a T. On
+// instruction sets with masks, the last elements are computed in a whole vector too. Elements beyond n are not `there`
+// and must not be read. In that vector `whole` is False, and body may only write to temporary arrays with room for all
+// lanes of the vector; after_last(first, there) then copies the valid lanes. (LastVector writes the elements
+// themselves.)
 template <class T, int L, class Body, class AfterLast>
 GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body, [[maybe_unused]] const AfterLast& after_last) {
     std::int64_t i = 0;
@@ -107,9 +108,9 @@ GRADFUSE_HD void in_lanes(std::int64_t n, const Body& body) {
     in_lanes<T, L>(n, body, [](int, int) {});
 }
 
-// Where vectors have masks: values of the last elements of [0, n), when they do not fill a vector. They are made first
-// and written last, in a whole vector that begins before them: the output may be the input, and a store under a mask
-// is slow. value(i, position, there): position is i as a T.
+// For instruction sets with masks: the values of the last elements of [0, n) if they do not fill a vector. They are
+// computed first, because the output may be the input, and written last, in a whole vector that begins before them,
+// because masked stores are slow. value(i, position, there): position is i as a T.
 template <class T>
 class LastVector {
 #if defined(__AVX2__)
@@ -183,8 +184,8 @@ struct VectorOf<double> {
 template <class T>
 using Vector = typename VectorOf<T>::type;
 
-// Lanes [first, first + there) are those made, of a vector of T whose other lanes stay. The vectors are read whole: a
-// load under a mask would wait for the store before it.
+// Copies lanes [first, first + there) from `made`; the other lanes of that vector of T do not change. Whole vectors are
+// read, because a masked load would wait for the store before it.
 template <class T, class Real, int K, int L>
 GRADFUSE_HD void take_lanes(const Real (&made)[K][L], int first, int there, Real (&lanes)[K][L]) {
     constexpr int V = vector_lanes<Real>;
@@ -215,8 +216,8 @@ GRADFUSE_HD T join_vector(const Vector<T>& v, const Join& join) {
     }
 }
 
-// Joins lane l with lane l + L / 2, and so on: the order is that of L alone. Vectors while they are whole, then halves
-// of one vector (a narrower load of what has just been stored would wait for the store, at every level).
+// Joins lane l with lane l + L / 2, and so on; the order depends only on L. First whole vectors, then the halves of one
+// vector by shuffles (a narrower load would wait for the store before it, at every level).
 template <int L, class T, class Join>
 GRADFUSE_HD T join_lanes(const T (&lanes)[L], const Join& join) {
     constexpr int V = vector_lanes<T>, count = L / V;

@@ -36,13 +36,15 @@ unsigned get_float_mode() { return 0; }
 void set_float_mode(unsigned) {}
 #endif
 
-// The tasks that one member of a job takes first, in order, so that a core meets its own part of an array again.
+// The tasks that one member of a job takes first, in order, so that in the next call a core gets the same part of an
+// array.
 struct alignas(64) Share {
     std::atomic<std::int64_t> next;
     std::int64_t end;
 };
 
-// One call's work. Members come as they find time: whoever is through his own share takes of the others'.
+// The work of one call. Its members are the threads that join. A thread that has finished its own share takes tasks
+// from the shares of others.
 class Job {
 public:
     Job(std::int64_t tasks, Task task, const void* context, int members)
@@ -70,11 +72,11 @@ public:
         if (error_) std::rethrow_exception(error_);
     }
 
-    // Of the team, under its lock; `helpers` is read without it.
+    // Guarded by the lock of the team; only `helpers` is also read without it.
     bool full() const { return joined == members_; }
     int joined = 1;  // the caller is member 0
     std::atomic<int> helpers{0};
-    const unsigned float_mode = get_float_mode();  // the caller's: rounding and denormals are his for all who help
+    const unsigned float_mode = get_float_mode();  // the caller's mode for rounding and denormals, used by all threads
 
 private:
     const Task task_;
@@ -85,8 +87,8 @@ private:
     std::exception_ptr error_;
 };
 
-// Threads that sleep between jobs. The caller works too, and waits only for tasks that others have begun: a thread that
-// is given no core holds nobody up.
+// Threads that sleep between jobs. The caller works too, and waits only for tasks that other threads have begun. So no
+// call waits for a thread that has no core.
 class Team {
 public:
     explicit Team(int size) : size(size) {}
@@ -110,11 +112,11 @@ public:
         job.rethrow();
     }
 
-    std::atomic<int> size;  // of the caller and those who help
+    std::atomic<int> size;  // the number of threads, including the caller
 
 private:
-    // Some microseconds: going to sleep and being woken costs more than the wait for a next call or a last task mostly
-    // takes. Yielding leaves the core to whoever has work, such as the threads of a BLAS.
+    // Waits for some microseconds. The wait for the next call or the last task is mostly shorter than the time to sleep
+    // and wake up. Yielding gives the core to other threads that have work, such as those of a BLAS.
     template <class Condition>
     static void spin(const Condition& condition) {
         for (int i = 1; i <= 512 && !condition(); ++i) i % 16 ? relax() : std::this_thread::yield();
@@ -131,13 +133,13 @@ private:
         --open_;
     }
 
-    // Threads are started when first asked for. Where the system has no more, those there do the work.
+    // Threads are started when they are first needed. If the system cannot start more, the existing ones do the work.
     void hire(int helpers) {
         while (hired_ < helpers && start()) ++hired_;
     }
 
     bool start() {
-        sigset_t blocked, before;  // signals are for the threads that know of them; not so a fault of one's own
+        sigset_t blocked, before;  // blocks all signals in the new threads, except faults that a thread causes itself
         sigfillset(&blocked);
         for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
         pthread_sigmask(SIG_SETMASK, &blocked, &before);
@@ -171,8 +173,8 @@ private:
 
     std::mutex mutex_;
     std::condition_variable wake_, done_;
-    std::vector<Job*> jobs_;    // that more may join
-    std::atomic<int> open_{0};  // how many they are, for those who look without the lock
+    std::vector<Job*> jobs_;    // jobs that more threads may join
+    std::atomic<int> open_{0};  // their number, to be read without the lock
     int hired_ = 0;
 };
 
@@ -184,8 +186,8 @@ int processors() {
     return int(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-// Never freed: at exit its threads may still be there. In a child of fork they are not, whatever they held stays held:
-// the child has a team of its own.
+// Never freed, because its threads may still run at exit. A child of fork has no threads, and locks that they held stay
+// locked. So the child makes a new team.
 Team* team = [] {
     pthread_atfork(nullptr, nullptr, [] { team = new Team(team->size); });
     return new Team(processors());

@@ -1,4 +1,5 @@
-// Threads. Results never depend on their number: work is cut by size alone, and partial results are combined in order.
+// Threads. Results never depend on their number: the division of work depends only on its size, and partial results are
+// combined in order.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@ void set_num_threads(int n);
 
 void parallel_for(std::int64_t tasks, void (*task)(const void* context, std::int64_t k), const void* context);
 
-// Calls f(k) for k in [0, tasks). A single task runs where it is: no lock, no allocation.
+// Calls f(k) for k in [0, tasks). A single task runs in the calling thread, without lock or allocation.
 template <class F>
 inline __attribute__((always_inline)) void parallel(std::int64_t tasks, const F& f) {
     if (tasks == 1) {

@@ -1,9 +1,9 @@
-// The CPU's loop for "reduce, then map" (core/reduce_map.h). Its two schedules are chosen by how the elements of a
-// group lie (cpu/along.h, cpu/across.h).
+// The CPU's loop for "reduce, then map" (core/reduce_map.h). It has two schedules, for different layouts of a group's
+// elements in memory (cpu/along.h, cpu/across.h).
 //
-// A part is reduced and, once the records of its group are merged, mapped, last part first, while it is in cache. Where
-// that would leave threads without work, or go through memory in leaps, all parts are reduced first: the bits are the
-// same.
+// The parts of a group are reduced and their records merged; then the parts are mapped, the last one first, because it
+// is still in cache. If this would leave threads without work, or jump through memory, all parts of all groups are
+// reduced first. The results are the same bit for bit.
 #pragma once
 
 #include "cpu/across.h"

@@ -1,5 +1,5 @@
-// Reductions of a run: partial results side by side, as many as registers hold, then a tree. The order depends on the
-// length alone, so that every instruction set and any number of threads find the same bits.
+// Reductions of a run: as many partial results as fit in registers, joined in a tree. The order depends only on the
+// length, so every instruction set and every number of threads give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// `start`, the neutral element of `combine`, after partial = add(partial, i) for i in [0, n) in every lane's order.
+// Each lane begins with `start`, the neutral element of `combine`, and applies partial = add(partial, i) to its i of
+// [0, n) in order. Then the lanes are combined.
 template <class R, class Add, class Combine>
 inline R reduce(std::int64_t n, R start, const Add& add, const Combine& combine) {
     constexpr std::int64_t lanes = 256 / sizeof(R);
@@ -36,7 +37,7 @@ inline R sum(std::int64_t n, const F& f) {
     return reduce(n, R(0), [&](R p, std::int64_t i) { return p + R(f(i)); }, [](R a, R b) { return a + b; });
 }
 
-// The same of very many numbers: of halves, down to stretches.
+// The sum of many numbers: the sum of the two halves, recursively down to short ranges.
 inline double sum_of_many(const double* x, std::int64_t n) {
     constexpr std::int64_t stretch = 2048;
     if (n <= stretch) return sum(n, [&](std::int64_t i) { return x[i]; });
@@ -44,7 +45,7 @@ inline double sum_of_many(const double* x, std::int64_t n) {
     return sum_of_many(x, half) + sum_of_many(x + half, n - half);
 }
 
-// The sum of f(i)^2, in double. There the squares of floats are exact: fused or not, the bits are the same.
+// The sum of f(i)^2, in double. Squares of floats are exact in double, so a fused multiply-add gives the same bits.
 template <class F>
 inline double sum_of_squares(std::int64_t n, const F& f) {
     const auto add = [&](double p, std::int64_t i) {

@@ -1,7 +1,7 @@
 // Tiles: runs of an array's elements, in C order, as contiguous values of the compute type.
 //
-// A dense array of the compute type is its own tile, nothing is copied; anything else (half types, strides,
-// misalignment) is converted through a scratch buffer that stays in L1. Loops are thus written once.
+// A dense array of the compute type is used in place, without a copy. All other arrays (half types, strides,
+// misalignment) are converted through a scratch buffer that stays in L1. So each loop is written once.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct alignas(64) Buffer {
     T data[tile_size];
 };
 
-// Calls f(pointer, count, stride) for the runs along the last axis that make up elements [start, start + n).
+// Calls f(pointer, count, stride) for the runs along the last axis that contain elements [start, start + n).
 template <class F>
 inline void for_runs(const Array& a, std::int64_t start, std::int64_t n, const F& f) {
     char* const base = static_cast<char*>(a.data);
@@ -90,7 +90,7 @@ inline void store_run(const T* from, std::int64_t n, std::int64_t stride, char* 
     }
 }
 
-// Elements [start, start + n) in the compute type: where they lie if they can be used there, else in `scratch`.
+// Elements [start, start + n) in the compute type: in place if possible, otherwise in `scratch`.
 template <class T>
 class Reader {
 public:
@@ -119,7 +119,7 @@ private:
     const bool direct_;
 };
 
-// Where to compute elements [start, start + n), and `commit` to bring them home.
+// The place to compute elements [start, start + n); `commit` copies them to the array if needed.
 template <class T>
 class Writer {
 public:

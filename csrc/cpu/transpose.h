@@ -1,4 +1,4 @@
-// Short rows to columns and back, so that lanes can be rows.
+// Transposes short rows to columns and back, so that each lane can have one row.
 #pragma once
 
 #include <cstring>
@@ -8,7 +8,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// Rows of a square of vectors become its columns: halves change places, then quarters, and so on (Eklundh 1972).
+// Transposes a square of vectors: halves are exchanged, then quarters, and so on (Eklundh 1972).
 template <class T, int Half = vector_lanes<T> / 2>
 GRADFUSE_HD void transpose_square(Vector<T> (&v)[vector_lanes<T>]) {
     constexpr int V = vector_lanes<T>;
@@ -27,7 +27,7 @@ GRADFUSE_HD void transpose_square(Vector<T> (&v)[vector_lanes<T>]) {
     if constexpr (Half > 1) transpose_square<T, Half / 2>(v);
 }
 
-// The first elements of a vector, `there` of them or all, from memory and to it.
+// Loads and stores the first `there` elements of a vector, or all.
 template <class T>
 GRADFUSE_HD void load_some(const T* from, std::int64_t there, Vector<T>& v) {
     v = Vector<T>{};
@@ -38,8 +38,8 @@ GRADFUSE_HD void store_some(const Vector<T>& v, std::int64_t there, T* to) {
     if (there > 0) std::memcpy(to, &v, sizeof(T) * std::size_t(there));
 }
 
-// columns[k * stride + r] = rows[r * length + k] of `count` rows. Columns are written in whole vectors: as many of
-// them, and as long, as the next multiples of a vector's lanes.
+// columns[k * stride + r] = rows[r * length + k] for `count` rows. Columns are written in whole vectors: their number
+// and their length are rounded up to a multiple of a vector's lanes.
 template <class T>
 void to_columns(const T* rows, std::int64_t count, std::int64_t length, T* columns, std::int64_t stride) {
     constexpr int V = vector_lanes<T>;
@@ -64,7 +64,7 @@ void to_columns(const T* rows, std::int64_t count, std::int64_t length, T* colum
     }
 }
 
-// Back. A vector goes beyond its row into those that follow: these are written after it.
+// The reverse. A vector may write beyond its row into the next rows, which are written later.
 template <class T>
 void to_rows(const T* columns, std::int64_t stride, std::int64_t count, std::int64_t length, T* rows) {
     constexpr int V = vector_lanes<T>;

@@ -1,4 +1,4 @@
-// In the place of csrc/cuda in a build without CUDA.
+// Replaces csrc/cuda in a build without CUDA.
 #include "core/devices.h"
 
 namespace gradfuse::devices {

@@ -1,4 +1,4 @@
-// Sums over groups of what a map gives for each column: dweight and dbias.
+// Column sums: the terms that a map gives for each column, summed over groups (dweight and dbias).
 #pragma once
 
 #include "cuda/reduce_map.cuh"
@@ -8,7 +8,8 @@ inline namespace GRADFUSE_ISA {
 
 constexpr std::int64_t most_slots = 256;
 
-// Whole rows whose elements fit the registers: the dx of a slot of rows, and the slot's sums, which stay in registers.
+// For rows in whole vectors whose elements fit in registers: computes the dx of a slot of rows, and keeps the slot's
+// column sums in registers.
 template <class F, class S, class Stages, class Schedule>
 struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
     using Base = Loop<F, S, Stages, Schedule, true>;
@@ -47,8 +48,8 @@ private:
     }
 };
 
-// The same sums of any groups, each made again from the numbers of its group. Lanes take neighboring columns, or where
-// neighboring elements belong to one column, the block takes one.
+// Column sums of any groups. Each term is computed again from the numbers of its group. Lanes take neighboring columns;
+// if neighboring elements belong to the same column, a block takes one column.
 template <class F, class S, class Stages>
 struct SumsOfColumns : Kernel, Call<F, S, Stages> {
     using T = typename F::T;
@@ -59,7 +60,7 @@ struct SumsOfColumns : Kernel, Call<F, S, Stages> {
     std::int64_t per_period, periods;
     Divider run;  // elements of a column in a group
     std::int64_t per_column;
-    bool one_column;  // for a block
+    bool one_column;  // per block
     double* sums;     // [sum][slot][column]
     std::int64_t slots;
 
@@ -135,7 +136,7 @@ private:
     }
 };
 
-// to[m][column] = the sum of a column over the slots, in order: 32 columns a block.
+// to[m][column] = the sum of a column over the slots, in order; 32 columns per block.
 template <class T, int N>
 struct MergeSlots : Kernel {
     static constexpr int threads = 1024, warps = threads / warp_size;
@@ -187,7 +188,7 @@ void sums_of_columns(const Call<F, S, Stages>& call, const Grouping& g, const Re
     merge_slots<double, F::column_sums>(kernel.sums, kernel.slots, kernel.columns_count(), a.column_sum);
 }
 
-// reduce_map for a declaration with sums of columns. Those of any groups are made first, as `out` may be an input.
+// reduce_map for a declaration with column sums. SumsOfColumns runs before the map, because `out` may be an input.
 template <class S, class F, class Plain, class All>
 void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays& a,
                             const Columns<S, F::columns>& columns, const Plain* plain, const All& all) {

@@ -1,4 +1,4 @@
-// One loop for every operation that takes elements one by one: any number of arrays in, one or more out.
+// One loop for all elementwise operations: any number of input arrays, one or more output arrays.
 #pragma once
 
 #include "core/backend.h"
@@ -8,8 +8,8 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// out... = f(in...). f.apply(i, x, y) takes a vector: the y[k][j] of all outputs from the x[k][j] of all inputs, i the
-// index of its first element. A block takes a tile; each thread's accesses are all under way before it computes.
+// out... = f(in...). f.apply(i, x, y) computes a vector: y[k][j] of all outputs k from x[k][j] of all inputs k, where i
+// is the index of the first element. A block takes a tile; each thread issues all its loads before it computes.
 template <class F, class S, int Inputs, int Outputs, int V>
 struct Map : Kernel {
     static constexpr int unroll = V * sizeof(S) >= 32 ? 1 : 2;

@@ -1,4 +1,4 @@
-// What is fused after a normalization's affine: an activation and dropout.
+// The operations that are fused after a normalization's affine: an activation and dropout.
 #pragma once
 
 #include "cuda/random.cuh"
@@ -14,7 +14,8 @@ constexpr int row_of(List<Formulas...>) {
     return row;
 }
 
-// How much of it a kernel knows: most registers, and most of the time a compiler takes, go to the list's activations.
+// The activations that a kernel supports. Supporting the whole list needs most of the registers and of the compile
+// time.
 enum class Ending { none, relu, any };
 
 inline bool is_at_most_relu(const Activation& a) { return a.row < 0 || a.row == row_of<Relu>(Activations{}); }
@@ -23,7 +24,7 @@ template <class T, Ending, class Order = OwnOrder>
 struct Epilogue {
     Stage<T> activation;
     Dropout dropout;
-    Order numbers;  // of the elements
+    Order numbers;  // the elements' indices for dropout
 
     Epilogue(const Activation& activation, const Dropout& dropout, const Order& numbers = {})
         : activation(activation), dropout(dropout), numbers(numbers) {}
@@ -33,7 +34,7 @@ struct Epilogue {
         if (activation) activation.forward(z);
         if (dropout.threshold) drop(dropout, numbers, at, z);
     }
-    // make_z(z) makes the input again.
+    // make_z(z) computes the input again.
     template <int V, class At, class MakeZ>
     GRADFUSE_DEVICE void backward(const At& at, T (&dy)[V], const MakeZ& make_z) const {
         if (dropout.threshold) drop(dropout, numbers, at, dy);

@@ -1,5 +1,5 @@
-// Groups of elements as the kernels of reduce_map.cuh see them: where their elements are, the numbers of a group and
-// the columns, which have a value per position in the group.
+// Groups of elements for the kernels of reduce_map.cuh: the indices of their elements, the numbers of a group, and the
+// columns, which have a value per position in the group.
 #pragma once
 
 #include "core/reduce_map.h"
@@ -10,11 +10,11 @@ namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
 template <class S>
-bool is_wide(const S* pointer) {  // an access of 16 bytes may begin here
+bool is_wide(const S* pointer) {  // whether an access of 16 bytes may begin here
     return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// Where the groups of a dense array are.
+// The groups of a dense array, and the indices of their elements.
 struct Groups {
     explicit Groups(const Grouping& g)
         : count(g.count()),
@@ -40,34 +40,34 @@ struct Groups {
         const std::int64_t in_run = run.split(position);
         return position * run_stride + in_run;
     }
-    // Whether runs are made of whole vectors of V, on boundaries of V.
+    // Whether runs consist of whole vectors of v elements, aligned to multiples of v.
     bool in_vectors(int v) const {
         return !across && run.divisor % v == 0 && (one_run || (run_stride % v == 0 && group_stride % v == 0));
     }
 
     std::int64_t count, length, block_stride, group_stride, run_stride;
-    bool one_run;             // as it is with many groups, though there may be one
-    bool across;              // neighboring groups lie side by side
-    std::int64_t step, jump;  // from one position to the next, and what is added between runs
-    int short_run, inverse;   // the length of a run, but no more than 8, and 256 over it, rounded up
+    bool one_run;             // every group is contiguous; does not depend on the number of groups
+    bool across;              // neighboring groups are side by side in memory
+    std::int64_t step, jump;  // the distance of two positions, and what is added to it between runs
+    int short_run, inverse;   // the length of a run, at most 8; 256 divided by this, rounded up
     Divider groups, run;
 };
 
-// How the elements of groups are taken: in whole vectors, on boundaries of 16 bytes, of groups that are one run or that
-// are several, or as they lie. In rows, which are one run, columns have a value per position.
+// How the elements of groups are accessed: in whole vectors on boundaries of 16 bytes (groups of one run, or of several
+// runs), or in any way. In rows, which are one run, columns have a value per position.
 enum class Layout { rows, one_run, runs, any };
 
-// V neighboring positions of a group, `count` of them there.
+// V neighboring positions of a group; `count` of them exist.
 template <int V, Layout L>
 struct Positions {
     static constexpr bool whole = L != Layout::any;
 
     const Groups& groups;
-    std::int64_t position;  // in the group
+    std::int64_t position;  // of the first element in the group
     std::int64_t start;     // index of the first element
     int count;
     bool wide;
-    int left = V;  // of the run, up to V
+    int left = V;  // remaining elements of the run, at most V
 
     GRADFUSE_DEVICE Positions(const Groups& groups, std::int64_t first, std::int64_t position, int count, bool wide)
         : groups(groups), position(position), count(count), wide(wide) {
@@ -87,7 +87,7 @@ struct Positions {
     GRADFUSE_DEVICE std::int64_t index(int j) const {
         return whole ? start + j : start + j * groups.step + runs_before(j) * groups.jump;
     }
-    // How many positions, from j on, have elements that lie one after another: up to the end of j's run.
+    // The number of contiguous elements from position j to the end of its run.
     GRADFUSE_DEVICE int side_by_side(int j) const {
         if (whole) return V - j;
         return groups.step == 1 ? left + runs_before(j) * groups.short_run - j : 1;
@@ -114,14 +114,14 @@ struct Positions {
     }
 
 private:
-    // Runs that end before the j-th position. A product takes the place of the quotient: exact where j < 8.
+    // The number of runs that end before position j. A product replaces the division; it is exact for j < 8.
     GRADFUSE_DEVICE int runs_before(int j) const {
         static_assert(V <= 8);
         return j < left ? 0 : 1 + ((j - left) * groups.inverse >> 8);
     }
 };
 
-// A number of every group, of any type.
+// An input number per group, of any dtype.
 class Numbers {
 public:
     Numbers() = default;
@@ -151,7 +151,7 @@ private:
     std::int64_t mod_ = 0;
 };
 
-// Doubles of every group, as an array; what is absent is none.
+// One double per group, as an array; a null pointer if the data is absent.
 class Doubles {
 public:
     Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
@@ -161,7 +161,7 @@ private:
     Array array_;
 };
 
-// Columns of the storage type or of the compute type. An absent one has one value everywhere.
+// Columns of the storage type or of the compute type. An absent column has the same value everywhere.
 template <class S, int N>
 class Columns {
 public:
@@ -177,7 +177,7 @@ public:
         }
     }
 
-    // Whether vectors of V may be read whole.
+    // Whether columns may be read in whole vectors of v elements.
     bool whole(int v) const {
         bool whole = !per_run_ || run_.divisor % v == 0;
         for (const void* data : data_) whole = whole && is_wide(data);

@@ -1,5 +1,5 @@
-// How a kernel is started. A kernel is a struct: its members are the arguments, `threads` the size of its blocks,
-// operator() what every thread does. Nothing here but the CUDA runtime's own words, which tests/emulator also speaks.
+// How a kernel is started. A kernel is a struct: its members are the arguments, `threads` is the block size, and
+// operator() is the code of a thread. This file uses only CUDA functions that tests/emulator has too.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,12 +20,12 @@ using devices::Error;
 using devices::is_capturing;
 using devices::write;
 
-// Throws Error where a call did not succeed.
+// Throws Error if a call failed.
 void check(cudaError_t status);
 
 cudaStream_t current_stream();
 void* allocate(std::int64_t bytes);
-std::int64_t most_shared_bytes();  // that a block of the current device may have
+std::int64_t most_shared_bytes();  // the limit for a block on the current device
 
 template <class T>
 T* allocate_array(std::int64_t n) {
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiproce
     kernel();
 }
 
-// The block's shared memory: as many bytes as the launch asked for.
+// The block's shared memory, of the size given to the launch.
 template <class T>
 GRADFUSE_DEVICE T* shared_memory() {
 #if defined(__CUDACC__)
@@ -53,13 +53,13 @@ GRADFUSE_DEVICE T* shared_memory() {
 
 constexpr std::int64_t most_blocks = 0x7fffffff;
 
-// How many blocks take `per_block` of so many elements each; a kernel's loop goes on where they are not enough.
+// The number of blocks if each takes `per_block` elements. It is limited; a kernel's loop then covers the rest.
 inline std::int64_t blocks_for(std::int64_t elements, std::int64_t per_block, std::int64_t most = most_blocks) {
     const std::int64_t blocks = (elements + per_block - 1) / per_block;
     return blocks < most ? blocks : most;
 }
 
-// What kernels share that need no other bounds.
+// The base of kernels with the default launch bounds.
 struct Kernel {
     static constexpr int threads = 256, blocks_per_multiprocessor = 1;
 };
@@ -67,7 +67,7 @@ struct Kernel {
 template <class K>
 void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0) {
     if (blocks == 0) return;
-    if (shared_bytes > 48 * 1024) {  // all there is: another thread may be asking for more than this one
+    if (shared_bytes > 48 * 1024) {  // sets the maximum, because another thread may need more than this one
         check(cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_shared_bytes())));
     }
     void* arguments[] = {const_cast<K*>(&kernel)};

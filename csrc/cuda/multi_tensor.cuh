@@ -1,7 +1,7 @@
-// One launch over the elements of many tensors: blocks take chunk after chunk from a table in the device's memory.
+// One launch over the elements of many tensors: blocks take one chunk after the other from a table in device memory.
 //
-// The table outlives the call where it belongs to an optimizer. Then only what has changed is written again: in most
-// loops a few pointers, or nothing.
+// An optimizer keeps its table between calls. Then only changed entries are written again: in most training loops a few
+// pointers, or nothing.
 #pragma once
 
 #include <algorithm>
@@ -18,19 +18,20 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// One tensor as blocks see it.
+// One tensor in the table.
 struct TensorRow {
     char* parameter;
     void* state[OptimizerInfo::max_slots];
     float* master;
-    const Strides *parameter_strides, *gradient_strides;  // null where dense
+    const Strides *parameter_strides, *gradient_strides;  // null if dense
     std::int64_t first_chunk, chunk_count;
     int group;
     DType dtype;
-    bool wide, aligned;  // parameter and gradient both: dense and on a boundary of 16 bytes; each element on its own
+    bool wide,
+        aligned;  // parameter and gradient: wide if dense and on a boundary of 16 bytes; aligned if each element is
 };
 
-// An element wherever it lies.
+// An element at any address, also a misaligned one.
 template <class S>
 struct Place {
     char* data;
@@ -66,7 +67,7 @@ struct DeviceTable {
     int chunk_count, tensor_count;
 };
 
-// A tensor's gradient and parameter in vectors of V, for those that are wide, or single elements.
+// A tensor's gradient and parameter, in vectors of V for wide tensors, otherwise in single elements.
 template <class S, int V>
 struct Vectors {
     static constexpr int count = V;
@@ -104,8 +105,8 @@ private:
     }
 };
 
-// Memory of the device: its own, where it is to outlive the call. Then it is freed with this alone, for a graph may go
-// on reading what was outgrown.
+// Device memory, for one call or longer. Memory that outlives a call is freed only with this object, because a captured
+// graph may still read memory from before it grew.
 class DeviceMemory {
 public:
     explicit DeviceMemory(bool own) : own_(own) {}
@@ -116,7 +117,7 @@ public:
     DeviceMemory& operator=(const DeviceMemory&) = delete;
 
     void* data() const { return data_; }
-    // Its contents are lost where it grows.
+    // If the memory grows, its contents are lost.
     bool reserve(std::int64_t bytes) {
         if (bytes <= bytes_) return false;
         if (own_) {
@@ -138,13 +139,13 @@ private:
     std::vector<void*> all_;
 };
 
-// An array in the device's memory, and what was last written to it.
+// An array in device memory, and a copy of its last contents.
 template <class T>
 class Mirror {
 public:
     explicit Mirror(bool own) : memory_(own) {}
 
-    // Writes what has changed, from the first to the last element that has; or `all`, where a graph may have written.
+    // Writes the range from the first to the last changed element; or `all`, if a graph may have written the array.
     T* update(const T* values, std::int64_t n, bool all = false) {
         const bool grown = memory_.reserve(n * std::int64_t(sizeof(T)));
         std::int64_t first = 0, last = n;
@@ -153,7 +154,7 @@ public:
             while (last > first && same(written_[std::size_t(last - 1)], values[last - 1])) --last;
         }
         if (last > first) {
-            written_.clear();  // if the write fails, all of it is to be written again
+            written_.clear();  // if the write fails, the next call writes everything
             write(data() + first, values + first, (last - first) * std::int64_t(sizeof(T)));
         }
         written_.assign(values, values + n);
@@ -174,7 +175,7 @@ private:
 
 class Tables : public Resident {
 public:
-    // std::invalid_argument where a graph is being captured: what a first step makes must be there before.
+    // std::invalid_argument while a graph is captured: the first step must come before, because it allocates.
     explicit Tables(bool own)
         : tensors_(own),
           gradients_(own),
@@ -193,7 +194,7 @@ public:
 
     DeviceTable update(const ChunkTable& table);
 
-    // A graph must read the groups, not write them: it would bring back those of its capture.
+    // A graph must only read the groups. If it wrote them, each replay would restore the values of the capture.
     const GroupStep* groups(const OptimizerStep& step) {
         if (own_ && is_capturing()) {
             if (!groups_.holds(step.groups, step.group_count)) {
@@ -205,7 +206,7 @@ public:
         return groups_.update(step.groups, step.group_count);
     }
 
-    // Counters that every launch leaves at zero.
+    // Counters that are zero again after every launch.
     unsigned* tickets() {
         const unsigned zeros[2] = {};
         return tickets_.update(zeros, 2);
@@ -224,12 +225,12 @@ private:
     Mirror<unsigned> tickets_;
     DeviceMemory sums_;
     const bool own_;
-    bool captured_ = false;  // a graph writes these tables whenever it is replayed
+    bool captured_ = false;  // a graph writes these tables at each replay
 };
 
 // A launch over all chunks of a table.
 struct ChunkKernel : Kernel {
-    // At least 48 KB in flight on each of 132 multiprocessors, the same everywhere: sums depend on it.
+    // At least 48 KB in flight on each of 132 multiprocessors. It is the same for all GPUs, because sums depend on it.
     static constexpr std::int64_t most_chunk_blocks = 1056;
 
     DeviceTable table;
@@ -243,8 +244,8 @@ struct ChunkKernel : Kernel {
     }
 };
 
-// Calls f(i, access) for the chunk's elements: those of a wide tensor in vectors of V, the others and what is left over
-// one by one. Chunks begin at multiples of V.
+// Calls f(i, access) for the chunk's elements: in vectors of V for a wide tensor, one by one for other tensors and for
+// the last elements. Chunks begin at multiples of V.
 template <class S, int V, class F>
 GRADFUSE_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, const F& f) {
     const TensorRow& t = table.tensors[chunk.tensor];
@@ -256,7 +257,7 @@ GRADFUSE_DEVICE void for_elements(const DeviceTable& table, const Chunk& chunk, 
     for (int at = whole + int(threadIdx.x); at < count; at += Kernel::threads) f(chunk.start + at, singles);
 }
 
-// True in all threads of the block that comes here last of all; its tickets are then as they were.
+// True in all threads of the last block that calls this. The tickets then have their initial value again.
 GRADFUSE_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
     __threadfence();
     __syncthreads();

@@ -8,7 +8,7 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// The half-words of the eight elements from i on, i a multiple of eight.
+// The half-words of elements [i, i + 8); i is a multiple of eight.
 GRADFUSE_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32_t (&half)[elements_per_block]) {
     if (random.on_device) random.stream = *random.on_device;
     const auto multiply = [](std::uint64_t a, std::uint64_t b) {
@@ -22,7 +22,7 @@ GRADFUSE_DEVICE void half_words(RandomStream random, std::int64_t i, std::uint32
     }
 }
 
-// x = dropout(x) of a whole Philox block, the elements from i on.
+// x = dropout(x) for a whole Philox block, elements [i, i + 8).
 template <class T>
 GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, T (&x)[elements_per_block]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
@@ -32,15 +32,15 @@ GRADFUSE_DEVICE void drop(const Dropout& d, std::int64_t i, T (&x)[elements_per_
     for (int j = 0; j < elements_per_block; ++j) x[j] = half[j] >= d.threshold ? scale * x[j] + shift : dropped;
 }
 
-// half[k]: an index that the compiler does not know would put the array in memory.
+// half[k], by selects: with an index that the compiler does not know, the array would be in memory, not in registers.
 GRADFUSE_DEVICE std::uint32_t choose(const std::uint32_t (&half)[elements_per_block], int k) {
     const auto of_two = [&](int m) { return k & 1 ? half[m + 1] : half[m]; };
     const auto of_four = [&](int m) { return k & 2 ? of_two(m + 2) : of_two(m); };
     return k & 4 ? of_four(4) : of_four(0);
 }
 
-// The same of the first at.count elements of a vector, whose indices are at.index(j). Those that lie one after another
-// within a Philox block share it.
+// Dropout of the first at.count elements of a vector, whose indices are at.index(j). Contiguous elements in the same
+// Philox block share its computation.
 template <int V, class T, class At>
 GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
     const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
@@ -59,7 +59,7 @@ GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
     }
 }
 
-// The same where the elements have other numbers than their indices.
+// Dropout of elements whose numbers are not their indices.
 template <class At>
 struct Renumbered {
     const ElementOrder& numbers;

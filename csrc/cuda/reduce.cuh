@@ -1,4 +1,4 @@
-// Reductions within a warp and a block. The order is that of the threads, always: results are the same bit for bit.
+// Reductions within a warp and a block. The order is always that of the threads, so results are the same bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ inline namespace GRADFUSE_ISA {
 constexpr int warp_size = 32;
 constexpr unsigned full_warp = 0xffffffffu;
 
-// The value of the lane `offset` lanes away (exclusive or), of any type made of words.
+// The value of the lane whose number is this lane's number xor `offset`, for any type made of words.
 template <class T>
 GRADFUSE_DEVICE T from_lane_xor(T value, int offset) {
     static_assert(sizeof(T) % sizeof(unsigned) == 0);
@@ -24,8 +24,8 @@ GRADFUSE_DEVICE T from_lane_xor(T value, int offset) {
     return value;
 }
 
-// merge(a, b) -> a, a before b in order: the values of the first `present` of `width` neighboring lanes, a power of
-// two. Each of the lanes gets the result.
+// Merges the values of the first `present` of `width` neighboring lanes in order; `width` is a power of two. merge(a,
+// b) merges b into a, and a comes before b. All these lanes get the result.
 template <class T, class Merge>
 GRADFUSE_DEVICE T merge_lanes(T value, const Merge& merge, int width, int present) {
     const unsigned lane = threadIdx.x % unsigned(width);
@@ -46,14 +46,14 @@ GRADFUSE_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size
     return merge_lanes(value, merge, width, width);
 }
 
-// The same over `width` neighboring threads, whole warps of the block; `scratch` has a place for each warp. All of the
-// block's threads take part.
+// The same for `width` neighboring threads, which may be several warps; `scratch` has room for one value per warp. All
+// threads of the block must call it.
 template <class T, class Merge>
 GRADFUSE_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {
     value = warp_reduce(value, merge, width < warp_size ? width : warp_size);
     if (width <= warp_size) return value;
     const int warp = int(threadIdx.x) / warp_size, warps = width / warp_size, first = warp / warps * warps;
-    __syncthreads();  // whoever used the scratch has done
+    __syncthreads();  // earlier uses of the scratch are finished
     if (threadIdx.x % warp_size == 0) scratch[warp] = value;
     __syncthreads();
     T total = scratch[first];

@@ -1,13 +1,13 @@
 // The loop for "reduce, then map": the threads of a group read its elements, reduce them, exchange one record and map
-// them. core/reduce_map.h says what a declaration is.
+// the elements. core/reduce_map.h says what a declaration is.
 //
-// A part of a group is what a warp has of it; where a group is too long for the registers it is what a thread reads at
-// a time, and a second sweep, in reverse order, reads the elements again. Where neighboring groups lie side by side,
-// neighboring threads take neighboring groups. The schedule follows from how the elements of a group lie, how many they
-// are, and their type.
+// A part of a group is the elements that one warp reads. If a group is too long for the registers, a part is what one
+// thread reads at a time, and a second sweep, in reverse order, reads the elements again. If neighboring groups are
+// side by side in memory, neighboring threads take neighboring groups. The schedule depends on the layout of a group's
+// elements, their number and their type.
 //
-// What nvcc needs: every load is issued before the first is unpacked; loads under a condition, not at clamped
-// addresses; positions are int; numbers of a group are made last, when its registers are free.
+// Rules for fast code from nvcc: issue every load before the first one is unpacked; make loads conditional instead of
+// clamping their addresses; use int for positions; write the numbers of a group last, when its registers are free.
 #pragma once
 
 #include "core/backend.h"
@@ -18,13 +18,13 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Threads on a multiprocessor: with 64 registers each, or with 128 where doubles, sums in double or columns need more.
+// Threads on a multiprocessor: with 64 registers each, or with 128 if doubles, sums in double or columns need more.
 template <class F>
 struct Threads {
     static constexpr bool doubles = sizeof(typename F::T) == 8;
     static constexpr bool more = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
     static constexpr int most = doubles || more ? 512 : 1024;
-    static constexpr int words = more && !doubles ? 64 : 32;  // of elements, for a thread
+    static constexpr int words = more && !doubles ? 64 : 32;  // registers of a thread for elements
 };
 
 // How a kernel divides groups among the threads: K vectors of V elements each at a time.
@@ -35,12 +35,12 @@ struct Schedule {
     static constexpr bool whole = L != Layout::any, streams = Streams;
 };
 
-// What is done with elements beside the reduction and the map: here nothing. Of a group come: load, with the inputs;
-// before, on the inputs; after, on the output. What `before` writes it writes in the last sweep alone, as its arrays
-// may be inputs.
+// Stages are fused operations before the reduction and after the map; these do nothing. For each group: `load` loads
+// with the inputs, `before` changes the inputs, `after` changes the output. `before` writes arrays only in the last
+// sweep, because they may be inputs.
 struct NoStages {
     static constexpr int extra = 0;       // arrays that load reads
-    static constexpr bool large = false;  // so much code that a thread should take one vector at a time
+    static constexpr bool large = false;  // true if the code is so large that a thread should take one vector at a time
     bool wide() const { return true; }
     GRADFUSE_DEVICE NoStages of_group(std::int64_t, std::int64_t) const { return {}; }
     template <class At, class S>
@@ -51,7 +51,7 @@ struct NoStages {
     GRADFUSE_DEVICE void after(const At&, Y&) const {}
 };
 
-// Calls a declaration's functions with the j-th elements of vectors; there are columns only where it is Affine.
+// Calls a declaration's functions with element j of each vector. There are columns only if Affine is true.
 template <class F, bool Affine, class I = std::make_index_sequence<F::inputs>,
           class C = std::make_index_sequence<Affine ? F::columns : 0>>
 struct Element;
@@ -105,7 +105,7 @@ struct Call {
         for (int m = 0; m < F::group_outputs; ++m) group_out[m] = DoubleView(a.group_out[m]);
     }
 
-    // The element at the position that the first number names, 0 where it does not exist.
+    // The element at the position given by the group's first number, 0 if there is none.
     GRADFUSE_DEVICE T pick(std::int64_t group) const {
         T picked = 0;
         if constexpr (F::picks) {
@@ -117,7 +117,7 @@ struct Call {
         }
         return picked;
     }
-    // Read where they are needed, again if need be: registers are dearer than loads.
+    // The numbers of a group. They are read each time they are needed: registers are scarcer than loads.
     GRADFUSE_DEVICE typename F::Group numbers(std::int64_t group, T picked = 0) const {
         return make<typename F::Group, double>([&](int m) {
             if constexpr (F::picks) {
@@ -137,7 +137,7 @@ struct Call {
     S* out;
     Numbers group_in[numbers_in + 1];
     DoubleView group_out[F::group_outputs + 1];
-    bool wide;  // vectors may be accessed as such
+    bool wide;  // vectors may be accessed whole
 
 private:
     GRADFUSE_DEVICE bool exists(double position) const { return position >= 0 && position < double(groups.length); }
@@ -157,7 +157,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
     static constexpr int blocks_per_multiprocessor =
         Schedule::whole && !Schedule::streams ? Threads<F>::most / threads : 1;
-    static constexpr std::int64_t longest = 1 << 20;  // of what positions count in: exact in every T
+    static constexpr std::int64_t longest = 1 << 20;  // positions are below this: exact in every T
     using At = Positions<V, Schedule::layout>;
 
     int width_;  // threads of a group: a power of two
@@ -171,8 +171,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
     GRADFUSE_HD int exchanged() const { return across() ? threads : threads / warp_size; }  // records
     std::int64_t shared_bytes() const { return exchanged() * std::int64_t(sizeof(Record)); }
 
-    // What a thread has of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements from
-    // position `at` on.
+    // The share of a thread of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements
+    // starting at position `at`.
     struct Share {
         std::int64_t group, first, columns, begin, end, at;
         int lane, n, vectors;
@@ -191,20 +191,20 @@ struct Loop : Schedule, Call<F, S, Stages> {
         s.first = this->groups.first(s.group);
         s.columns = Affine ? this->columns.first(s.group) : 0;
         s.begin = 0;
-        s.end = exists ? this->groups.length : 0;  // the other threads take part in the exchange alone
+        s.end = exists ? this->groups.length : 0;  // other threads only take part in the exchange
         s.lane = across() ? int(threadIdx.x) / (threads / width()) : int(threadIdx.x) % width();
         s.enter(0);
         return s;
     }
-    GRADFUSE_DEVICE int own_group() const {  // within the block
+    GRADFUSE_DEVICE int own_group() const {  // its index in the block
         return across() ? int(threadIdx.x) % (threads / width()) : int(threadIdx.x) / width();
     }
-    GRADFUSE_DEVICE int present(const Share& s) const {  // threads of the group that have elements
+    GRADFUSE_DEVICE int present(const Share& s) const {  // the number of the group's threads that have elements
         const std::int64_t vectors = Schedule::streams ? (s.end - s.begin + V - 1) / V : s.vectors;
         return vectors < width() ? int(vectors) : width();
     }
 
-    // each(k, v, at) for the K vectors from `begin` on that are there, v their place in the group.
+    // each(k, v, at) for the existing vectors among the K from `begin` on; v is the vector's index in the group.
     template <class Each>
     GRADFUSE_DEVICE void for_vectors(const Share& s, int begin, const Each& each) const {
 #pragma unroll
@@ -214,7 +214,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
             each(k, v, At(this->groups, s.first, s.at + v * V, s.n - v * V < V ? s.n - v * V : V, this->wide));
         }
     }
-    // each(begin) for all that the group's threads read at a time, in order or in reverse; enters s.
+    // each(begin) for every chunk that the group's threads read at a time, in order or in reverse; updates s.
     template <class Each>
     GRADFUSE_DEVICE void for_chunks(Share& s, bool reverse, const Each& each) const {
         const std::int64_t spans = (s.end - s.begin + longest - 1) / longest;
@@ -252,7 +252,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         typename F::Local local;
         Record record;
     };
-    // Elements that `lanes` neighboring threads hold.
+    // The number of elements that `lanes` neighboring threads hold.
     GRADFUSE_DEVICE int elements(const Share& s, int begin, int lanes) const {
         int count = 0;
 #pragma unroll
@@ -262,7 +262,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         }
         return count;
     }
-    // The part that `lanes` neighboring threads hold. Where it is mapped next, what it keeps takes the place of x.
+    // Reduces the part that `lanes` neighboring threads hold. If the map follows, the kept values replace x.
     GRADFUSE_DEVICE Part reduce(const Share& s, int begin, int lanes, const Group& group, Held& held) const {
         Part part;
         part.count = elements(s, begin, lanes);
@@ -309,7 +309,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         }
     }
 
-    // The record of all of a group's parts, in order: the first `present` of its threads have some.
+    // Merges the records of all parts of a group in order. The first `present` of its threads have one.
     GRADFUSE_DEVICE Record exchange(Record record, int present) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
         Record* const shared = shared_memory<Record>();
@@ -331,7 +331,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, (present + lanes - 1) / lanes);
     }
 
-    // terms(k, j, values) is given all that the map returns.
+    // terms(k, j, values) gets all values that the map returns.
     template <class Constants, class OfGroup, class Terms>
     GRADFUSE_DEVICE void map(const Share& s, int begin, const typename F::Local& local, const Constants& c,
                              const OfGroup& stages, const Held& held, const Terms& terms) const {
@@ -381,7 +381,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         });
         finish(s, whole, picked);
     }
-    // All that this thread has, chunk after chunk; mapped on the way where that needs no record of the whole group.
+    // Reduces all chunks of this thread. If the map needs no record of the whole group, it maps them too.
     template <class OfGroup>
     GRADFUSE_DEVICE Part reduce_all(Share& s, const OfGroup& stages, const Group& group) const {
         Part mine{};
@@ -427,7 +427,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
 
 // ---- schedules
 
-// Vectors that a thread holds of a group in registers, and of a short one or of one that streams through them.
+// The number of a group's vectors that a thread holds in registers: at most, and for groups that are short or streamed.
 template <class F, class S, class Stages>
 constexpr int most_vectors =
     Stages::large ? 1 : Threads<F>::words / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
@@ -440,21 +440,22 @@ void launch_loop(const Call<F, S, Stages>& call, int width) {
     launch(loop, blocks_for(call.groups.count, loop.per_block()), loop.shared_bytes());
 }
 
-// How many threads take a group of so many vectors, K each, but some side by side.
+// The number of threads for a group of this many vectors, k each; at least `side_by_side` threads if there are as many
+// vectors.
 inline int group_width(std::int64_t vectors, int k, int side_by_side = 8) {
     int width = 1;
     while (width * k < vectors || (width < side_by_side && width < vectors)) width *= 2;
     return width;
 }
 
-// False where a group does not fit in the registers of a block.
+// False if a group does not fit in the registers of a block.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_on_chip(const Call<F, S, Stages>& call) {
     constexpr int V = per_access<S>, most = Threads<F>::most;
     constexpr int K = most_vectors<F, S, Stages>, few = few_vectors<F, S, Stages>;
     const std::int64_t vectors = (call.groups.length + V - 1) / V;
     const bool across = call.groups.across;
-    const int groups = across ? warp_size : 1;  // that a block takes at least
+    const int groups = across ? warp_size : 1;  // the fewest groups of a block
     if (vectors <= 256 / groups * few) {
         launch_loop<Schedule<256, V, few, L, false>, Affine>(call, group_width(vectors, few, across ? 1 : 8));
         return true;
@@ -482,8 +483,8 @@ void loop_groups(const Call<F, S, Stages>& call) {
     launch_loop<Schedule<threads, per_access<S>, K, L, true>, Affine>(call, width);
 }
 
-// Kernels with `plain` stages, where given, are for rows in whole vectors; those with `all` of them take what there is.
-// The two say whether there are columns.
+// Kernels with `plain` stages, if given, are for rows in whole vectors; kernels with `all` stages take any layout.
+// PlainAffine and Affine say whether they have columns.
 template <bool PlainAffine, bool Affine, class S, class F, class Plain, class All>
 void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const Columns<S, F::columns>& columns,
                 const Plain* plain, const All& all) {
@@ -495,7 +496,7 @@ void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const C
     loop_groups<Layout::one_run, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));
 }
 
-// Calls f with the list's row for the compute type T.
+// Calls f with a row of the list, for the compute type T.
 template <class T, class F, template <class> class... Rows>
 void with_row(int row, List<Rows...>, const F& f) {
     int i = 0;

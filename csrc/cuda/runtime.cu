@@ -1,4 +1,4 @@
-// The devices, and where a call's work goes.
+// The devices, and the device and stream of a call.
 #include <cstring>
 
 #include "cuda/launch.h"
@@ -9,7 +9,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Arguments are copied when a kernel is queued: bytes that come as such need no memory that outlives the call.
+// Kernel arguments are copied when the kernel is queued. So bytes passed as arguments need no memory after the call.
 template <int Most>
 struct Write : Kernel {
     static constexpr std::int64_t most = Most;
@@ -37,7 +37,7 @@ struct Draw : Kernel {
 
 namespace {
 
-// What the innermost scope of this thread set.
+// The values set by the innermost scope of this thread.
 struct Current {
     cudaStream_t stream = nullptr;
     const devices::Scope::Allocate* allocate = nullptr;
@@ -52,7 +52,7 @@ std::string text_of(cudaError_t status) {
 
 void check(cudaError_t status) {
     if (status == cudaSuccess) return;
-    cudaGetLastError();  // else the next call, right as it may be, would report it again
+    cudaGetLastError();  // clears the error, which the next call would report otherwise
     throw Error("CUDA failed: " + text_of(status));
 }
 

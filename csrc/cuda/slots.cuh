@@ -1,8 +1,8 @@
-// "Reduce, then map" of groups that may be long and few: channels. Such a group is cut into slots, by its length alone,
-// and a block makes a record of a slot. The blocks of a second launch each merge the records of their groups, in order,
-// and map some of the elements, backwards through memory: what the first launch read last is still in the L2 cache.
-// (The last block of a group to arrive could merge them, but for its counter, which would have to be cleared by a
-// launch.)
+// "Reduce, then map" for channels: groups that may be long and few. Such a group is divided into slots, which depends
+// only on its length, and a block makes the record of one slot. In a second launch each block merges the records of its
+// groups in order and maps some of the elements. It goes backwards through memory, because the elements that the first
+// launch read last are still in the L2 cache. (The last block of a group could merge the records in the first launch,
+// but its counter would need another launch to clear it.)
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ struct Slots {
     std::int64_t count = 0;
 };
 
-// How positions are cut: pieces of so many each, whole vectors.
+// The division of positions into `count` pieces of `each` positions, whole vectors.
 struct Pieces {
     Pieces(std::int64_t length, std::int64_t wanted) {
         each = ((length + wanted - 1) / wanted + 7) / 8 * 8;
@@ -31,7 +31,7 @@ constexpr std::int64_t along_piece = 8192, across_piece = 128;
 
 inline Pieces slots_of(const Groups& g) {
     constexpr std::int64_t most = 256;
-    // Across, a block merges the records of 32 groups: few enough that it reads more elements than records.
+    // Across, a block merges the records of 32 groups. With so few slots it reads more elements than records.
     const std::int64_t wanted = g.across ? std::int64_t(std::sqrt(double(g.length))) / 4 : g.length / along_piece;
     return {g.length, wanted < 1 ? 1 : wanted < most ? wanted : most};
 }
@@ -50,7 +50,7 @@ struct OfPieces : LoopOverPieces<F, S, Stages, L> {
     static constexpr int blocks_per_multiprocessor = 2;
 
     Pieces pieces;
-    std::int64_t tiles;  // of groups, one for a block
+    std::int64_t tiles;  // of groups, one tile per block
     Slots<Record> slots;
 
     OfPieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<Record>& slots)
@@ -122,7 +122,7 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
     }
 
 private:
-    // Of the threads of a group the first has it.
+    // The first thread of a group has the result.
     GRADFUSE_DEVICE Record merged(const Share& s) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
         const int lanes = !this->across() && this->width() > warp_size ? warp_size : this->width();
@@ -167,11 +167,11 @@ inline void clear(const Array* a) {
     if (a) launch(Clear{{}, DoubleView(a), a->size}, blocks_for(a->size, Clear::threads));
 }
 
-struct NoPlain {};  // stands for plain stages where there are no kernels with them
+struct NoPlain {};  // for calls without kernels for plain stages
 
-// The declarations of a call, one after another, over channels. Kernels with `plain` stages, where these will do, are
-// for runs of whole vectors; those with `all` of them take what there is. The two add up in different orders, so what
-// is reduced is a WideDense, or there are no plain kernels.
+// Runs the declarations of a call over channels. Kernels with `plain` stages, if these are enough, are for runs of
+// whole vectors; kernels with `all` stages take any layout. The two sum in different orders. So the reduced arrays must
+// be WideDense, unless there are no plain kernels.
 template <class S, class Plain = NoStages, class All = NoStages>
 class ChannelLoop {
 public:
@@ -179,14 +179,14 @@ public:
                 const All& all = {})
         : groups_(channels_of(shape, 2)), arrays_(arrays), plain_(plain), all_(all), is_empty_(shape.size() == 0) {}
 
-    // False where groups do not fit in the registers of a block, or are empty.
+    // One launch. False if groups do not fit in the registers of a block, or are empty.
     template <class F>
     bool on_chip(const F& f) const {
         if (is_empty_) return false;
         return run(f, [](const auto& call, auto layout) { return loop_on_chip<decltype(layout)::value, false>(call); });
     }
 
-    // The records of the slots of all groups. Where the map needs no record of a whole group, elements are mapped, too.
+    // Makes the records of the slots of all groups. Also maps the elements if the map needs no record of a whole group.
     template <class F>
     Slots<typename F::Record> reduce(const F& f) const {
         if (is_empty_) return {};
@@ -199,7 +199,7 @@ public:
         return slots;
     }
 
-    // The elements mapped, and the numbers of the groups, which of groups without elements are 0.
+    // Maps the elements, and writes the numbers of the groups; these are 0 for groups without elements.
     template <class F>
     void map(const F& f, const Slots<typename F::Record>& slots = {}) const {
         if (is_empty_) return clear_numbers();
@@ -211,7 +211,7 @@ public:
         });
     }
 
-    // The numbers alone.
+    // Writes only the numbers.
     template <class F>
     void finish(const F& f, const Slots<typename F::Record>& slots) const {
         if (is_empty_) return clear_numbers();

@@ -18,7 +18,7 @@ constexpr std::size_t largest_formula(List<Formulas...>) {
     return largest;
 }
 
-// A formula of the list with its constants, or nothing.
+// A formula of the list with its constants, or none.
 template <class T>
 class Stage {
 public:
@@ -36,7 +36,7 @@ public:
             for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
         });
     }
-    // dy becomes the gradient at x, what forward was given.
+    // Replaces dy by the gradient at x, the input of forward.
     template <int V>
     GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&x)[V]) const {
         const_cast<Stage*>(this)->visit([&](const auto& f) {
@@ -48,7 +48,7 @@ public:
 
 private:
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // f is of the host in the constructor
+#pragma nv_exec_check_disable  // f is a host function in the constructor
 #endif
     template <class F>
     GRADFUSE_HD void visit(const F& f) {

@@ -1,4 +1,4 @@
-// Arrays that are not dense: where their elements lie, and dense copies of them for the kernels.
+// Arrays that are not dense: the offsets of their elements, and dense copies for the kernels.
 #pragma once
 
 #include <optional>
@@ -9,7 +9,7 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Quotients and remainders of indices, in 32 bits where they all fit.
+// Quotients and remainders of indices, in 32 bits if all indices fit.
 struct Divider {
     explicit Divider(std::int64_t divisor = 1, std::int64_t size = 0)
         : divisor(divisor), narrow(size <= 0xffffffff && divisor <= 0xffffffff) {}
@@ -18,7 +18,7 @@ struct Divider {
         return narrow ? std::int64_t(std::uint32_t(i) / std::uint32_t(divisor)) : i / divisor;
     }
 
-    // Takes an axis of this extent, the last one, off an index.
+    // Removes the last axis, of this length, from an index, and returns the index along it.
     GRADFUSE_HD std::int64_t split(std::int64_t& index) const {
         const std::int64_t rest = divide(index), last = index - rest * divisor;
         index = rest;
@@ -29,7 +29,7 @@ struct Divider {
     bool narrow;
 };
 
-// Where the elements of a strided array lie, its axes merged where they can be.
+// The offsets of the elements of a strided array. Axes are merged if possible.
 struct Strides {
     Strides() = default;
     explicit Strides(const Array& a) {
@@ -44,7 +44,7 @@ struct Strides {
         }
     }
 
-    // In bytes, of the element with index i in C order.
+    // The offset in bytes of the element with index i in C order.
     GRADFUSE_HD std::int64_t offset(std::int64_t i) const {
         std::int64_t at = 0;
         for (int d = ndim - 1; d >= 0; --d) at += extent[d].split(i) * strides[d];
@@ -56,7 +56,7 @@ struct Strides {
     std::int64_t strides[Array::max_dims] = {};
 };
 
-// Whether every element is on a boundary of its size.
+// Whether every element is aligned to its size.
 inline bool is_aligned(const Array& a) {
     std::uintptr_t bits = reinterpret_cast<std::uintptr_t>(a.data);
     for (int d = 0; d < a.ndim; ++d) bits |= std::uintptr_t(a.strides[d]);
@@ -65,12 +65,12 @@ inline bool is_aligned(const Array& a) {
 
 }  // namespace GRADFUSE_ISA
 
-// A dense array in the call's scratch memory, with the elements of `from` or to be written.
+// A dense array in the call's scratch memory: a copy of `from`, or an array to write.
 using devices::copy_elements;
 
 Array dense_like(const Array& like);
 
-// What a kernel reads: the array itself, or a dense copy.
+// An array for a kernel to read: the array itself, or a dense copy.
 class Dense {
 public:
     Dense(const Array& a) : array_(a.dense ? a : dense_like(a)) {
@@ -84,8 +84,7 @@ private:
     const Array array_;
 };
 
-// The same on a boundary of 16 bytes: how a kernel cuts its work, and so its rounding, does not depend on where a few
-// numbers lie.
+// The same on a boundary of 16 bytes: so a kernel's division of work, and its rounding, do not depend on the address.
 class WideDense {
 public:
     WideDense(const Array& a) : WideDense(a, a.dense && reinterpret_cast<std::uintptr_t>(a.data) % 16 == 0) {}
@@ -98,7 +97,7 @@ private:
     const Array array_;
 };
 
-// What a kernel writes: the array itself, or dense memory that `commit` brings home.
+// An array for a kernel to write: the array itself, or dense memory that `commit` copies to it.
 class DenseOutput {
 public:
     DenseOutput(const Array& a) : home_(a), array_(a.dense ? a : dense_like(a)) {}
@@ -113,7 +112,7 @@ private:
     const Array array_;
 };
 
-// Both.
+// An array for a kernel to read and write.
 class DenseInOut : public DenseOutput {
 public:
     DenseInOut(const Array& a) : DenseOutput(a) {
@@ -121,7 +120,7 @@ public:
     }
 };
 
-// Of an array that may be absent.
+// For an array that may be absent.
 template <class D>
 std::optional<D> dense_or_none(const Array* a) {
     return a ? std::optional<D>(std::in_place, *a) : std::nullopt;

@@ -1,4 +1,4 @@
-// The sum of some numbers, in a fixed order.
+// The sum of an array of numbers, in a fixed order.
 #pragma once
 
 #include "cuda/reduce.cuh"
@@ -7,7 +7,7 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// to[0] = scale * the sum, or the sum over a number on the device.
+// to[0] = scale * the sum, or the sum divided by a number in device memory.
 struct Total : Kernel {
     static constexpr int threads = 1024;
 

@@ -1,5 +1,5 @@
-// Dense arrays as kernels see them: a thread takes a vector of V elements at a time, in accesses of 16 bytes where the
-// array begins on a boundary of 16.
+// Dense arrays for kernels. A thread takes a vector of V elements at a time, in accesses of 16 bytes if the array
+// begins on a boundary of 16.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// How many elements of a storage type one access of 16 bytes moves.
+// The number of elements of a storage type in one access of 16 bytes.
 template <class S>
 constexpr int per_access = 16 / sizeof(S);
 
-// What one access moves of a vector of V.
+// The part of a vector of V that one access moves.
 template <class S, int V>
 struct alignas(V < per_access<S> ? V * sizeof(S) : 16) Access {
     static constexpr int count = V < per_access<S> ? V : per_access<S>;
@@ -57,7 +57,7 @@ public:
     GRADFUSE_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
     explicit View(const Array& dense) : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
 
-    // Elements [i, i + n), n <= V; what is beyond them is zero. `whole` promises that i is a multiple of V.
+    // Elements [i, i + n), n <= V; the rest of the vector is zero. `whole` promises that i is a multiple of V.
     template <int V>
     GRADFUSE_DEVICE void load(std::int64_t i, int n, bool whole, S (&to)[V]) const {
         using A = Access<S, V>;
@@ -95,7 +95,7 @@ public:
         }
     }
 
-    // The same in the compute type.
+    // The same, converted to the compute type.
     template <int V>
     GRADFUSE_DEVICE void read(std::int64_t i, int n, bool whole, Compute<S> (&to)[V]) const {
         S raw[V];
@@ -114,7 +114,7 @@ private:
     bool wide_ = true;
 };
 
-// One of any type that doubles are written to: a number per group. It may be absent: then nothing is written.
+// An array of any dtype for doubles, a number per group. If it is absent, nothing is written.
 class DoubleView {
 public:
     DoubleView() = default;

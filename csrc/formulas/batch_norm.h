@@ -1,4 +1,4 @@
-// The moments of a channel, which may have no elements.
+// The moments of a channel. The channel may have no elements.
 #pragma once
 
 #include <cmath>
@@ -20,7 +20,7 @@ struct ChannelMoments {
             return;
         }
         const double n = count + b.count, delta = b.mean - mean;
-        mean = std::isfinite(delta) ? mean + delta * (b.count / n) : mean + b.mean;  // an infinity stays one
+        mean = std::isfinite(delta) ? mean + delta * (b.count / n) : mean + b.mean;  // keeps an infinity
         squares += b.squares + delta * delta * (count * b.count / n);
         count = n;
     }

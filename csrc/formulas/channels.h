@@ -1,4 +1,4 @@
-// What is of channels but normalizes none: PReLU and the max-norm constraint.
+// Operations on channels other than normalization: PReLU and the max-norm constraint.
 #pragma once
 
 #include "core/reduce_map.h"
@@ -63,7 +63,7 @@ struct PReluBackward : ReduceMap<T> {
     }
 };
 
-// Groups whose norm is above the limit are scaled down to it.
+// Scales groups whose norm is above the limit down to the limit.
 template <class T>
 struct MaxNorm : ReduceMap<T> {
     using Real = double;

@@ -6,7 +6,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// The factor that brings `norm` down to `limit`: exactly 1 where it is no higher, NaN of a NaN.
+// The factor that scales `norm` down to `limit`: exactly 1 if norm <= limit, NaN for a NaN.
 GRADFUSE_HD double clip_factor(double norm, double limit) { return norm <= limit ? 1 : limit / norm; }
 
 }  // namespace GRADFUSE_ISA

@@ -7,7 +7,8 @@
 
 namespace gradfuse {
 
-// Of 65536 half-words those below the threshold are dropped: p is rounded so, and the constants follow the p in force.
+// Elements whose half-word, of 65536 values, is below the threshold are dropped. So p is rounded to a multiple of
+// 1 / 65536; the constants are computed from the rounded p.
 inline std::uint32_t dropout_threshold(double p) { return std::uint32_t(std::floor(p * 65536 + 0.5)); }
 
 inline Dropout plain_dropout(double p) {
@@ -17,7 +18,7 @@ inline Dropout plain_dropout(double p) {
     return d;
 }
 
-// Klambauer et al. 2017: dropped elements take SELU's limit at -inf, and the affine a x + b restores mean and variance.
+// Klambauer et al. 2017: dropped elements get SELU's limit at -inf, and the affine a x + b restores mean and variance.
 inline Dropout alpha_dropout(double p) {
     constexpr double limit = -1.7580993408473766;
     Dropout d;

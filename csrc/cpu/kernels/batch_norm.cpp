@@ -1,5 +1,4 @@
-// Channels: batch normalization in either order and its phases, the end of a dense layer, PReLU, the max-norm
-// constraint.
+// Batch normalization in either order, its phases, and bias and activation of a dense layer.
 #include "formulas/batch_norm.h"
 
 #include "core/backend.h"
@@ -13,7 +12,7 @@ inline namespace GRADFUSE_ISA {
 namespace {
 
 template <class T>
-struct Stage {  // an activation of the list, or nothing
+struct Stage {  // an activation of the list, or none
     explicit Stage(const Activation& a)
         : parameters(a.parameters), loops(a.row < 0 ? nullptr : &activation_loops<T>(a.row)) {}
     explicit operator bool() const { return loops != nullptr; }
@@ -34,7 +33,7 @@ void add(const Array& what, std::int64_t start, std::int64_t n, T* to) {
     for_lanes(n, [&](std::int64_t i) GRADFUSE_INLINE { to[i] += more[i]; });
 }
 
-// Before the reduction v = before(x), after the map y = dropout(after(z + residual)).
+// Before the reduction: v = before(x). After the map: y = dropout(after(z + residual)).
 template <class T>
 struct Forward {
     static constexpr bool possible = true, keeps_first = false;
@@ -62,7 +61,8 @@ struct Forward {
     const Array* const residual;
 };
 
-// Backwards: dz, which is dresidual too, from dy and z, made again from x; dx through `before`.
+// The backward: dz (which is also dresidual) from dy and z, where z is computed again from x. Then dx through the
+// gradient of `before`.
 template <class T>
 struct Backward {
     static constexpr bool possible = true, keeps_first = true;
@@ -130,7 +130,7 @@ private:
     const Reader<T> x;
 };
 
-// Doubles per channel, as arrays; what is absent has none.
+// One double per channel, as arrays; null if the data is absent.
 class Doubles {
 public:
     Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
@@ -154,7 +154,7 @@ void move_running(const RunningStatistics& running, std::int64_t channels, const
     Writer<double>(*running.var).store(0, channels, var.data());
 }
 
-// One element of zero as an array of any shape.
+// A single zero as an array of any shape.
 Array zeros_like(const Array& like) {
     static double zero = 0;
     Array a = like;

@@ -10,7 +10,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// What the losses of rows are divided by for their mean: the rows that count, in the weights of their classes.
+// The denominator of the mean loss: the sum of the class weights of all rows that count.
 double rows_that_count(const CrossEntropyOperation& op, const CrossEntropyArrays& a, std::int64_t rows) {
     if (a.target->dtype != DType::i64) return double(rows);
     const auto* const label = static_cast<const std::int64_t*>(a.target->data);

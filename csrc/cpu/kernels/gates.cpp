@@ -6,7 +6,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// act(z) of a tile: in `scratch`, or z itself where there is no activation.
+// act(z) of a tile, in `scratch`; z itself if there is no activation.
 template <class T>
 const T* activated(const Activation& a, const T* z, T* scratch, std::int64_t n) {
     if (a.row < 0) return z;
@@ -14,7 +14,7 @@ const T* activated(const Activation& a, const T* z, T* scratch, std::int64_t n) 
     return scratch;
 }
 
-// out = a * b, of which out may be one.
+// out = a * b; out may be a or b.
 template <class T>
 void multiply(const T* a, const T* b, T* out, std::int64_t n) {
 #pragma omp simd

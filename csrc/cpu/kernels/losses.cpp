@@ -9,8 +9,8 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The sum of a tile's losses, and `factor` times their gradients; the losses too where there is a place for them. dpred
-// may be pred.
+// Returns the sum of a tile's losses and writes `factor` times their gradients. Writes the losses too, unless their
+// pointer is null. dpred may be pred.
 template <class T>
 using LossLoop = double (*)(const double* parameters, T factor, const T* pred, const T* target, T* losses, T* dpred,
                             std::int64_t n);

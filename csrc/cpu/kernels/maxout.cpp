@@ -6,7 +6,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The pieces of a maxout unit lie a group apart: [outer][pieces][group], group = units * inner.
+// The array is [outer][pieces][group], group = units * inner: the pieces of a unit are one group apart.
 struct Pieces {
     Pieces(const ChannelShape& s, int pieces) : pieces(pieces), outer(s.outer), group(s.channels / pieces * s.inner) {}
 
@@ -15,7 +15,7 @@ struct Pieces {
 
     std::int64_t start(std::int64_t o, int k, std::int64_t at) const { return (o * pieces + k) * group + at; }
 
-    // Calls f(o, at, count) for tiles of each output group, in parallel.
+    // Calls f(o, at, count) in parallel for the tiles of each output group.
     template <class F>
     void for_tiles(const F& f) const {
         for_row_blocks(outer, group * pieces, [&](std::int64_t first, std::int64_t last) {

@@ -18,7 +18,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Moments that decay into denormals are 59 times slower: while this lives, such results are zero.
+// Arithmetic on moments that decay to denormals is 59 times slower. While this object exists, such results are zero.
 class FlushToZero {
 public:
 #if defined(__SSE__)
@@ -134,9 +134,9 @@ void optimizer_step(const ChunkTable& table, const OptimizerStep& step) {
     step_of(table, step, Optimizers{});
 }
 
-void set_groups(const ChunkTable&, const OptimizerStep&) {}  // nothing is captured on a CPU
+void set_groups(const ChunkTable&, const OptimizerStep&) {}  // the CPU has no graph capture
 
-// Added in the order of the list, however many threads there are.
+// Added in the order of the list, for any number of threads.
 void gradient_norms(const ChunkTable& table, bool per_tensor, double* norms) {
     const Heap<double> per_chunk(table.chunk_count);
     for_chunks(table, [&](int c) {

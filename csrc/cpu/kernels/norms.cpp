@@ -14,7 +14,7 @@ void drop(const NormOperation& op, std::int64_t start, const T* x, T* y, std::in
     for (std::int64_t i = 0; i < n; ++i) dropout_tile(op.dropout, op.numbers(start + i), x + i, y + i, 1);
 }
 
-// Before: total = x + add, as it is stored. After: activation and dropout.
+// Before the reduction: total = x + add, rounded as it is stored. After the map: activation and dropout.
 template <class F>
 struct ForwardStages {
     static constexpr bool possible = true, keeps_first = false;
@@ -48,7 +48,7 @@ struct ForwardStages {
     }
 };
 
-// The same backwards: before, dz from dy, where z is mapped again; after, the gradient that `total` has from elsewhere.
+// The backward. Before the reduction: dz from dy, where z is computed again. After the map: dtotal is added.
 template <class F>
 struct BackwardStages {
     static constexpr bool possible = true, keeps_first = true;

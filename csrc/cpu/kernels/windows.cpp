@@ -1,4 +1,4 @@
-// Windows of images: copied out of them, and added back.
+// Windows of images: copied from the images, or added to them.
 #include "core/windows.h"
 
 #include <cstring>
@@ -12,7 +12,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Element j of the windows along a row of an image; fill where that is in the margin.
+// Element j of the windows along a row of an image; `fill` where it is in the padding.
 template <class S>
 void gather_row(const WindowShape& w, std::int64_t j, const S* row, S fill, S* to) {
     const WindowAxis& axis = w.columns;
@@ -34,7 +34,7 @@ void add_run(const S* from, std::int64_t n, T* to) {
     for (std::int64_t i = 0; i < n; ++i) to[i] += Storage<S>::template load<T>(from[i]);
 }
 
-// Adds element j of the windows along a row of an image to their places.
+// Adds element j of the windows along a row of an image to its place in the row.
 template <class S, class T>
 void add_row(const WindowShape& w, std::int64_t j, const S* from, T* row) {
     const WindowAxis& axis = w.columns;
@@ -72,7 +72,7 @@ void gather_windows(const WindowShape& w, const Array& images, double fill, cons
 
 namespace {
 
-// Adds to a row of an image, in the compute type, the elements of all windows that lie there.
+// Adds the elements of all windows that cover a row of an image to this row, in the compute type.
 template <class S, class T>
 void add_to_row(const WindowShape& w, std::int64_t c, std::int64_t y, const Array& windows, T* row) {
     for (std::int64_t i = 0; i < w.rows.kernel; ++i) {

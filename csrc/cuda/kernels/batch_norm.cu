@@ -1,4 +1,4 @@
-// Channels: batch normalization in either order and its phases, and the end of a dense layer.
+// Batch normalization in either order, its phases, and bias and activation of a dense layer.
 #include "cuda/epilogue.cuh"
 #include "cuda/kernels.h"
 #include "cuda/slots.cuh"
@@ -18,7 +18,7 @@ GRADFUSE_DEVICE void add(const At& at, const S* what, Compute<S> (&to)[V]) {
     for (int j = 0; j < V; ++j) to[j] += more[j];
 }
 
-// Kernels without All know that no more than a residual and ReLU come after the affine.
+// Kernels without All support only a residual and ReLU after the affine.
 bool is_plain(const ChannelOp& op) {
     return op.before.row < 0 && is_at_most_relu(op.after) && op.dropout.threshold == 0;
 }
@@ -49,7 +49,8 @@ struct ForwardStages : NoStages {
     }
 };
 
-// dz, which is dresidual too, from dy and z, made again from x; at the end dx through `before`.
+// dz (which is also dresidual) from dy and z, where z is computed again from x. Then dx through the gradient of
+// `before`.
 template <class S, bool All>
 struct BackwardStages : NoStages {
     using T = Compute<S>;
@@ -101,7 +102,7 @@ struct BackwardStages : NoStages {
     GRADFUSE_DEVICE OfGroup of_group(std::int64_t group, std::int64_t) const { return {*this, group}; }
 };
 
-// f(c) for every channel.
+// Calls f(c) for every channel.
 template <class F>
 struct PerChannel : Kernel {
     F f;
@@ -169,7 +170,7 @@ struct UseMoments {
     }
 };
 
-// The gradients of weight and bias from the local sums, the record for dx from those of the whole batch.
+// The gradients of weight and bias from the local sums, and the record for dx from the sums of the whole batch.
 template <class T>
 struct UseSums {
     using Backward = BatchNormBackward<T>;
@@ -187,8 +188,8 @@ struct UseSums {
     }
 };
 
-// The arrays with all that is read dense, and on boundaries of 16 bytes what is reduced; results are new arrays, which
-// are. And what they are to the loop.
+// The arrays of a call, prepared for the loop. All inputs are dense, and reduced inputs are also on boundaries of 16
+// bytes. Results are new arrays, so they are both.
 class Prepared {
 public:
     Prepared(const ChannelOp& op, const ChannelArrays& given)
@@ -203,7 +204,7 @@ public:
         arrays.x = pointer_to(x_), arrays.dy = pointer_to(dy_), arrays.residual = pointer_to(residual_);
         arrays.weight = pointer_to(weight_), arrays.bias = pointer_to(bias_);
     }
-    // With the numbers {mean, invstd, weight, bias}.
+    // The input numbers are {mean, invstd, weight, bias}.
     ReduceMapArrays forward() const {
         ReduceMapArrays r;
         r.in[0] = arrays.x, r.out = arrays.y;

@@ -1,4 +1,4 @@
-// Elements from one layout to another.
+// Copies elements from one layout to another.
 #include "cuda/strides.cuh"
 
 namespace gradfuse::cuda {
@@ -6,7 +6,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Misaligned elements are moved byte by byte.
+// Misaligned elements are copied byte by byte.
 template <class Element>
 struct Copy : Kernel {
     static constexpr int size_of = sizeof(Element);

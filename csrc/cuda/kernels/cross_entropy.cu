@@ -9,7 +9,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Of a mean over the rows that count: {1 / the sum of their labels' weights, the sum}.
+// For a mean over the rows that count: {1 / s, s}, where s is the sum of their labels' weights.
 struct LabelWeights : Kernel {
     static constexpr int threads = 1024;
 
@@ -52,7 +52,8 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& ar
     const bool counted = mean && labels && (weight || op.parameters.ignore != 0.5);
     const double scale = mean ? 1 / double(rows) : 1;
 
-    double* const scratch = each ? nullptr : allocate_array<double>(rows + 2);  // losses, and rate and denominator
+    double* const scratch =
+        each ? nullptr : allocate_array<double>(rows + 2);  // the losses, then the rate and the denominator
     const Array rate = dense_doubles(scratch + (each ? 0 : rows), 1), losses = dense_doubles(scratch, rows);
     ReduceMapArrays a;
     a.in[0] = &*logits, a.out = &*dlogits, a.column[0] = pointer_to(weight);

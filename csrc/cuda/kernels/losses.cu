@@ -10,7 +10,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The gradients, times `factor`; and the losses: each is stored, or they are summed per block.
+// The gradients times `factor`, and the losses, which are stored or summed per block.
 template <class F, class S>
 struct Loss : Kernel {
     using T = Compute<S>;

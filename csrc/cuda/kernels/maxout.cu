@@ -1,4 +1,4 @@
-// Maxout: the largest of the pieces of a unit.
+// Maxout: the maximum of a unit's pieces.
 #include "core/math.h"
 #include "cuda/kernels.h"
 #include "cuda/strides.cuh"
@@ -9,13 +9,13 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The pieces of a maxout unit lie a group apart: [outer][pieces][group].
+// The array is [outer][pieces][group]: the pieces of a unit are one group apart.
 template <class S, bool Backward>
 struct Maxout : Kernel {
     using T = Compute<S>;
     static constexpr int V = 8;
 
-    View<S> x, y;  // y: the result, or the gradient that comes back
+    View<S> x, y;  // y: the result, or its gradient
     View<S> dx;
     std::int64_t size;  // of y
     int pieces;

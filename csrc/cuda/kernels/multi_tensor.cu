@@ -14,7 +14,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The tables of a call: an optimizer's, or some for this call alone.
+// The tables of a call: those of an optimizer, or tables for this call only.
 class TablesOf {
 public:
     explicit TablesOf(const ChunkTable& table) {
@@ -29,7 +29,7 @@ private:
     Tables* tables_;
 };
 
-// norms: of each tensor, or of all. Chunks are added in their order, by the block that is last.
+// norms: one per tensor, or one for all. The last block adds the chunks' sums in order.
 struct GradientNorms : ChunkKernel {
     bool per_tensor;
     double *sums, *norms;
@@ -56,7 +56,7 @@ struct GradientNorms : ChunkKernel {
             if (threadIdx.x == 0) sums[c] = sum;
         });
         if (!is_last_block(ticket, &shared.last)) return;
-        const volatile double* const all = sums;  // other blocks wrote them in this launch
+        const volatile double* const all = sums;  // written by other blocks in this launch
         if (per_tensor) {
             for (int t = int(threadIdx.x); t < table.tensor_count; t += threads) {
                 const TensorRow& row = table.tensors[t];
@@ -126,15 +126,15 @@ struct Clamp : ChunkKernel {
     }
 };
 
-// A step of one optimizer for the groups that have one set of state arrays. Each block makes the constants of the step
-// for itself from the hyper-parameters and the clocks; the last one to end lets the clocks go on.
+// A step of one optimizer, for all groups with the same set of state arrays. Each block computes the constants of the
+// step from the hyper-parameters and the clocks. The last block advances the clocks.
 template <template <class> class Formula, unsigned Slots>
 struct Step : ChunkKernel {
-    static constexpr int blocks_per_multiprocessor = 4;  // no more than 64 registers: enough loads under way
-    static constexpr int most_groups = 4;                // that come as arguments
+    static constexpr int blocks_per_multiprocessor = 4;  // at most 64 registers, so that enough loads are in flight
+    static constexpr int most_groups = 4;                // passed as arguments
 
     GroupStep given[most_groups];
-    const GroupStep* groups;  // in the device's memory, or null
+    const GroupStep* groups;  // in device memory, or null
     int group_count;
     Clock* clocks;
     const double* norm;
@@ -193,7 +193,7 @@ private:
 
     template <class S, class T>
     GRADFUSE_DEVICE void update(const Update<Formula, T>& u, const TensorRow& t, const Chunk& chunk) const {
-        // Of a half type no more than of float32, of float64 one by one: else the state does not fit the registers.
+        // Vectors of 4 also for half types, single elements for float64: otherwise the state does not fit in registers.
         for_elements<S, sizeof(T) == 8 ? 1 : 4>(table, chunk, [&](std::int64_t i, const auto& access) {
             constexpr int V = std::decay_t<decltype(access)>::count;
             T p[V], g[V], state[OptimizerInfo::max_slots][V];
@@ -220,7 +220,7 @@ private:
         });
     }
 
-    // The optimizer's own memory: dense and on a boundary of 16 bytes.
+    // Memory of the optimizer: dense and on a boundary of 16 bytes.
     template <class T>
     GRADFUSE_DEVICE static View<T> own(T* data) {
         return {data, true};

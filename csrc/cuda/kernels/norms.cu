@@ -1,4 +1,4 @@
-// The normalizations of the list, with what is fused before and after them.
+// The normalizations of the list, with the operations that are fused before and after them.
 #include "cuda/column_sums.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/kernels.h"
@@ -9,7 +9,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// total = x + add, then the epilogue.
+// Before the reduction: total = x + add. After the map: the epilogue.
 template <class S, bool All>
 struct ForwardStages {
     using T = Compute<S>;
@@ -47,7 +47,7 @@ struct ForwardStages {
     }
 };
 
-// The epilogue undone, its input made again from x; at the end dx += dtotal.
+// Before the reduction: the epilogue's backward, with its input computed again from x. After the map: dx += dtotal.
 template <class Forward, class S, bool All>
 struct BackwardStages {
     using T = Compute<S>;
@@ -72,7 +72,7 @@ struct BackwardStages {
 
     struct OfGroup {
         const BackwardStages& s;
-        std::int64_t first;  // of the columns
+        std::int64_t first;  // the first of the group's columns
         typename Forward::Constants constants;
 
         template <int V, class At>
@@ -111,7 +111,7 @@ struct BackwardStages {
     }
 };
 
-// One weight and bias for all of a group.
+// Whether all elements of a group have the same weight and bias.
 bool affine_per_group(const NormOperation& op) {
     return op.affine_per_run && (op.grouping.runs == 1 || op.grouping.across());
 }

@@ -1,4 +1,4 @@
-// Dropout and RReLU: elementwise, eight elements a Philox block.
+// Dropout and RReLU: elementwise, with eight elements per Philox block.
 #include "cuda/elementwise.cuh"
 #include "cuda/kernels.h"
 #include "cuda/random.cuh"

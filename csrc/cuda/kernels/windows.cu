@@ -1,4 +1,4 @@
-// Windows of images: copied out of them, and added back. A thread takes an element of the result.
+// Windows of images: copied from the images, or added to them. A thread computes one element of the result.
 #include "core/backend.h"
 #include "core/windows.h"
 #include "cuda/kernels.h"

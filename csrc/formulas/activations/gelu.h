@@ -13,7 +13,7 @@ struct Gelu {
 
     explicit GRADFUSE_HD Gelu(const double*) {}
 
-    // max(x, 0) - |x| Phi(-|x|): no product of an infinity and 0.
+    // max(x, 0) - |x| Phi(-|x|) has no product of an infinity and 0.
     GRADFUSE_HD T forward(T x) const {
         const T a = math::gauss_argument(x);
         T tail, density, scale;

@@ -16,7 +16,7 @@ struct GeluTanh {
     static constexpr T root = T(1.5957691216057307117597842397375);  // 2 sqrt(2 / pi)
     static constexpr T cubic = T(0.044715);
 
-    // 0.5 (1 + tanh(u)) = sigmoid(2u). Beyond 32 the sigmoid is 0 or 1, and x^2 or inf * 0 would spoil the products.
+    // 0.5 (1 + tanh(u)) = sigmoid(2u). For |x| > 32 the sigmoid is 0 or 1; x^2 may overflow there, and inf * 0 is NaN.
     GRADFUSE_HD T forward(T x) const {
         const T s = math::sigmoid(root * x * math::fma(cubic * x, x, T(1)));
         return x == -math::inf<T> ? T(0) : x * s;
@@ -24,7 +24,7 @@ struct GeluTanh {
     GRADFUSE_HD T backward(T dy, T x) const {
         const T x2 = x * x;
         const T s = math::sigmoid(root * x * math::fma(cubic, x2, T(1)));
-        const T slope = root * x * math::fma(3 * cubic, x2, T(1));  // of the sigmoid's argument, times x
+        const T slope = root * x * math::fma(3 * cubic, x2, T(1));  // the slope of the sigmoid's argument, times x
         return dy * (math::abs(x) > 32 ? s : s * math::fma(slope, 1 - s, T(1)));
     }
 };

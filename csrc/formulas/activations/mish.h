@@ -13,7 +13,7 @@ struct Mish {
 
     explicit GRADFUSE_HD Mish(const double*) {}
 
-    // With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2); from x = 20 on it is 1.
+    // With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2); for x >= 20 it is 1.
     GRADFUSE_HD T forward(T x) const {
         const T e = math::exp(math::min(x, T(20))), n = e * (e + 2);
         return x == -math::inf<T> ? T(0) : x * (n / (n + 2));

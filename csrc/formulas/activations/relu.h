@@ -12,9 +12,9 @@ struct Relu {
 
     explicit GRADFUSE_HD Relu(const double*) {}
 
-    // Written as selects on the negative side, so that NaN passes and so does its gradient.
+    // The condition selects the negative side, so that a NaN and its gradient pass through.
     GRADFUSE_HD T forward(T x) const { return x < 0 ? T(0) : x; }
-    // The second comparison is idle: without it GCC makes the choice a load of dy that waits for y.
+    // The second comparison changes nothing. Without it GCC makes a conditional load of dy that waits for y.
     GRADFUSE_HD T backward(T dy, T y) const { return (y <= 0) | (y == -math::inf<T>) ? T(0) : dy; }
 };
 

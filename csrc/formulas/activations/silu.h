@@ -18,7 +18,7 @@ struct Silu {
 
     explicit GRADFUSE_HD Silu(const double* p) : beta(T(p[0])) {}
 
-    // At an infinity the product would be inf * 0: its limit is taken instead.
+    // At an infinity the product would be inf * 0: the limit is used instead.
     GRADFUSE_HD T forward(T x) const {
         const T z = beta * x;
         return z == -math::inf<T> ? T(0) : x * math::sigmoid(z);

@@ -23,7 +23,7 @@ struct Softplus {
         const T soft = (math::max(z, T(0)) + math::log1p_unit(math::exp_nonpositive(-math::abs(z)))) * inv_beta;
         return z > threshold ? x : soft;
     }
-    // From x, not y: above a low threshold the two branches share values of y, but not of the derivative.
+    // From x, not y: with a low threshold both branches have some values of y in common, but with other derivatives.
     GRADFUSE_HD T backward(T dy, T x) const {
         const T z = beta * x;
         return z > threshold ? dy : dy * math::sigmoid(z);

@@ -1,5 +1,5 @@
-// Every elementwise loss, one line each: a new one is its header, its line here and its function in
-// gradfuse.reference. `loss` is that of one element, `gradient` its derivative in pred.
+// All elementwise losses, one line each. A new one needs a header, a line here and its function in
+// gradfuse.reference. `loss` is the loss of one element, `gradient` its derivative with respect to pred.
 #pragma once
 
 #include "core/list.h"

@@ -1,5 +1,5 @@
-// Batch normalization (Ioffe and Szegedy 2015), its phases apart, and the affine alone. Groups are channels, their
-// numbers weight and bias.
+// Batch normalization (Ioffe and Szegedy 2015), its separate phases, and the affine without normalization. Groups are
+// channels; their input numbers are weight and bias.
 #pragma once
 
 #include "formulas/batch_norm.h"
@@ -8,7 +8,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// A channel's moments go on to running statistics and other processes: their sums are in double.
+// The sums of a channel's moments are in double, because running statistics and other processes use them.
 template <class T, class Base>
 struct InDouble : Base {
     using Real = double;
@@ -49,7 +49,7 @@ struct BatchNorm : InDouble<T, Normalize<T>> {
     }
 };
 
-// Out: mean, invstd, and the running statistics, moved by the batch.
+// Out: mean, invstd, and the running statistics updated by the batch.
 template <class T>
 struct BatchNormTraining : BatchNorm<T> {
     using typename BatchNorm<T>::Local;
@@ -79,7 +79,7 @@ struct BatchNormTraining : BatchNorm<T> {
     }
 };
 
-// Its backward: dweight and dbias are sums of the group.
+// The backward of batch normalization: dweight and dbias are sums of the group.
 template <class T>
 struct BatchNormBackward : NormalizeBackward<T> {
     using typename NormalizeBackward<T>::Group;
@@ -87,7 +87,7 @@ struct BatchNormBackward : NormalizeBackward<T> {
     static constexpr int columns = 0, column_sums = 0;
     using NormalizeBackward<T>::NormalizeBackward;
 
-    // That of n elements whose sums of dz and dz xhat are known.
+    // The record of n elements from their sums of dz and dz xhat.
     GRADFUSE_HD Record of_sums(double dz, double xhat, double n, Group g) const {
         return {dz, xhat / g.invstd + this->rest(g) * dz, n};
     }
@@ -110,7 +110,7 @@ struct BatchMoments : InDouble<T, Moments<T>> {
     }
 };
 
-// Normalization by given statistics; with mean 0 and invstd 1 the affine alone.
+// Normalization by given statistics; with mean 0 and invstd 1 only the affine.
 template <class T>
 struct ChannelAffine : GroupMap<T> {
     struct Group {
@@ -128,7 +128,7 @@ struct ChannelAffine : GroupMap<T> {
     }
 };
 
-// Its backward: the statistics are constants.
+// The backward of ChannelAffine: the statistics are constants.
 template <class T>
 struct ChannelAffineBackward : NormalizeBackward<T> {
     using typename NormalizeBackward<T>::Group;
@@ -159,7 +159,7 @@ struct BatchNormSums : NormalizeBackward<T> {
     using NormalizeBackward<T>::NormalizeBackward;
 };
 
-// dx from the means of dz xhat and of dz over the whole batch, of which this is a part.
+// dx of a part of a batch, from the means of dz xhat and of dz over the whole batch.
 template <class T>
 struct BatchNormFinish : GroupMap<T> {
     struct Group {

@@ -1,4 +1,4 @@
-// Every normalization of groups of one sample, one line each: a new one is its header, its line here and its reference.
+// All normalizations within a sample, one line each. A new one needs a header, a line here and its reference.
 // CPU, CUDA, bindings, tests, benchmarks, stubs and the documentation's table are all made from this list.
 #pragma once
 

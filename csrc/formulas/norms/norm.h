@@ -1,9 +1,9 @@
-// What the headers of this folder share. A normalization is a class template over the compute type with a static `info`
-// and two declarations of the shape "reduce, then map", both made from the operation's parameters:
-//   Forward   of x; its Group, where it has one, is {weight, bias}; its group outputs are the statistics that go to
-//   Backward  of grad_out and x; its Group is those statistics, then the forward's Group
-// and Forward::saved(statistics, group) gives the constants of its map from statistics.
-// The affine is per position in the group (columns) or per group, as the grouping of the operation says.
+// Shared by the headers of this folder. A normalization is a class template over the compute type with a static `info`
+// and two declarations of the shape "reduce, then map", both constructed from the operation's parameters:
+//   Forward   takes x; its Group, if it has one, is {weight, bias}; its group outputs are the statistics for the
+//   backward Backward  takes grad_out and x; its Group is the statistics, then the forward's Group
+// Forward::saved(statistics, group) gives the constants of the forward's map from the statistics.
+// The affine is per position in the group (columns) or per group; this depends on the grouping of the operation.
 #pragma once
 
 #include "core/info.h"
@@ -12,7 +12,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// Mean and sum of squared deviations: about the part's own mean, then joined (Chan, Golub and LeVeque 1979).
+// Mean and sum of squared deviations: first from the mean of each part, then merged (Chan, Golub and LeVeque 1979).
 template <class T>
 struct Moments : ReduceMap<T> {
     using First = Total<T>;
@@ -38,12 +38,12 @@ struct Moments : ReduceMap<T> {
         s.dd = math::fma(d, d, s.dd);
     }
     GRADFUSE_HD Record record(Local l, Sums s, double n) const {
-        const double rest = double(s.d) / n;  // what the rounded mean has left
+        const double rest = double(s.d) / n;  // the rounding error of the part's mean
         return {n, double(l.center) + rest, double(s.dd) - double(s.d) * rest};
     }
     GRADFUSE_HD void merge(Record& a, const Record& b) const {
         const double n = a.n + b.n, delta = b.mean - a.mean, part = b.n / n;
-        const double mean = math::is_finite(delta) ? a.mean + delta * part : a.mean + b.mean;  // an infinity stays one
+        const double mean = math::is_finite(delta) ? a.mean + delta * part : a.mean + b.mean;  // keeps an infinity
         a = {n, mean, a.squares + b.squares + delta * delta * (a.n * part)};
     }
 };
@@ -71,7 +71,7 @@ struct Normalize : Moments<T> {
         out[0] = r.mean;
         out[1] = invstd(r);
     }
-    // Those of given statistics. The mean's rounding to T is made good in the shift.
+    // The constants for given statistics. The shift corrects the rounding of the mean to T.
     GRADFUSE_HD Constants saved(const double* statistics, Group g) const {
         const double mean = statistics[0], scale = statistics[1] * g.weight;
         return {T(mean), T(scale), T(g.bias - (mean - double(T(mean))) * scale)};
@@ -80,7 +80,7 @@ struct Normalize : Moments<T> {
         const double statistics[] = {r.mean, invstd(r)};
         return saved(statistics, g);
     }
-    GRADFUSE_HD T no_weight() const { return 1; }  // what stands for a weight that is absent beside a bias
+    GRADFUSE_HD T no_weight() const { return 1; }  // used if there is a bias but no weight
     template <class P>
     GRADFUSE_HD Values<T, 1> map(Constants c, P, T x, T w = 1, T b = T(-0.0)) const {
         return {((x - c.center) * c.scale + c.shift) * w + b};

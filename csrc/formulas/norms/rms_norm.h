@@ -25,7 +25,7 @@ struct RmsNorm {
 
     // Out: 1 / sqrt(mean(x^2) + eps).
     struct Forward : ReduceMap<T> {
-        using Real = double;  // the squares of floats are exact in double, and never overflow
+        using Real = double;  // squares of floats are exact in double, and never overflow
         using Sums = RmsNorm::Sums;
         using Record = RmsNorm::Record;
         using Local = Empty;

@@ -1,4 +1,4 @@
-// Every optimizer, one line each: a new one is its header, its line here and its class in gradfuse.reference.
+// All optimizers, one line each. A new one needs a header, a line here and its class in gradfuse.reference.
 // CPU, CUDA, the Python classes, tests, benchmarks, stubs and the documentation's table are all made from this list.
 #pragma once
 

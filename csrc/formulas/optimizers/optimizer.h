@@ -1,9 +1,10 @@
-// What every optimizer's formula is made of.
+// The parts of an optimizer's formula.
 //
-// A formula is built once per step, on the host and in double, from the values of its hyper-parameters (in the order of
-// info.hypers, a pair taking two places, the schedule's lr first) and the clock; what it keeps is the compute type's
-// constants. `update` then takes one element: its parameter, its gradient (already unscaled, clipped, sign and weight
-// decay seen to) and its state. `Slots` has a bit for each state array in use: the others are neither read nor written.
+// A formula is constructed once per step, in double, from the values of its hyper-parameters and the clock. The values
+// are in the order of info.hypers; a pair has two values, and the first value is the schedule's lr. The formula keeps
+// constants in the compute type. `update` then takes one element: its parameter, its gradient (already unscaled and
+// clipped, with the sign of maximize and weight decay applied) and its state. `Slots` has a bit for each state array in
+// use; the other arrays are not read or written.
 #pragma once
 
 #include <cmath>
@@ -17,18 +18,18 @@ namespace gradfuse {
 
 inline namespace GRADFUSE_ISA {
 
-// The sets of state arrays a formula is compiled for.
+// The sets of state arrays that a formula is compiled for.
 template <unsigned... Slots>
 struct SlotSets {};
 
-// mean + rest * (x - mean), with nothing lost where x is small beside the mean.
+// mean + rest * (x - mean), without loss of accuracy if x is small compared with the mean.
 template <class T>
 GRADFUSE_HD T average(T mean, T rest, T x) {
     return math::fma(rest, x, math::fma(-rest, mean, mean));
 }
 
 struct Optimizer {
-    static GRADFUSE_HD void advance(const double*, Clock&) {}  // called once a step, after t has been counted
+    static GRADFUSE_HD void advance(const double*, Clock&) {}  // called once per step, after t is increased
 };
 
 }  // namespace GRADFUSE_ISA

@@ -35,7 +35,7 @@ struct RMSprop : Optimizer {
         T v = state[0] = math::fma(decay, state[0], rest * g * g);
         if constexpr ((S & mean) != 0) {
             const T m = state[1] = math::fma(decay, state[1], rest * g);
-            v = math::max(v - m * m, T(0));  // rounding may leave it below 0
+            v = math::max(v - m * m, T(0));  // it may be below 0 because of rounding
         }
         T step = g / (math::sqrt(v) + epsilon);
         if constexpr ((S & buffer) != 0) step = state[2] = math::fma(mu, state[2], step);

@@ -23,7 +23,7 @@ struct Sgd : Optimizer {
     using Slots = SlotSets<0, buffer>;
     static GRADFUSE_HD unsigned slots(const double* h) { return h[momentum] != 0 ? unsigned(buffer) : 0; }
 
-    T mu, inside, gain, outside;  // lr stands inside the buffer or outside it
+    T mu, inside, gain, outside;  // lr is applied inside the buffer or outside it
     bool look_ahead;
 
     GRADFUSE_HD Sgd(const double* h, const Clock& clock)

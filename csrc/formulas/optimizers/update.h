@@ -1,4 +1,5 @@
-// The update of one element by any optimizer: the formula, and what surrounds it. Every device's loop calls this.
+// The update of one element by any optimizer: the formula, and the operations around it. The loops of all devices call
+// this.
 #pragma once
 
 #include "core/backend.h"
@@ -15,7 +16,7 @@ struct Slices {
     T* state[OptimizerInfo::max_slots];
 };
 
-// One group's part of a step in the compute type. The order: unscale, clip and maximize (one factor), weight decay,
+// The step of one group in the compute type. The order is: unscale, clip and maximize (one factor), weight decay,
 // update.
 template <template <class> class Formula, class T>
 struct Update {
@@ -23,7 +24,7 @@ struct Update {
     unsigned slots;
     T factor, coupled, decoupled;
 
-    // The clock has counted this step; `clip` is the clipping's factor.
+    // The clock has already counted this step; `clip` is the clipping factor.
     GRADFUSE_HD Update(const GroupStep& s, const Clock& clock, double clip)
         : formula(s.values, clock),
           slots(Formula<T>::slots(s.values)),
@@ -31,8 +32,8 @@ struct Update {
           coupled(T(s.coupled_decay)),
           decoupled(T(s.decoupled_factor)) {}
 
-    // Slots has the bits of `slots`. A function, for as locals of the loop the state would stay in memory,
-    // unvectorised.
+    // Slots has the bits of `slots`. This must be a function: as local variables of the loop the state would stay in
+    // memory, and GCC would not vectorize the loop.
     template <unsigned Slots>
     GRADFUSE_HD void element(const Slices<T>& at, std::int64_t i) const {
         T state[OptimizerInfo::max_slots] = {};

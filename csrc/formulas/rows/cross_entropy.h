@@ -3,7 +3,7 @@
 //   q_c  = (1 - s) [c = label] + s / n, or (1 - s) target_c + s / n
 //   loss = -sum(w_c q_c log p_c) + z_loss log(Z)^2
 //   dx_c = rate ((M + 2 z_loss log(Z)) p_c - w_c q_c),  M = sum(w_c q_c)
-// A term whose w_c q_c is 0 is 0, whatever log p_c is.
+// A term is 0 if w_c q_c is 0, for any log p_c.
 #pragma once
 
 #include "formulas/rows/row.h"
@@ -11,7 +11,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// What both targets share.
+// Shared by both kinds of targets.
 template <class T>
 struct CrossEntropy : Exponentials<T> {
     using typename Exponentials<T>::Local;
@@ -23,7 +23,8 @@ struct CrossEntropy : Exponentials<T> {
     explicit CrossEntropy(const CrossEntropyParameters& p) : p(p) {}
 
 protected:
-    // a and b about the larger of their tops: `mass` is the sum of what weighs `expected`, the sum of weighted x - top.
+    // Merges b into a, relative to the larger of their tops. `expected` is the sum of weighted x - top, `mass` the sum
+    // of its weights.
     template <class Record>
     GRADFUSE_HD void merge_records(Record& a, const Record& b) const {
         const double top = math::max(a.top, b.top);
@@ -44,7 +45,7 @@ protected:
         const double log_z = log_of_all(r), log_e = math::log(r.e);
         return mass * log_e - expected + (p.z_loss == 0 ? 0 : p.z_loss * log_z * log_z);
     }
-    // Of exp(x - the part's top) in dx / rate.
+    // The factor of exp(x - the part's top) in dx / rate.
     template <class Record>
     GRADFUSE_HD double factor(const Record& r, double mass, Local l) const {
         const double all = p.z_loss == 0 ? mass : mass + 2 * p.z_loss * log_of_all(r);
@@ -52,7 +53,7 @@ protected:
     }
 };
 
-// A row whose label is `ignore` gives 0, one whose label does not exist NaN.
+// A row whose label is `ignore` gives 0, a row whose label does not exist gives NaN.
 template <class T>
 struct CrossEntropyOfLabels : CrossEntropy<T> {
     using typename CrossEntropy<T>::Local;

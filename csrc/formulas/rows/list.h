@@ -1,4 +1,5 @@
-// Every row operation, one line each: a new one is its header, its line here and its pair in gradfuse.reference.
+// All row operations, one line each. A new one needs a header, a line here, and its forward and backward in
+// gradfuse.reference.
 // CPU, CUDA, bindings, tests, benchmarks, stubs and the documentation's table are all made from this list.
 #pragma once
 

@@ -1,7 +1,7 @@
-// What the headers of this folder share. A row operation is a class template over the compute type with a static `info`
-// and two declarations of the shape "reduce, then map", both made from the operation's parameters:
-//   Forward   of x
-//   Backward  of grad_out and what the forward's info.saves says
+// Shared by the headers of this folder. A row operation is a class template over the compute type with a static `info`
+// and two declarations of the shape "reduce, then map", both constructed from the operation's parameters:
+//   Forward   takes x
+//   Backward  takes grad_out, and x or y as info.saves says
 #pragma once
 
 #include "core/backend.h"
@@ -11,7 +11,7 @@
 namespace gradfuse {
 inline namespace GRADFUSE_ISA {
 
-// Reduction of softmax and cross-entropy: the largest element, and the sum of exp(x - largest).
+// The reduction of softmax and cross-entropy: the largest element, and the sum of exp(x - largest).
 template <class T>
 struct Exponentials : ReduceMap<T> {
     using First = Largest<T>;
@@ -43,7 +43,7 @@ struct Exponentials : ReduceMap<T> {
     }
     GRADFUSE_HD Record record(Local l, Sums s, double) const { return {double(l.top), double(s.e)}; }
 
-    // What an exponential about `top` is worth about the group's largest element.
+    // The factor that changes exp(x - top) to exp(x - of_all), where of_all is the group's largest element.
     static GRADFUSE_HD double weight(double top, double of_all) {
         return top == of_all ? 1 : double(math::exp_nonpositive(T(top - of_all)));
     }
