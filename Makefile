@@ -48,7 +48,7 @@ wheel: $(VENV)/.tools  ## a wheel in dist, CUDA kernels for every architecture i
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
 		"--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=80-real;90-real;100-real;120" .
 
-sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behaviour and thread sanitizers
+sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behavior and thread sanitizers
 	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)
 
 format: $(VENV)/.tools  ## bring sources into the project's form

@@ -23,7 +23,7 @@ from docstrings import public_names, restructured
 
 project = "gradfuse"
 release = gradfuse.__version__
-copyright = "the authors of gradfuse, under the MIT licence"
+copyright = "the authors of gradfuse, under the MIT license"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 myst_enable_extensions = ["dollarmath"]
@@ -31,10 +31,10 @@ smartquotes = False
 
 autodoc_class_content = "both"
 autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
-autodoc_inherit_docstrings = False  # what forward is, Layer says once
+autodoc_inherit_docstrings = False  # Layer documents forward for all layers
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("Array", "Loss", "Metric", "Objective", "Parameters", "Rng", "Shape")}
-TypeAliasForwardRef.__repr__ = lambda self: self.name  # as it is shown within other types
+TypeAliasForwardRef.__repr__ = lambda self: self.name  # its text inside other types
 autodoc_typehints_format = "short"
 autosummary_generate = False
 maximum_signature_line_length = 100

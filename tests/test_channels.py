@@ -1,4 +1,4 @@
-"""Batch normalization, the end of a dense layer, and PReLU, against the reference."""
+"""Batch normalization, bias_act (bias and activation of a dense layer), and PReLU, against the reference."""
 
 import gc
 import itertools
@@ -51,7 +51,7 @@ def arrays(rng, shape, axis, dtype, vectors=None):
 
 
 def train(s, x, g, residual, vectors, **options):
-    """All that a training step gives, by name, and its context."""
+    """All results of a training step by name, and its context."""
     mean, var, weight, bias = (None if v is None else v.copy() for v in vectors)
     y, ctx = s.batch_norm_forward(x, mean, var, weight, bias, residual=residual, **options)
     gradients = zip(["dx", "dweight", "dbias", "dresidual"], s.batch_norm_backward(g, ctx), strict=residual is not None)
@@ -61,7 +61,7 @@ def train(s, x, g, residual, vectors, **options):
 def compare_training(kernels, x, g, residual, vectors, **options):
     actual, _ = train(kernels, x, g, residual, vectors, **options)
     expected, c = train(ref, wide(x), wide(g), wide(residual), tuple(map(wide, vectors)), **options)
-    # The sizes of the terms. x and its mean, taken in double, are exact unless all is in double or x is rounded first.
+    # The sizes of the terms. x and its mean are exact in double, unless the arrays are float64 or x is rounded first.
     exactness = 1.0 if c.order == "act_bn" else np.finfo(np.float64).eps / epsilon(x.dtype)
     u = exactness * (abs(c.u) + abs(c.u - c.sigma * c.x_hat))
     x_hat, g = abs(c.x_hat) + u / c.sigma, np.where(c.keep, abs(wide(g)) * c.scale, 0)
@@ -80,7 +80,7 @@ def compare_training(kernels, x, g, residual, vectors, **options):
 
 
 def compare_all(actual, expected, terms, vectors, x, options):
-    """Everything, of the dtype and shape it should have, within the row of its name and that of the activation."""
+    """Every result has the right dtype and shape, and is within the bounds for its name and for the activation."""
     activation = options.get("activation") or "relu"
     activation = activation if isinstance(activation, str) else activation[0]
     for name, value in expected.items():
@@ -154,13 +154,13 @@ def test_batch_norm_half_with_float32_vectors(kernels, rng, half, shape):
     ("shape", "axis"), [((500, 3), 1), ((4, 3, 500), 1), ((4, 40, 64), 1), ((2, 1, 70000), 1)], ids=str
 )
 def test_batch_norm_far_from_zero(kernels, rng, dtype, shape, axis):
-    """E[x^2] - E[x]^2 has no digit left here."""
+    """E[x^2] - E[x]^2 would have no correct digit here."""
     x, g, _, vectors = arrays(rng, shape, axis, dtype)
     x = cast(1000 + 0.1 * wide(x), dtype)
     compare_training(kernels, x, g, None, vectors, axis=axis)
     var = np.zeros(shape[axis], dtype)
     kernels.batch_norm_forward(x, np.zeros_like(var), var, momentum=1.0, axis=axis)
-    error = max(4 * epsilon(dtype), 1e4 * np.finfo(np.float64).eps)  # in double the mean's digits are the limit
+    error = max(4 * epsilon(dtype), 1e4 * np.finfo(np.float64).eps)  # in double the digits of the mean limit accuracy
     np.testing.assert_allclose(var, wide(x).var(axis=(0, *range(2, x.ndim)), ddof=1), rtol=error)
 
 
@@ -174,7 +174,7 @@ def from_an_odd_place(a):
 @pytest.mark.parametrize("options", [{}, {"activation": "relu"}, TRAINING["everything_before"]], ids=str)
 @pytest.mark.parametrize("shape", [(40, 9), (700, 9), (4, 9, 33), (6, 9, 81), (64, 9, 7, 7), (8, 9, 64, 64)], ids=str)
 def test_batch_norm_of_a_channel_is_the_same_bits_beside_others_and_anywhere(kernels, rng, shape, options):
-    options = {k: v for k, v in options.items() if k not in ("dropout", "rng")}  # the mask is of the whole array
+    options = {k: v for k, v in options.items() if k not in ("dropout", "rng")}  # a part has another mask
     x, g, r, vectors = arrays(rng, shape, 1, "float64")
     expected, _ = train(kernels, x, g, r, vectors, **options)
     moved, _ = train(kernels, *map(from_an_odd_place, (x, g, r)), vectors, **options)
@@ -284,7 +284,7 @@ def test_batch_norm_against_torch(kernels, rng, order, shape, dtype):
         np.testing.assert_allclose(actual[name], value.numpy(), rtol=100 * epsilon(dtype), atol=100 * epsilon(dtype))
 
 
-# The end of a dense layer
+# Bias and activation of a dense layer
 
 
 def dense(s, x, bias, residual, g, **options):
@@ -393,7 +393,7 @@ def test_prelu_of_no_dimensions(kernels):
 
 
 def test_contexts_keep_their_arrays_alive(kernels, rng):
-    """And may be used again."""
+    """A context may be used again."""
     x, g, r, (mean, var, weight, bias) = arrays(rng, (300, 70), 1, "float32")
     _, ctx = kernels.batch_norm_forward(x.copy(), mean, var, weight.copy(), bias.copy(), residual=r.copy())
     first = kernels.batch_norm_backward(g, ctx)

@@ -1,4 +1,4 @@
-"""What is CUDA's alone: whose arrays it takes, what it refuses, and what a graph may capture. On a GPU, or emulated."""
+"""Tests for CUDA only: arrays of other libraries, errors, and graph capture. On a GPU, or emulated."""
 
 import ctypes
 import importlib.util
@@ -29,7 +29,7 @@ def device_array(values, dtype="float32"):
 
 @pytest.fixture
 def emulator():
-    """The emulator's own functions: whose memory is whose."""
+    """Functions of the emulator that say which device owns a pointer."""
     library = ctypes.CDLL(_core.__file__)
     library.gradfuse_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     library.gradfuse_emulator_freed.argtypes = library.gradfuse_emulator_read.argtypes = [ctypes.c_void_p]
@@ -41,7 +41,7 @@ def emulator():
 
 
 class Interface:
-    """An array that offers nothing but __cuda_array_interface__."""
+    """An array that has only __cuda_array_interface__."""
 
     def __init__(self, array, **changes):
         self.array, self.changes = array, changes
@@ -58,7 +58,7 @@ def interface(emulator, host, device=0, **changes):
     return Interface(cupy.ndarray.over(host, device), **changes)
 
 
-# Whose arrays
+# Arrays of other libraries
 
 
 def test_results_are_of_the_input_s_kind(on):
@@ -66,7 +66,7 @@ def test_results_are_of_the_input_s_kind(on):
 
     x = device_array(np.ones((4, 6)))
     for name, operation in OPERATIONS.items():
-        if name == "batch_norm_training":  # gives back what it was given
+        if name == "batch_norm_training":  # returns arrays that it was given
             continue
         for result in operation(DeviceArguments(), np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)):
             assert isinstance(result, cupy.ndarray)
@@ -81,7 +81,7 @@ def test_results_are_of_the_input_s_kind(on):
 
 
 class DeviceArguments:
-    """gradfuse, called with arrays on the device for those of NumPy."""
+    """gradfuse, called with arrays on the device instead of NumPy arrays."""
 
     def __getattr__(self, name):
         function = getattr(gradfuse, name)
@@ -205,7 +205,7 @@ def test_a_class_that_does_not_exist_gives_nan_and_touches_no_other_row(on, bad)
     np.testing.assert_allclose(to_numpy(d)[[0, 2]], dgood[[0, 2]], rtol=1e-5, atol=1e-7)
 
 
-# Misaligned arrays, on which CuPy's own kernels fault
+# Misaligned arrays, on which CuPy's kernels fail
 
 
 def odd(values, dtype):
@@ -377,7 +377,7 @@ def test_a_fault_spoils_no_other_test(on, tmp_path, workers):
     assert re.search(wanted, printed)
 
 
-# Bit for bit what the CPU gives: one formula, and nothing fused that it does not fuse
+# Bit for bit the results of the CPU: the same formula, with the same fused multiply-adds
 
 
 @pytest.mark.skipif(_core.build_info()["isa"] == "baseline", reason="without fused multiplications")
@@ -455,7 +455,7 @@ def test_state_moves_between_devices(on):
 
 @emulated
 def test_parameters_that_autograd_follows(on):
-    """Read through detach(), which gives an array that nobody else holds."""
+    """Read through detach(), which returns an array with no other reference."""
     import cupy
 
     class Tracked(cupy.ndarray):
@@ -477,7 +477,7 @@ def test_parameters_that_autograd_follows(on):
 def test_a_parameter_that_moved_is_refused(on):
     import cupy
 
-    class Tensor(cupy.ndarray):  # CuPy's own stay where they are
+    class Tensor(cupy.ndarray):  # the memory of CuPy's own arrays never changes
         requires_grad = False
 
     p = Tensor.over(np.ones(5, np.float32))
@@ -487,7 +487,7 @@ def test_a_parameter_that_moved_is_refused(on):
         opt.step([cupy.ndarray.over(np.ones(5, np.float32), 1)])
 
 
-# What a graph may capture
+# Graph capture
 
 
 def test_capturable_follows_its_own_clock_and_rate(on):
@@ -510,7 +510,7 @@ def test_what_cannot_be_captured_is_refused(on):
 
 
 def test_a_constant_channel(on):
-    """Its variance is 0, not what rounding leaves of it."""
+    """The variance is 0, not a rounding error."""
     x, var = device_array(np.full((2000, 3), 0.1), "float64"), device_array(np.zeros(3), "float64")
     gradfuse.batch_norm_forward(x, device_array(np.zeros(3), "float64"), var, eps=0.0, momentum=1.0)
     assert (to_numpy(var) >= 0).all()
@@ -538,7 +538,9 @@ def test_capturable_generator(on):
     again, _ = gradfuse.dropout_forward(x, 0.5, rng=gradfuse.Generator(5))
     gradfuse.dropout_forward(device_array(x), 0.5, rng=ours)
     assert ours.stream == 2
-    with pytest.raises(ValueError, match=r"^Generator: a capturable one draws for arrays on CUDA devices, got one on"):
+    with pytest.raises(
+        ValueError, match=r"^Generator: a capturable generator draws for arrays on CUDA devices, got one on"
+    ):
         gradfuse.dropout_forward(x, 0.5, rng=ours)
     assert again.shape == x.shape
 
@@ -568,7 +570,7 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
         opt.step([x])
     opt.groups[0]["lr"] = 1e-3
     gradfuse.dropout_forward(x, rng=used)
-    gradfuse.dropout_forward(x, rng=3)  # a seed is a mask that stays
+    gradfuse.dropout_forward(x, rng=3)  # with a seed the mask never changes
     opt.step([x])
     emulator.gradfuse_emulator_capture(False)
     assert (plain.stream, fixed.t) == (0, 0)
@@ -598,7 +600,7 @@ def test_cupy_captures_no_matrix_product(on, emulator, product):
     assert_identical(PRODUCTS[product](cupy, a).get(), total.get())
 
 
-# Errors of CUDA's own
+# Errors from CUDA
 
 
 @emulated
@@ -650,7 +652,7 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
     assert launches(lambda: gradfuse.gated(x, x)) == 1
     assert launches(lambda: gradfuse.gated_backward(x, x, x)) == 1
-    # A channel on the chip; in slots; no statistics to make.
+    # A channel in registers; a channel in slots; without statistics.
     images, (mean, var, weight, _) = device_array(np.ones((4, 32, 5, 4))), vectors
     g, options = device_array(np.ones((64, 32))), {"activation": "relu", "dropout": 0.1, "rng": 1}
     _, short = gradfuse.batch_norm_forward(images, *vectors)
@@ -681,7 +683,7 @@ def test_zero_size_arrays_anywhere(on):
     assert float(to_numpy(gradfuse.clip_grad_norm_([p[0]], 1.0))) == 0
 
 
-# What is kept of other libraries is not touched when Python has gone.
+# Objects kept from other libraries are not touched after Python has ended.
 LAST_WORDS = """
 import helpers, cupy, gradfuse
 cupy.cuda.get_current_stream = lambda device, get=cupy.cuda.get_current_stream: get(device)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: registers, spills and the width of accesses, which no run on the host shows."""
+"""The compiled kernels: registers, spills and the width of accesses, which a run on the host does not show."""
 
 import re
 import shutil
@@ -51,7 +51,7 @@ def multi_tensor(build):
 
 
 def resources(report):
-    """Registers, and bytes spilled."""
+    """The number of registers and of spilled bytes."""
     spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
     return int(re.search(r"Used (\d+) registers", report)[1]), spilled
 
@@ -75,12 +75,12 @@ def activations(build):
     return build("activations")
 
 
-@pytest.mark.parametrize("direction", ["7ForwardI", "8BackwardI"])  # mangled, of the formula's struct
+@pytest.mark.parametrize("direction", ["7ForwardI", "8BackwardI"])  # from the mangled name of the formula's struct
 def test_activations_access_16_bytes_and_spill_nothing(activations, direction):
     report, code = ({k: v for k, v in part.items() if direction in k} for part in activations)
     assert len(code) == 4 * len(gradfuse.activations())
     for name, text in code.items():
-        loads = 2 if "Forward" in direction else 4  # of one or two arrays, two under way
+        loads = 2 if "Forward" in direction else 4  # one or two arrays, two loads in flight for each
         found = WIDE.findall(text)
         assert found.count("ld") >= loads, name
         assert found.count("st") >= 2, name

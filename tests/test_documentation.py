@@ -1,4 +1,4 @@
-"""Every public name says what it computes, of which shapes, what it raises and where it comes from."""
+"""The docstring of every public name has the formula, the shapes, the errors and the source."""
 
 import inspect
 import subprocess

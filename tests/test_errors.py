@@ -239,7 +239,7 @@ def training(x=X, **options):
 NAME = "batch_norm_forward"
 for given in (-0.1, 1.1, nan):
     value_error(f"{NAME}: momentum must be a number in [0, 1], got {given}", training, momentum=given)
-SEEN = "must be the number of batches seen before where momentum is None"
+SEEN = "must be the number of batches seen before if momentum is None"
 type_error(f"{NAME}: num_batches {SEEN}, got None", training, momentum=None)
 value_error(f"{NAME}: num_batches must be >= 0, got -1", training, momentum=None, num_batches=-1)
 type_error(f"{NAME}: num_batches must be an integer, got 1.0", training, momentum=None, num_batches=1.0)

@@ -10,7 +10,7 @@ from helpers import OPERATIONS
 import gradfuse
 import gradfuse.reference as ref
 
-# What takes no arrays to compute with, and what other test files are for.
+# Functions that do not compute with arrays, and functions that other test files test.
 SIMPLE = {"Generator", "activations", "saves", "show_config", "set_num_threads", "get_num_threads"}
 ELSEWHERE = SIMPLE | {"clip_grad_norm_", "clip_grad_value_", "max_norm_"}
 FUNCTIONS = [name for name in gradfuse.__all__ if callable(getattr(gradfuse, name))]
@@ -80,7 +80,7 @@ def assert_documented(f, info):
     ("names", "info"), [("row_operations", "row_info"), ("norms", "norm_info")], ids=["rows", "norms"]
 )
 def test_lists_of_groups(names, info):
-    """Names are unique and public, and another name is refused with a sentence."""
+    """Names are unique and public, and any other name is an error."""
     listed = getattr(gradfuse._core, names)()
     assert len(set(listed)) == len(listed) > 0
     assert set(listed) <= set(gradfuse.__all__) & set(ref.__dict__)
@@ -90,7 +90,7 @@ def test_lists_of_groups(names, info):
 
 
 def test_stubs_and_tables():
-    """Every row is in the stubs and in the README's table, as it says of itself."""
+    """Every row is in the stubs and in the README's table, with its own description."""
     root = Path(__file__).resolve().parent.parent
     stubs, readme = (root / "python/gradfuse/_core.pyi").read_text(), (root / "README.md").read_text()
     for name in gradfuse._core.row_operations():
@@ -123,7 +123,7 @@ def test_signatures(name):
 
 
 def test_every_function_is_an_operation():
-    """That a new function cannot be forgotten by the tests of layouts, threads and arrays of other libraries."""
+    """The tests of layouts, threads and arrays of other libraries contain every function, also a new one."""
 
     class Recorder:
         def __getattr__(self, name):

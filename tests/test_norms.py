@@ -414,7 +414,7 @@ X, V = np.ones((3, 4, 5), np.float32), np.ones(5, np.float32)
 F16, F64 = X.astype(np.float16), X.astype(np.float64)
 GROUPED = "num_groups must be a positive divisor of the 4 channels of x, got"
 AXIS = "axis must be an axis of an array of 3 dimensions, got"
-TWICE = "axis must name at least one axis, and none twice, got"
+TWICE = "axis must name at least one axis, each only once, got"
 EITHER = "must be float16 or float32 as x is, got float64"
 SHAPED, TYPED = "must have the shape of x, (3, 4, 5), got", "must have the dtype of x, float32, got"
 SAMPLES = "axis must not be 0, the axis of the samples, got 0"
@@ -463,7 +463,7 @@ def test_bad_input(kernels, error, message, name, args, options):
 def test_a_gradient_of_no_total(kernels, name):
     _, ctx = getattr(kernels, f"{name}_forward")(X)
     with pytest.raises(
-        ValueError, match=f"^{name}_backward: grad_total must be None where the forward had no add, got an array$"
+        ValueError, match=f"^{name}_backward: grad_total must be None if the forward had no add, got an array$"
     ):
         getattr(kernels, f"{name}_backward")(X, ctx, X)
 

@@ -464,7 +464,7 @@ def test_a_momentum_that_comes_to_nothing_on_the_way():
     opt = gradfuse.optim.SGD([np.zeros(3)], momentum=lambda step: 0.5 if step < 2 else 0.0)
     for _ in range(2):
         opt.step([np.ones(3)])
-    with unchanged(opt), pytest.raises(ValueError, match="hyper-parameters must call for the state they"):
+    with unchanged(opt), pytest.raises(ValueError, match="hyper-parameters must need the same state"):
         opt.step([np.ones(3)])
 
 
@@ -681,7 +681,9 @@ def test_an_exception_in_a_schedule(rng, name, error):
 def test_a_schedule_that_steps_its_own_optimizer():
     opt = gradfuse.optim.SGD([np.zeros(1)], lr=1.0)
     opt.lr = lambda step: opt.step([np.ones(1)]) or 1.0
-    with pytest.raises(RuntimeError, match="SGD: this optimizer is at work, in another thread or around this call"):
+    with pytest.raises(
+        RuntimeError, match="SGD: this optimizer is already running, in another thread or around this call"
+    ):
         opt.step([np.ones(1)])
     assert opt.t == 0
     opt.lr = lambda step: 1.0 / (1 + opt.t)
@@ -746,7 +748,7 @@ def test_one_optimizer_in_several_threads(rng):
                 refused.append(str(error))
 
     assert run_threads(work, work, work) == []
-    assert set(refused) <= {"Adam: this optimizer is at work, in another thread or around this call"}
+    assert set(refused) <= {"Adam: this optimizer is already running, in another thread or around this call"}
     while again.t < opt.t:
         again.step(steps[0])
     assert opt.t > 0

@@ -260,8 +260,8 @@ def test_parameters_without_a_gradient_of_their_own():
 def test_hyper_parameters_that_call_for_other_state(name, key, value, made_with, now):
     opt = getattr(gradfuse.optim, name)([np.zeros(3)], **{key: value})
     opt.groups[0][key] = type(value)(0)
-    text = "hyper-parameters must call for the state they were made with"
-    with unchanged(opt), error(ValueError, f"{name}.step: {text}, {made_with}, got ones that call for {now}"):
+    text = "hyper-parameters must need the same state as before"
+    with unchanged(opt), error(ValueError, f"{name}.step: {text}, {made_with}, got ones that need {now}"):
         opt.step([np.ones(3)])
     opt.groups[0][key] = value
     opt.step([np.ones(3)])
@@ -271,7 +271,7 @@ def test_groups_that_come_or_go():
     opt = gradfuse.optim.SGD([{"params": np.zeros(3)}, {"params": np.zeros(2)}])
     gone = opt.groups.pop()
     for count in (1, 3):
-        with error(ValueError, f"SGD.step: groups must stay the 2 it was made with, got {count}"):
+        with error(ValueError, f"SGD.step: groups must have their original length, 2, got {count}"):
             opt.step([np.ones(3), np.ones(2)])
         opt.groups += [gone, gone]
     assert opt.t == 0

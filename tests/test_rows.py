@@ -55,14 +55,14 @@ def largest(v, axis):
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def term_sizes(name, x, y, g, dx, axis):
-    """Of both results, and what the rounding of x - max changes in the first, where it is in an exponent."""
+    """The effect of rounding x - max on y, where it is in an exponent, and the sizes of the terms of y and dx."""
     unit, x, g = epsilon(x.dtype), wide(x), wide(g)
     if name == "softmax":
         change = y * abs(x - x.max(axis, keepdims=True, initial=-inf)) * unit
         return change, 1.0, y * (abs(g) + (abs(g) * y).sum(axis, keepdims=True))
     if name == "log_softmax":
         return 0.0, 1.0, abs(g) + np.exp(y) * abs(g).sum(axis, keepdims=True)
-    # Any other: the largest of a row; a gradient may be the difference of terms with the slope y / x.
+    # Any other operation: the largest element of a row; a gradient may be the difference of terms with the slope y / x.
     slope = np.nan_to_num(largest(y, axis) / largest(x, axis), posinf=0.0)
     return 0.0, largest(y, axis), np.maximum(largest(dx, axis), largest(g, axis) * slope)
 
@@ -88,7 +88,7 @@ def test_row(kernels, rng, dtype, name, options, shape, axis):
 @every_row
 @pytest.mark.parametrize(("shape", "axis"), [((20000, 32), 1), ((64, 20000), 0)], ids=str)
 def test_the_worst_of_many_rows(kernels, rng, name, shape, axis):
-    """A sum of one element after another is rarely far off."""
+    """A sequential sum rarely has a large error, so many rows are tested."""
     x, g = random(rng, "float32", *shape, scale=4), random(rng, "float32", *shape)
     compare(kernels, name, x, g, axis)
 
@@ -184,7 +184,7 @@ def compare_cross_entropy(kernels, x, target, **options):
     mass = np.ones(distance.shape) if classes else abs(np.moveaxis(wide(target), axis, -1)).sum(-1)
     total = counted.sum()
     if weight is not None:
-        mass = mass * wide(weight).max()  # no class weighs more
+        mass = mass * wide(weight).max()  # the largest class weight
         total = wide(weight)[target[counted]].sum() if classes else total
     top = np.nan_to_num(abs(rows), nan=0.0, posinf=0.0).max(-1, initial=0.0) + np.log(max(rows.shape[-1], 1))
     z_loss = options.get("z_loss", 0.0)
@@ -258,7 +258,7 @@ def test_cross_entropy_half_with_float32_weight(kernels, rng, half):
 
 
 def test_cross_entropy_ignored_rows(kernels, rng, dtype):
-    """Neither a bad logit nor a label out of range is read there; nothing comes of them, not even where all are."""
+    """Bad logits and labels out of range are not read in ignored rows, even if all rows are ignored."""
     x, labels = random(rng, dtype, 40, 10), rng.integers(0, 10, 40)
     ignored = rng.random(40) < 0.5
     spoiled = np.where(ignored[:, None], np.array(nan, x.dtype), x)
@@ -281,7 +281,7 @@ def test_cross_entropy_ignored_rows(kernels, rng, dtype):
 
 
 def test_cross_entropy_of_what_nobody_asks_for(kernels, dtype):
-    """A share of 0 times a logit of -inf is 0: of a probability, of a class without weight."""
+    """A logit of -inf times a probability of 0 or a class weight of 0 is 0."""
     x = cast([[1, -inf, 0], [0, 1, -inf]], dtype)
     compare_cross_entropy(kernels, x, cast([[1, 0, 0], [0.5, 0.5, 0]], dtype), reduction="none")
     weight = cast([1, 0, 2], dtype)
@@ -310,7 +310,7 @@ def test_a_single_row_along_an_outer_axis(kernels, rng, name):
 
 
 def test_cross_entropy_of_very_many_rows(kernels):
-    """The mean of equal losses is that loss, to some eps of float64."""
+    """The mean of equal losses is that loss, up to a few eps of float64."""
     loss, _ = kernels.cross_entropy(np.zeros((300_000, 3)), np.zeros(300_000, np.int64), weight=np.full(3, 0.1))
     assert abs(loss / np.log(3) - 1) < 64 * epsilon("float64")
 

@@ -1,4 +1,4 @@
-"""What the declarations of the compiled functions say is so: parameters, types of results, and what is refused."""
+"""The declarations of the compiled functions are right: parameters, types of results, and errors for bad arguments."""
 
 import ast
 import inspect
@@ -13,7 +13,7 @@ from gradfuse import _core
 
 nan = np.nan
 ACTIVATION = "str | tuple[str, dict[str, float]] | None"
-# By type: what is of a wrong kind, and what of a wrong value.
+# By type: arguments of a wrong kind, and arguments with a wrong value.
 WRONG = {
     "Array": ([None, 1.0, [1.0], "x"], []),
     "Array | None": ([1.0, [1.0], "x"], []),
@@ -32,7 +32,7 @@ WRONG = {
 
 
 def declaration(name):
-    """What the typed signature says, parsed: {parameter: (type, default)} and the result's type."""
+    """The parsed typed signature: {parameter: (type, default)} and the type of the result."""
     f = ast.parse(f"def f{_core.signatures[name]}: ...").body[0]
     parameters, defaults = [*f.args.args, *f.args.kwonlyargs], [*f.args.defaults, *f.args.kw_defaults]
     defaults = [None] * (len(parameters) - len(defaults)) + defaults
@@ -40,7 +40,7 @@ def declaration(name):
 
 
 class Recorder:
-    """gradfuse; keeps what its compiled functions are given and give."""
+    """gradfuse, with a record of the arguments and results of its compiled functions."""
 
     def __init__(self):
         self.calls = {}

@@ -1,7 +1,7 @@
-"""Writes what is made from the lists: the stubs, and the tables of the README. With --check only compares.
+"""Writes the files that are made from the lists: the stubs, and the tables of the README. With --check only compares.
 
-Signatures come from the compiled functions' declarations, tables from what every row says of itself, figures from the
-committed benchmark results.
+Signatures come from the declarations of the compiled functions, tables from the descriptions of the lists' rows,
+figures from the committed benchmark results.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ std::vector<int> Axes::read(py::handle object, const Where& where, const View& x
     for (const py::handle item : object) axes.push_back(arg::axis.kind.read(item, where, x));
     std::sort(axes.begin(), axes.end());
     if (axes.empty() || std::adjacent_find(axes.begin(), axes.end()) != axes.end()) {
-        fail<py::value_error>(where, " must name at least one axis, and none twice, got ",
+        fail<py::value_error>(where, " must name at least one axis, each only once, got ",
                               std::string(py::repr(object)));
     }
     return axes;

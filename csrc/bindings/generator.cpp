@@ -51,7 +51,7 @@ Drawn Generator::next(const View& x) {
         return {{seed_, stream_++, nullptr}, nullptr};
     }
     if (!x.on_device()) {
-        fail<py::value_error>("Generator: a capturable one draws for arrays on CUDA devices, got one on the CPU");
+        fail<py::value_error>("Generator: a capturable generator draws for arrays on CUDA devices, got one on the CPU");
     }
     if (!count_) {
         const auto count = std::make_shared<Workspace>(x, std::int64_t(sizeof stream_));
@@ -63,8 +63,8 @@ Drawn Generator::next(const View& x) {
         device_ = x.device;
     }
     if (x.device != device_) {
-        fail<py::value_error>("Generator: a capturable one draws on the device it first drew on, CUDA device ", device_,
-                              ", got an array on ", device_text(x));
+        fail<py::value_error>("Generator: a capturable generator draws on the device of its first draw, CUDA device ",
+                              device_, ", got an array on ", device_text(x));
     }
     Drawn drawn{{seed_, 0, nullptr}, std::make_shared<Workspace>(x, std::int64_t(sizeof stream_))};
     auto* const slot = static_cast<std::uint64_t*>(drawn.slot->data());

@@ -152,7 +152,7 @@ private:
         if (momentum) return *momentum;
         if (seen) return 1 / double(*seen + 1);
         fail<py::type_error>(args.where(arg::num_batches),
-                             " must be the number of batches seen before where momentum is None, got None");
+                             " must be the number of batches seen before if momentum is None, got None");
     }
 };
 

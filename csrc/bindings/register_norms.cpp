@@ -195,7 +195,7 @@ py::object backward(const Args& args) {
     Gradients g(args, ctx);
     const auto dtotal = args(arg::grad_total, g.x);
     if (dtotal && !ctx.added) {
-        fail<py::value_error>(args.where(arg::grad_total), " must be None where the forward had no add, got an array");
+        fail<py::value_error>(args.where(arg::grad_total), " must be None if the forward had no add, got an array");
     }
     const Arrangement& arranged = ctx.arrangement;
     const Result dx(g.dy);

@@ -302,7 +302,8 @@ public:
     // f(*arguments); an error if another call of this plan is running, in another thread or around this call.
     py::object exclusively(const py::function& f, const py::args& arguments) {
         if (busy_.exchange(true)) {
-            throw std::runtime_error(name_ + ": this optimizer is at work, in another thread or around this call");
+            throw std::runtime_error(name_ +
+                                     ": this optimizer is already running, in another thread or around this call");
         }
         const struct Release {
             std::atomic<bool>& busy;
@@ -424,7 +425,7 @@ private:
 
     std::vector<GroupStep> read_groups(const py::list& groups, double grad_scale) const {
         if (groups.size() != slots_.size()) {
-            fail<py::value_error>(step_, ": groups must stay the ", slots_.size(), " it was made with, got ",
+            fail<py::value_error>(step_, ": groups must have their original length, ", slots_.size(), ", got ",
                                   groups.size());
         }
         const int decay = row_.info->place("weight_decay");
@@ -440,8 +441,8 @@ private:
             s.decoupled_factor = decoupled ? 1 - s.values[0] * weight_decay : 1;
             const unsigned slots = row_.slots(s.values);
             if (slots != slots_[g]) {
-                fail<py::value_error>(step_, ": hyper-parameters must call for the state they were made with, ",
-                                      text_of_slots(slots_[g]), ", got ones that call for ", text_of_slots(slots));
+                fail<py::value_error>(step_, ": hyper-parameters must need the same state as before, ",
+                                      text_of_slots(slots_[g]), ", got ones that need ", text_of_slots(slots));
             }
         }
         return steps;

@@ -53,7 +53,7 @@ def axes_of(name: str, axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...
             raise ValueError(f"{name}: axis must be an axis of an array of {ndim} dimensions, got {i}")
     found = tuple(sorted({i % ndim for i in axes}))
     if len(found) < max(len(axes), 1):
-        raise ValueError(f"{name}: axis must name at least one axis, and none twice, got {axis}")
+        raise ValueError(f"{name}: axis must name at least one axis, each only once, got {axis}")
     return found
 
 

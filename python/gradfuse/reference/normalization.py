@@ -1,7 +1,7 @@
-"""Batch normalization with what follows it, the end of a dense layer, and max-norm.
+"""Batch normalization with activation and dropout, bias_act, and max-norm.
 
 Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167. In its symbols: mu and var of the batch,
-x_hat the normalised input, gamma and beta the weight and the bias.
+x_hat the normalized input, gamma and beta the weight and the bias.
 """
 
 from __future__ import annotations

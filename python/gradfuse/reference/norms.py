@@ -318,7 +318,7 @@ def _normalized(
 
 def _backward(name: str, grad_out: Array, c: Any, grad_total: Array | None) -> tuple[Array | None, ...]:
     if grad_total is not None and not c.added:
-        raise ValueError(f"{name}: grad_total must be None where the forward had no add, got an array")
+        raise ValueError(f"{name}: grad_total must be None if the forward had no add, got an array")
     _, df = lookup(c.activation)
     layout = c.layout
     dz = df(np.where(c.keep, wide(grad_out) * c.scale, 0), c.z, c.a).reshape(layout.shape)
