@@ -129,11 +129,14 @@ def wait_for(stream: int, device: int) -> None:
 
 
 def to_owner_kind(x: Any, result: Any) -> Any:
-    """A result as an array of the library that owns x; as it is where x has no such library to name."""
+    """A result as an array of the library that owns x; unchanged if there is none, or if it cannot hold the dtype."""
     if not hasattr(x, "__array_namespace__"):
         return result
     library = x.__array_namespace__()
-    return library.asarray(result) if isinstance(result, np.ndarray) else library.from_dlpack(result)
+    if not isinstance(result, np.ndarray):
+        return library.from_dlpack(result)
+    owned = library.asarray(result)
+    return owned if owned.dtype == result.dtype else result  # JAX rounds float64 unless it is enabled
 
 
 def integers(x: Any) -> Any:
