@@ -54,7 +54,7 @@ def table(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The README's table: how many times as long the faster of NumPy and PyTorch takes, by case, size and threads."""
+    """The README's table: how many times as long the fastest peer takes, by case, size and threads."""
     counts = sorted({r["threads"] for r in rows})
     columns = [(where, threads) for threads in counts for where in ("L2", "L3", "DRAM")]
     names = [f"{where}, {counted(threads, 'thread')}" for where, threads in columns]
@@ -67,7 +67,7 @@ def markdown(rows: list[Row]) -> str:
         own = {key: r for key, r in cells.items() if key[0] == "own"}
         cells |= {("L2", threads): r for (_, threads), r in own.items()}  # small: shown where the small ones are
         first = cells.get(("DRAM", counts[0])) or cells[("L2", counts[0])]
-        peers = [best_peer(cells[key], ("numpy", "torch")) if key in cells else None for key in columns]
+        peers = [best_peer(cells[key]) if key in cells else None for key in columns]
         share = f"{first['copy_share']:.2f}" if first["copy_share"] else ""
         time = first["seconds"]["gradfuse"]["median"] / first["elements"] * 1e9
         texts = ["" if p is None else f"**{p[1]:.2f}**" if p[1] < TIE else f"{p[1]:.1f}" for p in peers]
