@@ -35,7 +35,7 @@ public:
           area_(stride_ * (turned_ ? whole_vectors(g.length()) : part_size)),
           direct_(!turned_ && !stages.active() && in_[0].direct() && in_[inputs - 1].direct()),
           stores_(F::keeps && (turned_ || out_.direct())),
-          aliases_(!turned_ && g.run_stride * std::int64_t(sizeof(T)) % page == 0),
+          one_by_one_(!turned_ && (stride_bytes(g) % page == 0 || (stride_bytes(g) < page && is_large(g)))),
           held_(Stages::keeps_first && stages.active() && !turned_ && out_.direct() && F::maps && F::reduces) {}
 
     void run() const {
@@ -90,6 +90,11 @@ private:
         const std::int64_t width = left < lanes_ ? left : lanes_, lanes = turned_ ? whole_vectors(width) : width;
         return {b * g_.block_stride + first * g_.group_stride, b * g_.groups + first, width, lanes};
     }
+    // Positions are mapped one by one if they are whole pages apart: a load waits for a store to the same offset in
+    // another page. Also if several are in a page and the arrays are in DRAM: the hardware prefetches one stream a
+    // page.
+    static std::int64_t stride_bytes(const Grouping& g) { return g.run_stride * std::int64_t(sizeof(T)); }
+    static bool is_large(const Grouping& g) { return g.count() * g.length() * std::int64_t(sizeof(T)) > 1 << 24; }
     static std::int64_t whole_vectors(std::int64_t n) {
         constexpr int V = vector_lanes<T>;
         return (n + V - 1) / V * V;
@@ -336,7 +341,7 @@ private:
             columns_of(at, k, w);
             Inputs in;
             if (!stores_) inputs_of(at, p, n, scratch, loads, F::reduces, in);
-            for_positions(count, aliases_, [&](std::int64_t j, auto positions) {
+            for_positions(count, one_by_one_, [&](std::int64_t j, auto positions) {
                 T* out[positions];
                 for (int i = 0; i < positions; ++i) out[i] = output_of(at, k, j + i, scratch);
                 if constexpr (F::keeps) {
@@ -438,7 +443,7 @@ private:
     const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, a multiple of a group's members
     const std::int64_t stride_, area_;           // of a tile: the distance of two positions, and the size of all
     const bool direct_, stores_;
-    const bool aliases_;  // positions are whole pages apart: loads wait for stores to the same offset in other pages
+    const bool one_by_one_;  // how positions are mapped
     const bool held_;
 };
 
