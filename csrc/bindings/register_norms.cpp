@@ -138,10 +138,11 @@ struct Call {
           add(args(arg::add, x)) {
         op.row = args.tag();
         op.grouping = arranged.grouping;
-        const std::int64_t length = op.grouping.length();
         op.affine_per_run = arranged.affine_per_run && (weight || bias);
-        if (arranged.affine_per_run && !op.affine_per_run)
-            op.grouping = rows_of({op.grouping.count(), length, 1}, true);
+        // Without weight and bias, all runs of a group are treated alike: they are one run.
+        if (arranged.affine_per_run && !op.affine_per_run) {
+            op.grouping = rows_of({op.grouping.count(), op.grouping.length(), 1}, true);
+        }
         op.periods = arranged.periods;
         op.numbers = arranged.numbers(x);
         read_parameters(norm_info(op.row), args, x.dtype, op.parameters);

@@ -443,7 +443,7 @@ private:
     const std::int64_t parts_, lanes_, strips_;  // lanes_: of a strip, a multiple of a group's members
     const std::int64_t stride_, area_;           // of a tile: the distance of two positions, and the size of all
     const bool direct_, stores_;
-    const bool one_by_one_;  // how positions are mapped
+    const bool one_by_one_;  // positions are mapped one by one, not several together
     const bool held_;
 };
 
