@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, assert_identical, assert_writes, cast, exact, wide
+from helpers import LAYOUTS, Kernels, assert_identical, assert_writes, cast, exact, wide
 from ulp import BOUNDS, assert_within, epsilon
 
 from gradfuse import _core
@@ -120,6 +120,21 @@ def test_bits_of_a_row_do_not_depend_on_the_other_rows(kernels, rng, dtype, name
 
     for part, whole in zip(both(x[some].copy(), g[some].copy()), both(x, g), strict=True):
         assert_identical(part, whole[some])
+
+
+@every_row
+@pytest.mark.parametrize(("shape", "axis"), [((4300, 1000), 1), ((70, 66_000), 0)], ids=str)
+def test_bits_of_a_row_do_not_depend_on_where_the_array_lies(rng, name, shape, axis):
+    """Arrays in memory are read in another order than those in cache."""
+    x = random(rng, "float32", *shape, scale=4)
+    some = np.s_[:, 5:70] if axis == 0 else np.s_[5:70]
+    cpu = Kernels("cpu")
+    f, df = getattr(cpu, name), getattr(cpu, f"{name}_backward")
+    for of_all, of_some in (
+        (f(x, axis=axis), f(x[some], axis=axis)),
+        (df(x, x, axis=axis), df(x[some], x[some], axis=axis)),
+    ):
+        assert_identical(of_some, of_all[some])
 
 
 @every_row

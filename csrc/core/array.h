@@ -43,6 +43,16 @@ inline Array dense_doubles(double* data, std::int64_t n) {
     return a;
 }
 
+// One double per group, as an array; a null pointer if the data is absent.
+class GroupDoubles {
+public:
+    GroupDoubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
+    operator const Array*() const { return array_.data ? &array_ : nullptr; }
+
+private:
+    Array array_;
+};
+
 // The index of element i of an array when its axes are in another order.
 struct ElementOrder {
     int ndim = 0;  // 0: the same order

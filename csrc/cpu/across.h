@@ -13,7 +13,7 @@ class Across : Loop<F, C, Stages> {
     using Base = Loop<F, C, Stages>;
     using Base::f_, Base::g_, Base::a_, Base::stages_, Base::in_, Base::out_, Base::wanted_, Base::width_;
     using Base::inputs, Base::columns, Base::column_sums, Base::group_outputs, Base::records, Base::sums, Base::locals,
-        Base::constants, Base::group_inputs, Base::has_first, Base::sums_columns, Base::most;
+        Base::constants, Base::group_inputs, Base::has_first, Base::sums_columns, Base::most, Base::is_large;
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = 64, strip = 512;  // positions, groups
@@ -94,7 +94,6 @@ private:
     // another page. Also if several are in a page and the arrays are in DRAM: the hardware prefetches one stream a
     // page.
     static std::int64_t stride_bytes(const Grouping& g) { return g.run_stride * std::int64_t(sizeof(T)); }
-    static bool is_large(const Grouping& g) { return g.count() * g.length() * std::int64_t(sizeof(T)) > 1 << 24; }
     static std::int64_t whole_vectors(std::int64_t n) {
         constexpr int V = vector_lanes<T>;
         return (n + V - 1) / V * V;

@@ -11,7 +11,7 @@ class Along : Loop<F, C, Stages> {
     using Base = Loop<F, C, Stages>;
     using Base::f_, Base::g_, Base::a_, Base::stages_, Base::in_, Base::out_, Base::wanted_, Base::width_;
     using Base::inputs, Base::columns, Base::column_sums, Base::group_outputs, Base::records, Base::sums, Base::locals,
-        Base::has_first, Base::sums_columns, Base::most;
+        Base::has_first, Base::sums_columns, Base::most, Base::is_large;
     using typename Base::Call, typename Base::Constants, typename Base::Group, typename Base::Local,
         typename Base::Real, typename Base::Record, typename Base::Sums, typename Base::T;
     static constexpr std::int64_t part_size = tile_size, resident_bytes = 1 << 18, batch = 32;
@@ -31,7 +31,8 @@ public:
           stores_(F::keeps && (out_.direct() || resident_)),
           held_(Stages::keeps_first && stages.active() && out_.direct() && F::maps && F::reduces),
           blocks_(F::maps && parts_ == 1 && is_contiguous(g) && (g.runs == 1 || C == Columns::per_run)),
-          overlaps_(blocks_ && !has_first && F::reduces && !wanted_ && direct_ && out_.direct() && g.runs == 1) {}
+          overlaps_(blocks_ && !is_large(g) && !has_first && F::reduces && !wanted_ && direct_ && out_.direct() &&
+                    g.runs == 1) {}
 
     void run() const {
         // The division of groups into slots depends only on the shape. Each slot has its own column sums.
@@ -430,10 +431,12 @@ private:
     }
 
     // Contiguous groups of one part each. As many as fit in a tile are a block, and each step is done for the whole
-    // block. So the latency of a sum or a square root counts once per block, not once per group.
+    // block. So the latency of a sum or a square root counts once per block, not once per group. Blocks from memory are
+    // smaller, so that the inputs and the output stay in L1.
     void in_blocks(Batch& b, const Scratch& scratch) const {
         if constexpr (F::maps) {
-            const std::int64_t of_tile = part_size / g_.length(), most_groups = of_tile < batch ? of_tile : batch;
+            const std::int64_t fit = (is_large(g_) ? part_size / (inputs + 1) : part_size) / g_.length();
+            const std::int64_t most_groups = fit < 1 ? 1 : fit < batch ? fit : batch;
             for (std::int64_t k = 0; k < b.count; k += most_groups) {
                 const std::int64_t left = b.count - k;
                 block(b, k, left < most_groups ? left : most_groups, scratch);
@@ -543,7 +546,7 @@ private:
         });
     }
 
-    // Long rows, read and written in place: each row is reduced while the row before it is mapped.
+    // Long rows in cache, read and written in place: each row is reduced while the row before it is mapped.
     struct InPlace {
         Place at;
         const T *in[2], *w[2];

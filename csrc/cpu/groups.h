@@ -133,6 +133,8 @@ protected:
         return a_.periods == 1 ? 0 : group % a_.periods * per_period_;
     }
     const T* column(int c) const { return columns_.data() + c * width_; }
+    // Whether an array comes from memory, not from cache.
+    static bool is_large(const Grouping& g) { return g.count() * g.length() * std::int64_t(sizeof(T)) > 1 << 24; }
 
     // Reads the input numbers of groups [g, g + count); `count` is at most N.
     template <int N>

@@ -151,16 +151,6 @@ private:
     std::int64_t mod_ = 0;
 };
 
-// One double per group, as an array; a null pointer if the data is absent.
-class Doubles {
-public:
-    Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
-    operator const Array*() const { return array_.data ? &array_ : nullptr; }
-
-private:
-    Array array_;
-};
-
 // Columns of the storage type or of the compute type. An absent column has the same value everywhere.
 template <class S, int N>
 class Columns {

@@ -130,16 +130,6 @@ private:
     const Reader<T> x;
 };
 
-// One double per channel, as arrays; null if the data is absent.
-class Doubles {
-public:
-    Doubles(const double* data, std::int64_t n) : array_(dense_doubles(const_cast<double*>(data), n)) {}
-    operator const Array*() const { return array_.data ? &array_ : nullptr; }
-
-private:
-    const Array array_;
-};
-
 GroupNumbers numbers(const Array* a, double otherwise) { return {a, otherwise, 0}; }
 
 void move_running(const RunningStatistics& running, std::int64_t channels, const ChannelMoments* moments) {
@@ -164,7 +154,7 @@ Array zeros_like(const Array& like) {
     return a;
 }
 
-ReduceMapArrays backward_arrays(const ChannelArrays& a, const Doubles& mean, const Doubles& invstd) {
+ReduceMapArrays backward_arrays(const ChannelArrays& a, const GroupDoubles& mean, const GroupDoubles& invstd) {
     ReduceMapArrays r;
     r.in[0] = a.dy, r.in[1] = a.x, r.out = a.dx;
     r.group_in[0] = numbers(mean, 0), r.group_in[1] = numbers(invstd, 1);
@@ -178,7 +168,7 @@ void batch_norm(const ChannelOp& op, const ChannelArrays& a, double eps, const R
                 double* invstd) {
     const std::int64_t channels = op.shape.channels;
     const Heap<double> variance(channels);
-    const Doubles out_mean(mean, channels), out_invstd(invstd, channels), out_variance(variance.data(), channels);
+    const GroupDoubles out_mean(mean, channels), out_invstd(invstd, channels), out_variance(variance.data(), channels);
     ReduceMapArrays r;
     r.in[0] = a.x, r.out = a.y;
     r.group_in[0] = numbers(a.weight, 1), r.group_in[1] = numbers(a.bias, 0);
@@ -205,7 +195,8 @@ void given_statistics(const Array& given_mean, const Array& given_var, double ep
 
 void channel_forward(const ChannelOp& op, const ChannelArrays& a) {
     const std::int64_t channels = op.shape.channels;
-    const Doubles mean(op.normalize ? a.mean : nullptr, channels), invstd(op.normalize ? a.invstd : nullptr, channels);
+    const GroupDoubles mean(op.normalize ? a.mean : nullptr, channels),
+        invstd(op.normalize ? a.invstd : nullptr, channels);
     const Array zeros = zeros_like(*a.y);
     ReduceMapArrays r;
     r.in[0] = a.x ? a.x : &zeros, r.out = a.y;
@@ -219,7 +210,8 @@ void channel_forward(const ChannelOp& op, const ChannelArrays& a) {
 
 void channel_backward(const ChannelOp& op, const ChannelArrays& a) {
     const std::int64_t channels = op.shape.channels;
-    const Doubles mean(op.normalize ? a.mean : nullptr, channels), invstd(op.normalize ? a.invstd : nullptr, channels);
+    const GroupDoubles mean(op.normalize ? a.mean : nullptr, channels),
+        invstd(op.normalize ? a.invstd : nullptr, channels);
     ReduceMapArrays r = backward_arrays(a, mean, invstd);
     r.group_out[0] = a.dweight, r.group_out[1] = a.dbias;
     with_compute_type(a.dy->dtype, [&](auto t) {
@@ -235,7 +227,7 @@ void channel_backward(const ChannelOp& op, const ChannelArrays& a) {
 
 void batch_moments(const ChannelShape& shape, const Array& x, double* moments) {
     const std::int64_t channels = shape.channels;
-    const Doubles count(moments, channels), mean(moments + channels, channels),
+    const GroupDoubles count(moments, channels), mean(moments + channels, channels),
         squares(moments + 2 * channels, channels);
     ReduceMapArrays r;
     r.in[0] = &x;
@@ -270,7 +262,7 @@ void use_moments(const Array& moments_, double eps, const RunningStatistics& run
 
 void batch_norm_sums(const ChannelOp& op, const ChannelArrays& a, double* sums) {
     const std::int64_t channels = op.shape.channels;
-    const Doubles mean(a.mean, channels), invstd(a.invstd, channels), dz(sums, channels),
+    const GroupDoubles mean(a.mean, channels), invstd(a.invstd, channels), dz(sums, channels),
         xhat(sums + channels, channels);
     ReduceMapArrays r = backward_arrays(a, mean, invstd);
     r.group_out[0] = xhat, r.group_out[1] = dz;
@@ -290,7 +282,7 @@ void batch_norm_finish(const ChannelOp& op, const ChannelArrays& a, const Array&
     if (a.dbias) Writer<double>(*a.dbias).store(0, channels, own.data());
     if (a.dweight) Writer<double>(*a.dweight).store(0, channels, own.data() + channels);
     for (std::int64_t i = 0; i < 2 * channels; ++i) all[i] /= count[i % channels];
-    const Doubles mean(a.mean, channels), invstd(a.invstd, channels), dz(all.data(), channels),
+    const GroupDoubles mean(a.mean, channels), invstd(a.invstd, channels), dz(all.data(), channels),
         xhat(all.data() + channels, channels);
     ReduceMapArrays r = backward_arrays(a, mean, invstd);
     r.group_in[4] = numbers(xhat, 0), r.group_in[5] = numbers(dz, 0);

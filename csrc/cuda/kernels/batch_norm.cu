@@ -223,7 +223,7 @@ public:
 private:
     const std::optional<WideDense> x_, dy_, residual_;
     const std::optional<Dense> weight_, bias_;
-    const Doubles mean_, invstd_;
+    const GroupDoubles mean_, invstd_;
 };
 
 struct DenseRunning {
@@ -253,7 +253,7 @@ void batch_norm(const ChannelOp& op, const ChannelArrays& given, double eps, con
     const Prepared prepared(op, given);
     const DenseRunning moved(running);
     const ChannelArrays& a = prepared.arrays;
-    const Doubles out_mean(mean, op.shape.channels), out_invstd(invstd, op.shape.channels);
+    const GroupDoubles out_mean(mean, op.shape.channels), out_invstd(invstd, op.shape.channels);
     ReduceMapArrays r;
     r.in[0] = a.x, r.out = a.y;
     r.group_in[0] = {a.weight, 1}, r.group_in[1] = {a.bias, 0};
@@ -320,7 +320,7 @@ void channel_backward(const ChannelOp& op, const ChannelArrays& given) {
 void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) {
     const WideDense x(x_);
     const std::int64_t channels = shape.channels;
-    const Doubles count(moments, channels), mean(moments + channels, channels),
+    const GroupDoubles count(moments, channels), mean(moments + channels, channels),
         squares(moments + 2 * channels, channels);
     ReduceMapArrays r;
     r.in[0] = &*x;
@@ -359,7 +359,7 @@ void use_moments(const Array& moments_, double eps, const RunningStatistics& run
 void batch_norm_sums(const ChannelOp& op, const ChannelArrays& given, double* sums) {
     const Prepared prepared(op, given);
     const std::int64_t channels = op.shape.channels;
-    const Doubles dz(sums, channels), xhat(sums + channels, channels);
+    const GroupDoubles dz(sums, channels), xhat(sums + channels, channels);
     ReduceMapArrays r = prepared.backward();
     r.group_out[0] = xhat, r.group_out[1] = dz;
     with_storage(given.dy->dtype, [&](auto storage) {

@@ -129,7 +129,7 @@ ReduceMapArrays affine_arrays(const NormOperation& op, const NormArrays& a) {
 }
 
 template <class S, class Forward>
-void forward(const NormOperation& op, const NormArrays& a, const Doubles* statistics) {
+void forward(const NormOperation& op, const NormArrays& a, const GroupDoubles* statistics) {
     const Forward f(op.parameters);
     ReduceMapArrays r = affine_arrays(op, a);
     r.in[0] = a.x, r.out = a.y;
@@ -141,7 +141,7 @@ void forward(const NormOperation& op, const NormArrays& a, const Doubles* statis
 }
 
 template <class S, class Forward, class Backward>
-void backward(const NormOperation& op, const NormArrays& a, const Doubles* statistics) {
+void backward(const NormOperation& op, const NormArrays& a, const GroupDoubles* statistics) {
     constexpr int numbers = Forward::group_outputs, sums = Backward::column_sums;
     const Backward f(op.parameters);
     const Forward norm(op.parameters);
@@ -163,7 +163,7 @@ void backward(const NormOperation& op, const NormArrays& a, const Doubles* stati
     } else if (a.dweight || a.dbias) {
         parts[0] = allocate_array<double>(2 * groups), parts[1] = parts[0] + groups;
     }
-    const Doubles of_groups[] = {{parts[0], groups}, {parts[1], groups}};
+    const GroupDoubles of_groups[] = {{parts[0], groups}, {parts[1], groups}};
     r.group_out[0] = of_groups[0], r.group_out[1] = of_groups[1];
     const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
     reduce_map_and_columns<S>(f, op.grouping, r, columns, is_plain ? &plain : nullptr, all);
@@ -184,7 +184,7 @@ void norm_forward(const NormOperation& op, const NormArrays& arrays) {
     a.x = &*x, a.y = &*y, a.add = pointer_to(add), a.weight = pointer_to(weight), a.bias = pointer_to(bias);
     a.total = pointer_to(total);
     const std::int64_t groups = op.grouping.count();
-    const Doubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
+    const GroupDoubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
     with_storage(x->dtype, [&](auto storage) {
         using S = decltype(storage);
         with_row<Compute<S>>(op.row, Norms{},
@@ -204,7 +204,7 @@ void norm_backward(const NormOperation& op, const NormArrays& arrays) {
     a.x = &*x, a.dy = &*dy, a.dx = &*dx, a.weight = pointer_to(weight), a.bias = pointer_to(bias);
     a.dtotal = pointer_to(dtotal), a.dweight = pointer_to(dweight), a.dbias = pointer_to(dbias);
     const std::int64_t groups = op.grouping.count();
-    const Doubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
+    const GroupDoubles statistics[] = {{a.statistics[0], groups}, {a.statistics[1], groups}};
     with_storage(x->dtype, [&](auto storage) {
         using S = decltype(storage);
         with_row<Compute<S>>(op.row, Norms{}, [&](auto norm) {
