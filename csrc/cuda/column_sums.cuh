@@ -106,11 +106,11 @@ private:
         const std::int64_t first = this->groups.first(g);
         const At at(this->groups, first, position, 1, true);
         const auto& stages = this->stages.of_group(g, columns_first);
-        S raw[F::inputs][1], extra[1];
+        Raw<S, 1> raw[F::inputs], extra;
         T x[F::inputs][1], w[F::columns + 1][1];
         for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[i]);
         stages.load(at, extra);
-        for (int i = 0; i < F::inputs; ++i) widen<S>(raw[i], x[i]);
+        for (int i = 0; i < F::inputs; ++i) widen(raw[i], x[i]);
         stages.before(at, x, extra, false);
         this->columns.read(columns_first, at, w);
         const auto group = this->numbers(g);

@@ -22,7 +22,7 @@ struct Map : Kernel {
     GRADFUSE_DEVICE void operator()() const {
         using T = Compute<S>;
         for (std::int64_t start = blockIdx.x * tile; start < size; start += gridDim.x * tile) {
-            S raw[unroll][Inputs][V];
+            Raw<S, V> raw[unroll][Inputs];
 #pragma unroll
             for (int u = 0; u < unroll; ++u) {
                 const std::int64_t i = start + (u * threads + int(threadIdx.x)) * V;
@@ -35,7 +35,7 @@ struct Map : Kernel {
                 if (i >= size) return;
                 T x[Inputs][V], y[Outputs][V];
 #pragma unroll
-                for (int k = 0; k < Inputs; ++k) widen<S>(raw[u][k], x[k]);
+                for (int k = 0; k < Inputs; ++k) widen(raw[u][k], x[k]);
                 f.apply(i, x, y);
 #pragma unroll
                 for (int k = 0; k < Outputs; ++k) out[k].write(i, count(i), true, y[k]);

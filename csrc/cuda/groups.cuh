@@ -93,16 +93,16 @@ struct Positions {
         return groups.step == 1 ? left + runs_before(j) * groups.short_run - j : 1;
     }
     template <class S>
-    GRADFUSE_DEVICE void load(const S* from, S (&to)[V]) const {
+    GRADFUSE_DEVICE void load(const S* from, Raw<S, V>& to) const {
         if (as_vector()) return View<S>(const_cast<S*>(from), true).load(start, V, true, to);
 #pragma unroll
-        for (int j = 0; j < V; ++j) to[j] = j < count ? from[index(j)] : S{};
+        for (int j = 0; j < V; ++j) to.set(j, j < count ? from[index(j)] : S{});
     }
     template <class S>
     GRADFUSE_DEVICE void read(const S* from, Compute<S> (&to)[V]) const {
-        S raw[V];
+        Raw<S, V> raw;
         load(from, raw);
-        widen<S>(raw, to);
+        widen(raw, to);
     }
     template <class S>
     GRADFUSE_DEVICE void write(S* to, const Compute<S> (&from)[V]) const {
@@ -211,7 +211,7 @@ private:
                 to[j] = j < p.count ? at(c, first + (per_run_ ? run_.divide(position) : position)) : T(0);
             }
         } else if (computed_[c]) {
-            View<T>(const_cast<void*>(data_[c]), true).load(first + p.position, V, true, to);
+            View<T>(const_cast<void*>(data_[c]), true).read(first + p.position, V, true, to);
         } else {
             View<S>(const_cast<void*>(data_[c]), true).read(first + p.position, V, true, to);
         }

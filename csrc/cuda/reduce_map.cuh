@@ -232,7 +232,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
 
     template <class OfGroup>
     GRADFUSE_DEVICE void read(const Share& s, int begin, const OfGroup& stages, bool last, Held& held) const {
-        S raw[K][F::inputs][V], extra[K][V];
+        Raw<S, V> raw[K][F::inputs], extra[K];
         for_vectors(s, begin, [&](int k, int, const At& at) {
 #pragma unroll
             for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
@@ -241,7 +241,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         for_vectors(s, begin, [&](int k, int, const At& at) {
             auto& x = held.x[k];
 #pragma unroll
-            for (int i = 0; i < F::inputs; ++i) widen<S>(raw[k][i], x[i]);
+            for (int i = 0; i < F::inputs; ++i) widen(raw[k][i], x[i]);
             stages.before(at, x, extra[k], last);
         });
     }

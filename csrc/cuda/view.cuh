@@ -34,10 +34,31 @@ struct ComputeType<double> {
 template <class S>
 using Compute = typename ComputeType<S>::type;
 
+// A vector as it lies in memory. Elements of 16 bits stay in words of two: if a vector were divided into elements right
+// after its load, the next load would wait for it.
+template <class S, int V, bool Pairs = sizeof(S) == 2 && V % 2 == 0>
+struct Raw {
+    using Unit = S;
+    static constexpr int units = V;
+    Unit unit[units];
+
+    GRADFUSE_DEVICE S get(int j) const { return unit[j]; }
+    GRADFUSE_DEVICE void set(int j, S s) { unit[j] = s; }  // in order of j
+};
 template <class S, int V>
-GRADFUSE_DEVICE void widen(const S (&from)[V], Compute<S> (&to)[V]) {
+struct Raw<S, V, true> {
+    using Unit = std::uint32_t;
+    static constexpr int units = V / 2;
+    Unit unit[units];
+
+    GRADFUSE_DEVICE S get(int j) const { return S{std::uint16_t(unit[j / 2] >> (j % 2 * 16))}; }
+    GRADFUSE_DEVICE void set(int j, S s) { unit[j / 2] = j % 2 ? unit[j / 2] | std::uint32_t(s.bits) << 16 : s.bits; }
+};
+
+template <class S, int V>
+GRADFUSE_DEVICE void widen(const Raw<S, V>& from, Compute<S> (&to)[V]) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) to[j] = Storage<S>::template load<Compute<S>>(from[j]);
+    for (int j = 0; j < V; ++j) to[j] = Storage<S>::template load<Compute<S>>(from.get(j));
 }
 template <class S, int V>
 GRADFUSE_DEVICE void narrow(const Compute<S> (&from)[V], S (&to)[V]) {
@@ -59,20 +80,21 @@ public:
 
     // Elements [i, i + n), n <= V; the rest of the vector is zero. `whole` promises that i is a multiple of V.
     template <int V>
-    GRADFUSE_DEVICE void load(std::int64_t i, int n, bool whole, S (&to)[V]) const {
-        using A = Access<S, V>;
+    GRADFUSE_DEVICE void load(std::int64_t i, int n, bool whole, Raw<S, V>& to) const {
+        using R = Raw<S, V>;
+        using A = Access<typename R::Unit, R::units>;
         if (wide_ && whole && n == V) {
-            const auto* from = reinterpret_cast<const A*>(data_) + i / A::count;
+            const auto* from = reinterpret_cast<const A*>(data_) + i / int(sizeof(A) / sizeof(S));
 #pragma unroll
-            for (int k = 0; k < V / A::count; ++k) {
+            for (int k = 0; k < R::units / A::count; ++k) {
                 const A access = from[k];
 #pragma unroll
-                for (int j = 0; j < A::count; ++j) to[k * A::count + j] = access.element[j];
+                for (int j = 0; j < A::count; ++j) to.unit[k * A::count + j] = access.element[j];
             }
             return;
         }
 #pragma unroll
-        for (int j = 0; j < V; ++j) to[j] = j < n ? data_[i + j] : S{};
+        for (int j = 0; j < V; ++j) to.set(j, j < n ? data_[i + j] : S{});
     }
 
     template <int V>
@@ -98,9 +120,9 @@ public:
     // The same, converted to the compute type.
     template <int V>
     GRADFUSE_DEVICE void read(std::int64_t i, int n, bool whole, Compute<S> (&to)[V]) const {
-        S raw[V];
+        Raw<S, V> raw;
         load(i, n, whole, raw);
-        widen<S>(raw, to);
+        widen(raw, to);
     }
     template <int V>
     GRADFUSE_DEVICE void write(std::int64_t i, int n, bool whole, const Compute<S> (&from)[V]) const {

@@ -69,7 +69,7 @@ struct Touches : Kernel {
     void operator()() const {
         float x[4] = {1, 1, 1, 1};
         const View<float> view(at, wide);
-        if (threadIdx.x == 7) Writes ? view.store(0, 4, true, x) : view.load(0, 4, true, x);
+        if (threadIdx.x == 7) Writes ? view.write(0, 4, true, x) : view.read(0, 4, true, x);
         __syncthreads();
     }
 };

@@ -39,7 +39,7 @@ struct ForwardStages : NoStages {
 
     GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
     template <int V, class At>
-    GRADFUSE_DEVICE void before(const At&, T (&x)[1][V], const S (&)[V], bool) const {
+    GRADFUSE_DEVICE void before(const At&, T (&x)[1][V], const Raw<S, V>&, bool) const {
         if (All && first) first.forward(x[0]);
     }
     template <int V, class At>
@@ -82,7 +82,7 @@ struct BackwardStages : NoStages {
             constants = Affine().constants({}, {}, numbers, 0);
         }
         template <int V, class At>
-        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const S (&)[V], bool last) const {
+        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const Raw<S, V>&, bool last) const {
             if (All && s.first) s.first.forward(x[1]);
             s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
 #pragma unroll

@@ -26,19 +26,18 @@ struct ForwardStages {
 
     GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
     template <int V, class At>
-    GRADFUSE_DEVICE void load(const At& at, S (&extra)[V]) const {
+    GRADFUSE_DEVICE void load(const At& at, Raw<S, V>& extra) const {
         if (add) at.load(add, extra);
     }
     template <int V, class At>
-    GRADFUSE_DEVICE void before(const At& at, T (&x)[1][V], const S (&extra)[V], bool last) const {
+    GRADFUSE_DEVICE void before(const At& at, T (&x)[1][V], const Raw<S, V>& extra, bool last) const {
         if (!add) return;
         T addend[V];
-        S rounded[V];
-        widen<S>(extra, addend);
+        widen(extra, addend);
 #pragma unroll
-        for (int j = 0; j < V; ++j) x[0][j] += addend[j];
-        narrow<S>(x[0], rounded);
-        widen<S>(rounded, x[0]);
+        for (int j = 0; j < V; ++j) {
+            x[0][j] = Storage<S>::template load<T>(Storage<S>::store(x[0][j] + addend[j]));
+        }
         if (total && last) at.write(total, x[0]);
     }
     template <int V, class At>
@@ -76,9 +75,9 @@ struct BackwardStages {
         typename Forward::Constants constants;
 
         template <int V, class At>
-        GRADFUSE_DEVICE void load(const At&, S (&)[V]) const {}
+        GRADFUSE_DEVICE void load(const At&, Raw<S, V>&) const {}
         template <int V, class At>
-        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const S (&)[V], bool) const {
+        GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const Raw<S, V>&, bool) const {
             s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
                 using E = Element<Forward, true>;
                 T w[E::columns + 1][V], in[1][V];
