@@ -30,7 +30,7 @@ if(GRADFUSE_CUDA STREQUAL "EMULATED")
   target_include_directories(gradfuse_cuda PRIVATE tests/emulator)
   # A GPU fuses multiplications and additions where math::fma says so, and nowhere else.
   target_compile_options(gradfuse_cuda PRIVATE ${kernel_flags} ${warnings} -x c++
-    $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-mfma>)
+    -include ${CMAKE_SOURCE_DIR}/tests/emulator/hardware.h $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-mfma>)
   if(NOT GRADFUSE_SANITIZE)  # a misaligned access is a fault, as on a GPU: see tests/emulator/block.h
     target_compile_options(gradfuse_cuda PRIVATE -fsanitize=alignment -fno-sanitize-recover=alignment)
     target_compile_definitions(gradfuse_cuda PRIVATE GRADFUSE_CHECKS_ALIGNMENT)

@@ -171,6 +171,31 @@ GRADFUSE_HD T polynomial(T x, T z, T c0, C... rest) {
     return fma(even(z, rest...), x, even(z, c0, rest...));
 }
 
+// A GPU's approximations of 2^x and of 1 / x, to about 2 ulp and 1 ulp. Denormals are kept.
+#if defined(__CUDACC__)
+#define GRADFUSE_HAS_APPROXIMATIONS 1
+GRADFUSE_HD float fast_exp2(float x) {
+    float y = x;
+#if defined(__CUDA_ARCH__)
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+#endif
+    return y;
+}
+GRADFUSE_HD float fast_reciprocal(float x) {
+    float y = x;
+#if defined(__CUDA_ARCH__)
+    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+#endif
+    return y;
+}
+#elif defined(GRADFUSE_EMULATED)
+#define GRADFUSE_HAS_APPROXIMATIONS 1
+using emulator::fast_exp2;
+using emulator::fast_reciprocal;
+#else
+#define GRADFUSE_HAS_APPROXIMATIONS 0
+#endif
+
 // ---- exp and related functions --------------------------------------------------------------------------------------
 
 // x = n ln2 + r with |r| <= ln2 / 2; the low bits of `t` hold n + offset. n ln2_high is exact.
@@ -233,6 +258,21 @@ GRADFUSE_HD T exp_nonpositive(T x) {
     const T a = power_of_two<T>(to_bits(t));
     return fma(a, q, a) * power_of_two<T>(Bits<T>(Format<T>::bias - out_of_denormals<T>));
 }
+
+// exp for arguments that are at most 0, in sums over a row. In float a GPU takes its own approximation of 2^x, and
+// corrects it by the rounding error of x log2(e).
+template <class T>
+GRADFUSE_HD T row_exp(T x) {
+    return exp_nonpositive(x);
+}
+#if GRADFUSE_HAS_APPROXIMATIONS
+GRADFUSE_HD float row_exp(float x) {
+    constexpr float log2e = 0x1.715476p0f, log2e_rest = 0x1.4ae0cp-26f, ln2 = 0x1.62e43p-1f;
+    x = max(x, -110.0f);
+    const float power = x * log2e, rest = fma(x, log2e_rest, fma(x, log2e, -power)), e = fast_exp2(power);
+    return fma(e, rest * ln2, e);
+}
+#endif
 
 // 1 / (1 + exp(x)) = c / (c + c exp(x)), c a power of two. Nothing overflows within the bounds of exp, and only the
 // division rounds to denormals. Error: float 2.00 ulp (2.00), double 2.00 (2.00).

@@ -1,3 +1,4 @@
+#include "cuda/approximate.cuh"
 #include "cuda/elementwise.cuh"
 #include "cuda/kernels.h"
 #include "formulas/activations/list.h"
@@ -14,7 +15,7 @@ struct Forward {
     template <int V>
     GRADFUSE_DEVICE void apply(std::int64_t, const T (&x)[1][V], T (&y)[1][V]) const {
 #pragma unroll
-        for (int j = 0; j < V; ++j) y[0][j] = f.forward(x[0][j]);
+        for (int j = 0; j < V; ++j) y[0][j] = T(f.forward(x[0][j]));
     }
 };
 
@@ -22,8 +23,8 @@ template <template <class> class Formula>
 void forward(const double* parameters, const Array& x, const Array& y) {
     with_storage(x.dtype, [&](auto s) {
         using S = decltype(s);
-        using T = Compute<S>;
-        map<per_access<S>, S>(Forward<Formula<T>, T>{Formula<T>(parameters)}, {&y}, x);
+        using F = Formula<Arithmetic<S>>;
+        map<per_access<S>, S>(Forward<F, Compute<S>>{F(parameters)}, {&y}, x);
     });
 }
 
@@ -40,7 +41,7 @@ struct Backward {
     template <int V>
     GRADFUSE_DEVICE void apply(std::int64_t, const T (&x)[2][V], T (&dx)[1][V]) const {
 #pragma unroll
-        for (int j = 0; j < V; ++j) dx[0][j] = f.backward(x[0][j], x[1][j]);
+        for (int j = 0; j < V; ++j) dx[0][j] = T(f.backward(x[0][j], x[1][j]));
     }
 };
 
@@ -48,8 +49,8 @@ template <template <class> class Formula>
 void backward(const double* parameters, const Array& dy, const Array& saved, const Array& dx) {
     with_storage(dy.dtype, [&](auto s) {
         using S = decltype(s);
-        using T = Compute<S>;
-        map<per_access<S>, S>(Backward<Formula<T>, T>{Formula<T>(parameters)}, {&dx}, dy, saved);
+        using F = Formula<Arithmetic<S>>;
+        map<per_access<S>, S>(Backward<F, Compute<S>>{F(parameters)}, {&dx}, dy, saved);
     });
 }
 

@@ -13,18 +13,19 @@ struct GeluTanh {
 
     explicit GRADFUSE_HD GeluTanh(const double*) {}
 
-    static constexpr T root = T(1.5957691216057307117597842397375);  // 2 sqrt(2 / pi)
-    static constexpr T cubic = T(0.044715);
+    static constexpr double root = 1.5957691216057307117597842397375;  // 2 sqrt(2 / pi)
+    static constexpr double cubic = 0.044715;
 
     // 0.5 (1 + tanh(u)) = sigmoid(2u). For |x| > 32 the sigmoid is 0 or 1; x^2 may overflow there, and inf * 0 is NaN.
     GRADFUSE_HD T forward(T x) const {
-        const T s = math::sigmoid(root * x * math::fma(cubic * x, x, T(1)));
+        const T s = math::sigmoid(T(root) * x * math::fma(T(cubic) * x, x, T(1)));
         return x == -math::inf<T> ? T(0) : x * s;
     }
     GRADFUSE_HD T backward(T dy, T x) const {
         const T x2 = x * x;
-        const T s = math::sigmoid(root * x * math::fma(cubic, x2, T(1)));
-        const T slope = root * x * math::fma(3 * cubic, x2, T(1));  // the slope of the sigmoid's argument, times x
+        const T s = math::sigmoid(T(root) * x * math::fma(T(cubic), x2, T(1)));
+        const T slope =
+            T(root) * x * math::fma(3 * T(cubic), x2, T(1));  // the slope of the sigmoid's argument, times x
         return dy * (math::abs(x) > 32 ? s : s * math::fma(slope, 1 - s, T(1)));
     }
 };

@@ -14,11 +14,13 @@ struct Selu {
 
     explicit GRADFUSE_HD Selu(const double*) {}
 
-    static constexpr T lambda = T(1.0507009873554804934193349852946);
-    static constexpr T lambda_alpha = T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717);
+    static constexpr double lambda = 1.0507009873554804934193349852946;
+    static constexpr double lambda_alpha = 1.0507009873554804934193349852946 * 1.6732632423543772848170429916717;
 
-    GRADFUSE_HD T forward(T x) const { return x > 0 ? lambda * x : lambda_alpha * math::expm1(x); }
-    GRADFUSE_HD T backward(T dy, T x) const { return dy * (x > 0 ? lambda : lambda_alpha * math::exp_nonpositive(x)); }
+    GRADFUSE_HD T forward(T x) const { return x > 0 ? T(lambda) * x : T(lambda_alpha) * math::expm1(x); }
+    GRADFUSE_HD T backward(T dy, T x) const {
+        return dy * (x > 0 ? T(lambda) : T(lambda_alpha) * math::exp_nonpositive(x));
+    }
 };
 
 }  // namespace GRADFUSE_ISA

@@ -146,7 +146,7 @@ struct CrossEntropyOfProbabilities : CrossEntropy<T> {
     }
     template <class P>
     GRADFUSE_HD Values<T, 1> map(Constants c, P, T x, T target, T w = 1) const {
-        return {math::exp_nonpositive(x - c.top) * c.factor - c.rate * q(target, w)};
+        return {math::row_exp(x - c.top) * c.factor - c.rate * q(target, w)};
     }
 };
 

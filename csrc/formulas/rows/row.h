@@ -35,7 +35,7 @@ struct Exponentials : ReduceMap<T> {
     }
     template <class Local, class... Rest>
     GRADFUSE_HD T keep(const Local& l, T x, Rest...) const {
-        return math::exp_nonpositive(x - l.top);
+        return math::row_exp(x - l.top);
     }
     template <class P>
     GRADFUSE_HD void add(Sums& s, Local, P, T e, T) const {
@@ -45,7 +45,7 @@ struct Exponentials : ReduceMap<T> {
 
     // The factor that changes exp(x - top) to exp(x - of_all), where of_all is the group's largest element.
     static GRADFUSE_HD double weight(double top, double of_all) {
-        return top == of_all ? 1 : double(math::exp_nonpositive(T(top - of_all)));
+        return top == of_all ? 1 : double(math::row_exp(T(top - of_all)));
     }
     GRADFUSE_HD void merge(Record& a, const Record& b) const {
         const double top = math::max(a.top, b.top);

@@ -1,0 +1,89 @@
+// The arithmetic of formulas whose results are rounded to 16 bits: float, with elementary functions that take the GPU's
+// approximations. Before the rounding, results are right to about 2^-17.
+#pragma once
+
+#include "core/math.h"
+#include "cuda/view.cuh"
+
+namespace gradfuse::cuda {
+inline namespace GRADFUSE_ISA {
+
+struct Approximate {
+    float value;
+
+    Approximate() = default;
+    template <class N>
+    constexpr GRADFUSE_HD Approximate(N n) : value(float(n)) {}
+    explicit constexpr GRADFUSE_HD operator float() const { return value; }
+
+    friend GRADFUSE_HD Approximate operator-(Approximate a) { return -a.value; }
+    friend GRADFUSE_HD Approximate operator+(Approximate a, Approximate b) { return a.value + b.value; }
+    friend GRADFUSE_HD Approximate operator-(Approximate a, Approximate b) { return a.value - b.value; }
+    friend constexpr GRADFUSE_HD Approximate operator*(Approximate a, Approximate b) { return a.value * b.value; }
+    friend GRADFUSE_HD Approximate operator/(Approximate a, Approximate b) {
+        return a.value * math::fast_reciprocal(b.value);
+    }
+    friend GRADFUSE_HD bool operator<(Approximate a, Approximate b) { return a.value < b.value; }
+    friend GRADFUSE_HD bool operator>(Approximate a, Approximate b) { return a.value > b.value; }
+    friend GRADFUSE_HD bool operator<=(Approximate a, Approximate b) { return a.value <= b.value; }
+    friend GRADFUSE_HD bool operator>=(Approximate a, Approximate b) { return a.value >= b.value; }
+    friend GRADFUSE_HD bool operator==(Approximate a, Approximate b) { return a.value == b.value; }
+};
+
+// The type that a formula computes in for a storage type.
+template <class S>
+using Arithmetic = std::conditional_t<sizeof(S) == 2, Approximate, Compute<S>>;
+
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse::cuda
+
+namespace gradfuse {
+inline namespace GRADFUSE_ISA {
+namespace math {
+
+using cuda::Approximate;
+
+GRADFUSE_HD Approximate abs(Approximate x) { return abs(x.value); }
+GRADFUSE_HD Approximate min(Approximate a, Approximate b) { return min(a.value, b.value); }
+GRADFUSE_HD Approximate max(Approximate a, Approximate b) { return max(a.value, b.value); }
+GRADFUSE_HD Approximate fma(Approximate a, Approximate b, Approximate c) { return fma(a.value, b.value, c.value); }
+GRADFUSE_HD Approximate keep_if(bool keep, Approximate x) { return keep_if(keep, x.value); }
+GRADFUSE_HD Approximate relu6(Approximate x) { return relu6(x.value); }
+GRADFUSE_HD Approximate log1p_unit(Approximate x) { return log1p_unit(x.value); }
+GRADFUSE_HD Approximate gauss_argument(Approximate x) { return gauss_argument(x.value); }
+
+GRADFUSE_HD Approximate exp(Approximate x) { return fast_exp2(x.value * Format<float>::log2e); }
+GRADFUSE_HD Approximate exp_nonpositive(Approximate x) { return exp(x); }
+
+// Near 0 the power series, because exp(x) - 1 cancels.
+GRADFUSE_HD Approximate expm1(Approximate x) {
+    const float series = fma(x.value * x.value, fma(x.value, 1.0f / 6, 0.5f), x.value);
+    return abs(x.value) < 0x1p-5f ? series : exp(x).value - 1;
+}
+
+GRADFUSE_HD Approximate sigmoid(Approximate x) {
+    const float e = exp(-abs(x)).value, s = fast_reciprocal(1 + e);
+    return x.value < 0 ? e * s : s;
+}
+GRADFUSE_HD Approximate sigmoid_of_minus(Approximate x) { return sigmoid(-x); }
+
+GRADFUSE_HD Approximate tanh(Approximate x) {
+    const float a = abs(x.value), z = a * a, e = exp(Approximate(-2 * a)).value;
+    const float series = fma(a * z, horner(z, -0.333333333f, 0.133333333f, -0.0539682540f), a);
+    const float far = fma(-2 * e, fast_reciprocal(1 + e), 1.0f);
+    return copysign(a < 0.25f ? series : far, x.value);
+}
+
+// As in math.h, with one quotient by its reciprocal and one power of two.
+GRADFUSE_HD void normal_tail(Approximate a, Approximate& tail, Approximate& density, Approximate& scale) {
+    const float x = a.value, z = x * x, e = fast_exp2(z * (-0.5f * Format<float>::log2e));
+    const float p = polynomial(x, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
+    const float q = polynomial(x, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
+    tail = q * fast_reciprocal(fma(2.50662827f * x, q, p)) * e;
+    density = 0.398942280f * e;
+    scale = 1;
+}
+
+}  // namespace math
+}  // namespace GRADFUSE_ISA
+}  // namespace gradfuse
