@@ -576,6 +576,30 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
     assert (plain.stream, fixed.t) == (0, 0)
 
 
+@emulated
+@pytest.mark.parametrize("count", [3, 100], ids=["as arguments", "in a table"])
+def test_a_captured_step_keeps_its_gradients(on, emulator, count):
+    """A later step with other gradients does not change the table that the graph reads."""
+    values = np.linspace(-1, 1, 7)
+    params = [device_array(values) for _ in range(count)]
+    expected = [np.asarray(values, np.float32) for _ in range(count)]
+    opt, host = gradfuse.optim.SGD(params, lr=0.5, capturable=True), gradfuse.optim.SGD(expected, lr=0.5)
+    first, captured, later = ([device_array(np.full(7, g + k)) for k in range(count)] for g in (0.1, 0.2, 0.3))
+    opt.step(first)
+    before = emulator.gradfuse_emulator_launches()
+    emulator.gradfuse_emulator_capture(True)
+    opt.step(captured)
+    emulator.gradfuse_emulator_capture(False)
+    assert emulator.gradfuse_emulator_launches() - before == 1
+    for _ in range(2):
+        opt.step(later)
+        emulator.gradfuse_emulator_replay()
+    for g in (first, captured, later, captured, later, captured):
+        host.step([to_numpy(a) for a in g])
+    for p, q in zip(params, expected, strict=True):
+        assert_identical(to_numpy(p), q)
+
+
 PRODUCTS = {
     "@": lambda cupy, a: a @ a,
     "method": lambda cupy, a: a.dot(a),
@@ -646,6 +670,12 @@ def test_launches(on, emulator):
     for name, (plain, clipped) in optimizers.items():
         assert launches(lambda opt=plain: opt.step(grads)) == 1, name
         assert launches(lambda opt=clipped: opt.step(grads)) == 2, name
+    many = [device_array(np.ones(3)) for _ in range(100)]
+    opt = gradfuse.optim.Adam(many, max_grad_norm=1.0)
+    opt.step(many)
+    assert launches(lambda: opt.step(many)) == 2  # its table has not changed
+    assert launches(lambda: gradfuse.clip_grad_norm_(grads, 1.0)) == 2
+    assert launches(lambda: gradfuse.clip_grad_value_(grads, 1.0)) == 1
     assert launches(lambda: gradfuse.elu(x)) == 1
     assert launches(lambda: gradfuse.dropout_forward(x, rng=1)) == 1
     assert launches(lambda: gradfuse.softmax(x)) == 1

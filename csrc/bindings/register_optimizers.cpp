@@ -134,7 +134,13 @@ py::object clip_grad_norm(const Args& args) {
     const bool per_array = args(arg::per_array);
     Gradients g(args);
     Norms norms(g.views.empty() ? View() : g.views[0], per_array, std::int64_t(g.views.size()));
-    g.compute([&](const Backend& b, const ChunkTable& table) { b.gradient_norms(table, per_array, norms.data()); });
+    const auto clip = [&](const Backend& b, const ChunkTable& table) {
+        b.clip_to_norm(table, per_array, norms.data(), limit, policy == Nonfinite::propagate);
+    };
+    g.compute([&](const Backend& b, const ChunkTable& table) {
+        b.gradient_norms(table, per_array, norms.data());
+        if (policy != Nonfinite::raise) clip(b, table);
+    });
     if (policy == Nonfinite::raise) {
         const std::vector<double> values = norms.values();
         for (std::size_t k = 0; k < values.size(); ++k) {
@@ -142,10 +148,8 @@ py::object clip_grad_norm(const Args& args) {
             fail<py::value_error>(per_array ? args.where(arg::grads)[k] : args.where(arg::grads),
                                   " must have a finite norm, got ", text_of(values[k]));
         }
+        g.compute(clip);
     }
-    g.compute([&](const Backend& b, const ChunkTable& table) {
-        b.clip_to_norm(table, per_array, norms.data(), limit, policy == Nonfinite::propagate);
-    });
     return norms.object(per_array);
 }
 

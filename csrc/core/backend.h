@@ -118,7 +118,7 @@ struct Chunk {
     std::int64_t start, count;
 };
 
-// The part of a table that a device keeps between calls.
+// The part of a table that a device keeps between launches.
 struct Resident {
     virtual ~Resident() = default;
 };
@@ -131,7 +131,8 @@ struct ChunkTable {
     int chunk_count = 0;
     const int* tasks = nullptr;  // task k is chunks[tasks[k]] .. chunks[tasks[k + 1] - 1]
     int task_count = 0;
-    std::unique_ptr<Resident>* resident = nullptr;  // empty if the chunks are new; null for a single call
+    std::unique_ptr<Resident>* resident = nullptr;  // empty if the chunks are new
+    bool lasting = false;                           // the resident part stays after the call
 };
 
 // The time of one parameter group.

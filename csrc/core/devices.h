@@ -45,7 +45,7 @@ private:
 void read(int device, void* to, const void* from, std::int64_t bytes);
 void set(int device, void* to, const void* from, std::int64_t bytes);
 
-// To be called in a scope: queues a copy to the device. The bytes are read before it returns.
+// To be called in a scope: queues a copy to the device. The bytes, a multiple of 4, are read before it returns.
 void write(void* to, const void* from, std::int64_t bytes);
 
 // Whether the scope's stream is capturing a graph: then queued work runs later, possibly many times.

@@ -27,6 +27,14 @@ cudaStream_t current_stream();
 void* allocate(std::int64_t bytes);
 std::int64_t most_shared_bytes();  // the limit for a block on the current device
 
+// Memory to be freed with cudaFree, and a copy that has finished when it returns. Both are allowed during a capture,
+// and a graph does not repeat them.
+void* allocate_outside_capture(std::int64_t bytes);
+void write_outside_capture(void* to, const void* from, std::int64_t bytes);
+
+// A counter in device memory for a kernel of the current stream. It is 0 before the kernel and must be 0 after it.
+unsigned* ticket();
+
 template <class T>
 T* allocate_array(std::int64_t n) {
     return static_cast<T*>(allocate(n * std::int64_t(sizeof(T))));

@@ -1,5 +1,7 @@
 // The devices, and the device and stream of a call.
 #include <cstring>
+#include <map>
+#include <utility>
 
 #include "cuda/launch.h"
 
@@ -9,17 +11,19 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Kernel arguments are copied when the kernel is queued. So bytes passed as arguments need no memory after the call.
+// Kernel arguments are copied when the kernel is queued. So words passed as arguments need no memory after the call.
 template <int Most>
 struct Write : Kernel {
-    static constexpr std::int64_t most = Most;
+    static constexpr int most = Most;
+    using Word = std::uint32_t;
 
-    unsigned char* to;
+    Word* to;
     int count;
-    unsigned char bytes[most];
+    Word words[most];
 
     GRADFUSE_DEVICE void operator()() const {
-        for (int i = int(threadIdx.x); i < count; i += threads) to[i] = bytes[i];
+        const int i = int(blockIdx.x) * threads + int(threadIdx.x);
+        if (i < count) to[i] = words[i];
     }
 };
 
@@ -58,6 +62,51 @@ void check(cudaError_t status) {
 
 cudaStream_t current_stream() { return current.stream; }
 void* allocate(std::int64_t bytes) { return (*current.allocate)(bytes); }
+
+namespace {
+
+// While this exists, calls that a capture usually forbids are allowed. The capture does not record them.
+struct OutsideCapture {
+    OutsideCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode)); }
+    ~OutsideCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+};
+
+}  // namespace
+
+void* allocate_outside_capture(std::int64_t bytes) {
+    const OutsideCapture outside;
+    void* data = nullptr;
+    check(cudaMalloc(&data, std::size_t(bytes)));
+    return data;
+}
+
+void write_outside_capture(void* to, const void* from, std::int64_t bytes) {
+    const OutsideCapture outside;
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    cudaError_t status = cudaMemcpyAsync(to, from, std::size_t(bytes), cudaMemcpyDefault, stream);
+    if (status == cudaSuccess) status = cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+    check(status);
+}
+
+unsigned* ticket() {
+    const unsigned zero = 0;
+    if (devices::is_capturing()) {  // the graph may run beside the stream's other kernels
+        unsigned* const own = allocate_array<unsigned>(1);
+        write(own, &zero, sizeof zero);
+        return own;
+    }
+    thread_local std::map<std::pair<int, cudaStream_t>, unsigned*> tickets;
+    unsigned*& of_stream = tickets[{devices::current_device(), current_stream()}];
+    if (!of_stream) {
+        auto* const fresh = static_cast<unsigned*>(allocate_outside_capture(sizeof zero));
+        write(fresh, &zero, sizeof zero);
+        of_stream = fresh;
+    }
+    return of_stream;
+}
 
 std::int64_t most_shared_bytes() {
     int bytes = 0;
@@ -137,21 +186,23 @@ void read(int device, void* to, const void* from, std::int64_t bytes) { copy(dev
 void set(int device, void* to, const void* from, std::int64_t bytes) { copy(device, to, from, bytes); }
 
 template <class Kernel>
-void write_with(void* to, const void* from, std::int64_t bytes) {
+void write_with(void* to, const void* from, std::int64_t words) {
+    using Word = typename Kernel::Word;
     Kernel kernel;
-    for (std::int64_t done = 0; done < bytes; done += kernel.most) {
-        kernel.to = static_cast<unsigned char*>(to) + done;
-        kernel.count = int(bytes - done < kernel.most ? bytes - done : kernel.most);
-        std::memcpy(kernel.bytes, static_cast<const char*>(from) + done, std::size_t(kernel.count));
-        launch(kernel, 1);
+    for (std::int64_t done = 0; done < words; done += kernel.most) {
+        kernel.to = static_cast<Word*>(to) + done;
+        kernel.count = int(words - done < kernel.most ? words - done : kernel.most);
+        std::memcpy(kernel.words, static_cast<const Word*>(from) + done, std::size_t(kernel.count) * sizeof(Word));
+        launch(kernel, cuda::blocks_for(kernel.count, kernel.threads));
     }
 }
 
 void write(void* to, const void* from, std::int64_t bytes) {
-    if (bytes <= 512) {
-        write_with<cuda::Write<512>>(to, from, bytes);
+    const std::int64_t words = bytes / 4;
+    if (words <= 128) {
+        write_with<cuda::Write<128>>(to, from, words);
     } else {
-        write_with<cuda::Write<30720>>(to, from, bytes);
+        write_with<cuda::Write<7680>>(to, from, words);
     }
 }
 

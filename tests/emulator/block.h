@@ -82,17 +82,17 @@ public:
 
     // Every lane of the mask leaves a word; the word of lane `source` comes back.
     unsigned exchange(unsigned mask, unsigned word, unsigned source) {
-        const unsigned lane = thread_index.x % 32;
-        Warp& warp = warps_[thread_index.x / 32];
-        const unsigned parity = warp.phase & 1, lanes = lanes_of(thread_index.x / 32) & mask;
-        warp.word[parity][lane] = word;
-        if (++warp.arrived == unsigned(__builtin_popcount(lanes))) {
-            warp.arrived = 0;
-            ++warp.phase;
-        } else {
-            wait(warp.phase);
-        }
-        return lanes >> source & 1 ? warp.word[parity][source] : word;
+        const unsigned lanes = lanes_of(thread_index.x / 32) & mask;
+        const unsigned* const words = words_of(lanes, word);
+        return lanes >> source & 1 ? words[source] : word;
+    }
+    // Bit k: whether lane k of the mask says true.
+    unsigned ballot(unsigned mask, bool vote) {
+        const unsigned lanes = lanes_of(thread_index.x / 32) & mask;
+        const unsigned* const words = words_of(lanes, vote);
+        unsigned votes = 0;
+        for (unsigned lane = 0; lane < 32; ++lane) votes |= (lanes >> lane & words[lane] & 1) << lane;
+        return votes;
     }
 
     unsigned char* shared() const { return shared_.get(); }
@@ -113,6 +113,20 @@ private:
     unsigned lanes_of(unsigned warp) const {
         const unsigned left = threads_ - 32 * warp;
         return left >= 32 ? 0xffffffffu : (1u << left) - 1;
+    }
+
+    // The words that these lanes of a warp leave, when all have left theirs. Valid until the next such call but one.
+    const unsigned* words_of(unsigned lanes, unsigned word) {
+        Warp& warp = warps_[thread_index.x / 32];
+        const unsigned parity = warp.phase & 1;
+        warp.word[parity][thread_index.x % 32] = word;
+        if (++warp.arrived == unsigned(__builtin_popcount(lanes))) {
+            warp.arrived = 0;
+            ++warp.phase;
+        } else {
+            wait(warp.phase);
+        }
+        return warp.word[parity];
     }
 
     void wait(const unsigned& phase) {

@@ -1,14 +1,17 @@
 // CUDA's words on the host: kernels run as they stand, block after block in descending order.
 //
-// Barriers, shuffles and shared memory are real (block.h), and so is a fault: after one every call fails. Streams and
-// graphs are not here: every call has finished when it returns, and that a capture goes on is only said.
+// Barriers, shuffles and shared memory are real (block.h), and so is a fault: after one every call fails. Streams are
+// not here: every call has finished when it returns.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "block.h"
 
@@ -26,6 +29,7 @@ constexpr int devices = 2;
 inline thread_local int device = 0;
 inline bool capturing = false, failing = false, faulted = false;
 inline int launches = 0;
+inline std::vector<std::function<void()>> graph;  // the launches of the last capture
 struct Allocation {
     std::size_t bytes;
     int device;
@@ -44,6 +48,8 @@ inline void __syncthreads() { emulator::block().barrier(); }
 inline unsigned __shfl_xor_sync(unsigned mask, unsigned word, int lanes) {
     return emulator::block().exchange(mask, word, (emulator::thread_index.x % 32) ^ unsigned(lanes));
 }
+inline unsigned __ballot_sync(unsigned mask, bool vote) { return emulator::block().ballot(mask, vote); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline void __threadfence() {}
 template <class T>
 T atomicAdd(T* at, T value) {
@@ -62,10 +68,13 @@ enum cudaError_t {
     cudaErrorInvalidDevice = 101,
     cudaErrorMisalignedAddress = 716,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2, cudaMemoryTypeManaged = 3 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
+constexpr unsigned cudaStreamNonBlocking = 1;
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaPointerAttributes {
@@ -73,6 +82,10 @@ struct cudaPointerAttributes {
     int device;
 };
 using cudaStream_t = struct CUstream_st*;
+
+namespace emulator {
+inline thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+}
 
 inline const char* cudaGetErrorName(cudaError_t status) {
     if (status == cudaErrorMisalignedAddress) return "cudaErrorMisalignedAddress";
@@ -100,7 +113,17 @@ inline cudaError_t cudaSetDevice(int device) {
     emulator::device = device;
     return cudaSuccess;
 }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+    std::swap(*mode, emulator::mode);
+    return context_status();
+}
+// Of a call that a capture forbids unless the thread's mode is relaxed.
+inline cudaError_t outside_capture() {
+    const bool forbidden = emulator::capturing && emulator::mode != cudaStreamCaptureModeRelaxed;
+    return forbidden ? cudaErrorStreamCaptureUnsupported : context_status();
+}
 inline cudaError_t cudaMalloc(void** at, std::size_t bytes) {
+    if (outside_capture() != cudaSuccess) return outside_capture();
     *at = std::malloc(bytes ? bytes : 1);
     return *at ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -111,6 +134,15 @@ inline cudaError_t cudaFree(void* at) {
 inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
     if (!emulator::faulted) std::memcpy(to, from, bytes);
     return context_status();
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    *stream = nullptr;
+    return outside_capture();
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return outside_capture(); }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+    return outside_capture() == cudaSuccess ? cudaMemcpy(to, from, bytes, kind) : outside_capture();
 }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
@@ -129,16 +161,10 @@ cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int bytes) {
 }
 
 template <class K>
-cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** arguments, std::size_t shared_bytes,
-                             cudaStream_t) {
-    static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
-    if (emulator::faulted) return context_status();
-    if (emulator::failing) return cudaErrorInvalidConfiguration;
+cudaError_t run_kernel(void (*kernel)(K), dim3 grid, dim3 threads, const K& arguments, std::size_t shared_bytes) {
     ++emulator::launches;
-    if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
-    const K& arguments_of_kernel = *static_cast<K*>(arguments[0]);
     emulator::Block& block = emulator::block();
-    block.begin_launch([&] { kernel(arguments_of_kernel); }, threads.x, shared_bytes);
+    block.begin_launch([&] { kernel(arguments); }, threads.x, shared_bytes);
     emulator::block_size = threads;
     emulator::grid_size = grid;
     for (unsigned b = grid.x; b-- > 0;) {
@@ -148,6 +174,20 @@ cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** 
         return emulator::faulted ? cudaErrorMisalignedAddress : cudaErrorLaunchFailure;
     }
     return cudaSuccess;
+}
+// A launch during a capture runs too, and again at each replay.
+template <class K>
+cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** arguments, std::size_t shared_bytes,
+                             cudaStream_t) {
+    static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
+    if (emulator::faulted) return context_status();
+    if (emulator::failing) return cudaErrorInvalidConfiguration;
+    if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
+    const K& of_kernel = *static_cast<K*>(arguments[0]);
+    if (emulator::capturing) {
+        emulator::graph.push_back([=] { run_kernel(kernel, grid, threads, of_kernel, shared_bytes); });
+    }
+    return run_kernel(kernel, grid, threads, of_kernel, shared_bytes);
 }
 
 namespace emulator {
@@ -168,7 +208,13 @@ GRADFUSE_EXPORTED void gradfuse_emulator_freed(const char* at) {
     const std::lock_guard<std::mutex> lock(emulator::mutex);
     emulator::allocations.erase(at);
 }
-GRADFUSE_EXPORTED void gradfuse_emulator_capture(bool on) { emulator::capturing = on; }
+GRADFUSE_EXPORTED void gradfuse_emulator_capture(bool on) {
+    if (on) emulator::graph.clear();
+    emulator::capturing = on;
+}
+GRADFUSE_EXPORTED void gradfuse_emulator_replay() {
+    for (const auto& launch : emulator::graph) launch();
+}
 GRADFUSE_EXPORTED bool gradfuse_emulator_checks_alignment() {
 #if defined(GRADFUSE_CHECKS_ALIGNMENT)
     return true;

@@ -14,23 +14,15 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// The tables of a call: those of an optimizer, or tables for this call only.
-class TablesOf {
-public:
-    explicit TablesOf(const ChunkTable& table) {
-        std::unique_ptr<Resident>& kept = table.resident ? *table.resident : own_;
-        if (!kept) kept = std::make_unique<Tables>(table.resident != nullptr);
-        tables_ = static_cast<Tables*>(kept.get());
-    }
-    Tables* operator->() const { return tables_; }
+Tables& tables_of(const ChunkTable& table) {
+    if (!*table.resident) *table.resident = std::make_unique<Tables>(table.lasting);
+    return static_cast<Tables&>(**table.resident);
+}
 
-private:
-    std::unique_ptr<Resident> own_;
-    Tables* tables_;
-};
-
-// norms: one per tensor, or one for all. The last block adds the chunks' sums in order.
+// norms: one per tensor, or one for all. sums: one per chunk, or one per block. The last block adds them in order.
 struct GradientNorms : ChunkKernel {
+    // At least 48 KB in flight on each of 132 multiprocessors. It is the same for all GPUs, because sums depend on it.
+    static constexpr std::int64_t most_chunk_blocks = 1056;
     bool per_tensor;
     double *sums, *norms;
     unsigned* ticket;
@@ -40,35 +32,40 @@ struct GradientNorms : ChunkKernel {
         int last;
     };
 
+    static std::int64_t blocks(const ChunkTable& t) {
+        return t.chunk_count < most_chunk_blocks ? t.chunk_count : most_chunk_blocks;
+    }
+
     GRADFUSE_DEVICE void operator()() const {
-        Shared& shared = *shared_memory<Shared>();
-        for_chunks([&](int c, const Chunk& chunk) {
-            double sum = 0;
-            with_storage(table.tensors[chunk.tensor].dtype, [&](auto s) {
-                using S = decltype(s);
-                for_elements<S, per_access<S>>(table, chunk, [&](std::int64_t i, const auto& access) {
-                    Compute<S> v[std::decay_t<decltype(access)>::count];
-                    access.read_gradient(i, v);
+        Shared& shared = *own_shared<Shared>();
+        const auto write = [&](double sum, int at) {
+            sum = block_reduce(sum, shared.warps, Add{}, threads);
+            if (threadIdx.x == 0) sums[at] = sum;
+        };
+        double sum = 0;
+        for_chunks([&](const Piece& piece) {
+            with_storage(piece.row.dtype, [&](auto s) {
+                for_gradients<decltype(s), false>(piece, [&](const auto& v) {
                     for (const auto x : v) sum += double(x) * double(x);
                 });
             });
-            sum = block_reduce(sum, shared.warps, Add{}, threads);
-            if (threadIdx.x == 0) sums[c] = sum;
+            if (per_tensor) write(sum, piece.chunk), sum = 0;
         });
+        if (!per_tensor) write(sum, int(blockIdx.x));
         if (!is_last_block(ticket, &shared.last)) return;
         const volatile double* const all = sums;  // written by other blocks in this launch
         if (per_tensor) {
             for (int t = int(threadIdx.x); t < table.tensor_count; t += threads) {
-                const TensorRow& row = table.tensors[t];
-                double sum = 0;
-                for (std::int64_t c = 0; c < row.chunk_count; ++c) sum += all[row.first_chunk + c];
-                norms[t] = math::sqrt(sum);
+                const TensorRow row = table.row(t);
+                double total = 0;
+                for (int c = 0; c < row.chunk_count(); ++c) total += all[row.first_chunk + c];
+                norms[t] = math::sqrt(total);
             }
         } else {
-            double sum = 0;
-            for (int c = int(threadIdx.x); c < table.chunk_count; c += threads) sum += all[c];
-            sum = block_reduce(sum, shared.warps, Add{}, threads);
-            if (threadIdx.x == 0) *norms = math::sqrt(sum);
+            double total = 0;
+            for (int b = int(threadIdx.x); b < int(gridDim.x); b += threads) total += all[b];
+            total = block_reduce(total, shared.warps, Add{}, threads);
+            if (threadIdx.x == 0) *norms = math::sqrt(total);
         }
     }
 };
@@ -88,18 +85,15 @@ struct ClipToNorm : ChunkKernel {
     double limit;
 
     GRADFUSE_DEVICE void operator()() const {
-        for_chunks([&](int, const Chunk& chunk) {
-            const double norm = norms[per_tensor ? chunk.tensor : 0];
+        for_chunks([&](const Piece& piece) {
+            const double norm = norms[per_tensor ? piece.tensor : 0];
             const double scale = all || math::is_finite(norm) ? clip_factor(norm, limit) : 1;
             if (scale == 1) return;
-            with_storage(table.tensors[chunk.tensor].dtype, [&](auto s) {
+            with_storage(piece.row.dtype, [&](auto s) {
                 using S = decltype(s);
-                using T = Compute<S>;
-                for_elements<S, per_access<S>>(table, chunk, [&](std::int64_t i, const auto& access) {
-                    T v[std::decay_t<decltype(access)>::count];
-                    access.read_gradient(i, v);
-                    for (T& x : v) x *= T(scale);
-                    access.write_gradient(i, v);
+                const auto factor = Compute<S>(scale);
+                for_gradients<S, true>(piece, [&](auto& v) {
+                    for (auto& x : v) x *= factor;
                 });
             });
         });
@@ -110,16 +104,12 @@ struct Clamp : ChunkKernel {
     double limit;
 
     GRADFUSE_DEVICE void operator()() const {
-        for_chunks([&](int, const Chunk& chunk) {
-            with_storage(table.tensors[chunk.tensor].dtype, [&](auto s) {
+        for_chunks([&](const Piece& piece) {
+            with_storage(piece.row.dtype, [&](auto s) {
                 using S = decltype(s);
-                using T = Compute<S>;
-                const T top = T(limit);
-                for_elements<S, per_access<S>>(table, chunk, [&](std::int64_t i, const auto& access) {
-                    T v[std::decay_t<decltype(access)>::count];
-                    access.read_gradient(i, v);
-                    for (T& x : v) x = x > top ? top : x < -top ? -top : x;
-                    access.write_gradient(i, v);
+                const auto top = Compute<S>(limit);
+                for_gradients<S, true>(piece, [&](auto& v) {
+                    for (auto& x : v) x = x > top ? top : x < -top ? -top : x;
                 });
             });
         });
@@ -130,8 +120,7 @@ struct Clamp : ChunkKernel {
 // step from the hyper-parameters and the clocks. The last block advances the clocks.
 template <template <class> class Formula, unsigned Slots>
 struct Step : ChunkKernel {
-    static constexpr int blocks_per_multiprocessor = 4;  // at most 64 registers, so that enough loads are in flight
-    static constexpr int most_groups = 4;                // passed as arguments
+    static constexpr int most_groups = 4;  // passed as arguments
 
     GroupStep given[most_groups];
     const GroupStep* groups;  // in device memory, or null
@@ -150,8 +139,8 @@ struct Step : ChunkKernel {
     GRADFUSE_DEVICE void operator()() const {
         const double n = norm ? *norm : 0;
         if (skip && !math::is_finite(n)) return;
-        int* const last = shared_memory<int>();
-        Constants* const constants = reinterpret_cast<Constants*>(shared_memory<char>() + 16);
+        int* const last = own_shared<int>();
+        Constants* const constants = reinterpret_cast<Constants*>(own_shared<char>() + 16);
         const double clip = norm ? clip_factor(n, limit) : 1;
         for (int k = int(threadIdx.x); k < 2 * group_count; k += threads) {
             const int g = k / 2;
@@ -162,18 +151,18 @@ struct Step : ChunkKernel {
             }
         }
         __syncthreads();
-        for_chunks([&](int, const Chunk& chunk) {
-            const TensorRow& t = table.tensors[chunk.tensor];
-            if (constants[t.group].single.slots != Slots) return;
-            switch (t.dtype) {
+        for_chunks([&](const Piece& piece) {
+            const Constants& of_group = constants[piece.row.group];
+            if (of_group.single.slots != Slots) return;
+            switch (piece.row.dtype) {
                 case DType::f16:
-                    return update<Half>(constants[t.group].single, t, chunk);
+                    return update<Half>(of_group.single, piece);
                 case DType::bf16:
-                    return update<BFloat16>(constants[t.group].single, t, chunk);
+                    return update<BFloat16>(of_group.single, piece);
                 case DType::f32:
-                    return update<float>(constants[t.group].single, t, chunk);
+                    return update<float>(of_group.single, piece);
                 default:
-                    return update<double>(constants[t.group].precise, t, chunk);
+                    return update<double>(of_group.precise, piece);
             }
         });
         if (!is_last_block(ticket, last)) return;
@@ -192,9 +181,10 @@ private:
     }
 
     template <class S, class T>
-    GRADFUSE_DEVICE void update(const Update<Formula, T>& u, const TensorRow& t, const Chunk& chunk) const {
+    GRADFUSE_DEVICE void update(const Update<Formula, T>& u, const Piece& piece) const {
+        const TensorRow& t = piece.row;
         // Vectors of 4 also for half types, single elements for float64: otherwise the state does not fit in registers.
-        for_elements<S, sizeof(T) == 8 ? 1 : 4>(table, chunk, [&](std::int64_t i, const auto& access) {
+        for_elements<S, sizeof(T) == 8 ? 1 : 4>(piece, [&](std::int64_t i, const auto& access) {
             constexpr int V = std::decay_t<decltype(access)>::count;
             T p[V], g[V], state[OptimizerInfo::max_slots][V];
             access.read_gradient(i, g);
@@ -230,17 +220,18 @@ private:
 template <template <class> class Formula, unsigned Slots>
 void launch_step(const ChunkTable& table, const OptimizerStep& step) {
     using Kernel = Step<Formula, Slots>;
-    const std::int64_t shared_bytes = 16 + step.group_count * std::int64_t(sizeof(typename Kernel::Constants));
+    const std::int64_t shared_bytes =
+        Kernel::piece_bytes + 16 + step.group_count * std::int64_t(sizeof(typename Kernel::Constants));
     if (shared_bytes > 48 * 1024 && shared_bytes > most_shared_bytes()) {
         throw std::invalid_argument("groups must fit this GPU's shared memory, got " +
                                     std::to_string(step.group_count) + " of them: give arrays alike one group");
     }
-    const TablesOf tables(table);
+    Tables& tables = tables_of(table);
     Kernel kernel;
-    kernel.table = tables->update(table);
+    kernel.table = tables.update(table);
     kernel.groups = nullptr;
     if (step.capturable || step.group_count > Kernel::most_groups) {
-        kernel.groups = tables->groups(step);
+        kernel.groups = tables.groups(step);
     } else {
         for (int g = 0; g < step.group_count; ++g) kernel.given[g] = step.groups[g];
     }
@@ -249,9 +240,8 @@ void launch_step(const ChunkTable& table, const OptimizerStep& step) {
     kernel.norm = step.norm;
     kernel.limit = step.limit;
     kernel.skip = step.skip;
-    kernel.ticket = tables->tickets() + 1;
-    const std::int64_t blocks = ChunkKernel::blocks(table);
-    launch(kernel, blocks > 0 ? blocks : 1, shared_bytes);
+    kernel.ticket = tables.ticket();
+    launch(kernel, table.chunk_count > 0 ? table.chunk_count : 1, shared_bytes);
 }
 
 template <template <class> class Formula, unsigned... Slots>
@@ -288,10 +278,8 @@ DeviceTable Tables::update(const ChunkTable& table) {
         if (!from.parameter.dense) strides.emplace_back(from.parameter);
         if (!from.gradient.dense) strides.emplace_back(from.gradient);
     }
-    captured_ = captured_ || (own_ && is_capturing());
-    const Strides* next =
-        strides.empty() ? nullptr : strides_.update(strides.data(), std::int64_t(strides.size()), captured_);
-    std::int64_t chunk = 0;
+    const Strides* next = strides.empty() ? nullptr : strides_.update(strides.data(), std::int64_t(strides.size()));
+    int chunk = 0;
     for (int t = 0; t < table.tensor_count; ++t) {
         const Tensor& from = table.tensors[t];
         TensorRow& row = rows[std::size_t(t)];
@@ -302,18 +290,28 @@ DeviceTable Tables::update(const ChunkTable& table) {
         row.parameter_strides = from.parameter.dense ? nullptr : next++;
         row.gradient_strides = from.gradient.dense ? nullptr : next++;
         row.first_chunk = chunk;
-        while (chunk < table.chunk_count && table.chunks[chunk].tensor == t) ++chunk;
-        row.chunk_count = chunk - row.first_chunk;
+        for (; chunk < table.chunk_count && table.chunks[chunk].tensor == t; ++chunk)
+            row.size += table.chunks[chunk].count;
         row.group = from.group;
         row.dtype = from.gradient.dtype;
         row.wide = is_wide(from.parameter) && is_wide(from.gradient);
         row.aligned = is_aligned(from.parameter) && is_aligned(from.gradient);
         gradients[std::size_t(t)] = static_cast<char*>(from.gradient.data);
     }
-    if (!chunks_.holds(table.chunk_count)) chunks_.update(table.chunks, table.chunk_count);
-    return {tensors_.update(rows.data(), table.tensor_count, captured_),
-            gradients_.update(gradients.data(), table.tensor_count, captured_), chunks_.data(), table.chunk_count,
-            table.tensor_count};
+    DeviceTable to;
+    to.tensor_count = table.tensor_count;
+    to.chunk_count = table.chunk_count;
+    if (table.tensor_count <= DeviceTable::most_given) {
+        std::copy(rows.begin(), rows.end(), to.given);
+        std::copy(gradients.begin(), gradients.end(), to.given_gradients);
+        return to;
+    }
+    std::vector<int> first_chunks;
+    for (const TensorRow& row : rows) first_chunks.push_back(row.first_chunk);
+    to.first_chunks = first_chunks_.update(first_chunks.data(), table.tensor_count);
+    to.rows = rows_.update(rows.data(), table.tensor_count);
+    to.gradients = gradients_.update(gradients.data(), table.tensor_count);
+    return to;
 }
 
 }  // namespace GRADFUSE_ISA
@@ -322,26 +320,26 @@ void gradient_norms(const ChunkTable& table, bool per_tensor, double* norms) {
     if (table.chunk_count == 0) {
         return launch(FillZeros{{}, norms, per_tensor ? table.tensor_count : 1}, 1);
     }
-    const TablesOf tables(table);
+    Tables& tables = tables_of(table);
+    const std::int64_t blocks = GradientNorms::blocks(table);
     const GradientNorms kernel{
-        {{}, tables->update(table)}, per_tensor, tables->sums(table.chunk_count), norms, tables->tickets()};
-    launch(kernel, kernel.blocks(table), sizeof(GradientNorms::Shared));
+        {{}, tables.update(table)}, per_tensor, tables.sums(per_tensor ? table.chunk_count : blocks), norms, ticket()};
+    launch(kernel, blocks, kernel.piece_bytes + std::int64_t(sizeof(GradientNorms::Shared)));
 }
 
 void clip_to_norm(const ChunkTable& table, bool per_tensor, const double* norms, double limit, bool all) {
-    const TablesOf tables(table);
-    const ClipToNorm kernel{{{}, tables->update(table)}, per_tensor, all, norms, limit};
-    launch(kernel, kernel.blocks(table));
+    Tables& tables = tables_of(table);
+    launch(ClipToNorm{{{}, tables.update(table)}, per_tensor, all, norms, limit}, table.chunk_count,
+           ChunkKernel::piece_bytes);
 }
 
 void clamp(const ChunkTable& table, double limit) {
-    const TablesOf tables(table);
-    const Clamp kernel{{{}, tables->update(table)}, limit};
-    launch(kernel, kernel.blocks(table));
+    Tables& tables = tables_of(table);
+    launch(Clamp{{{}, tables.update(table)}, limit}, table.chunk_count, ChunkKernel::piece_bytes);
 }
 
 void optimizer_step(const ChunkTable& table, const OptimizerStep& step) { step_of(table, step, Optimizers{}); }
 
-void set_groups(const ChunkTable& table, const OptimizerStep& step) { TablesOf(table)->groups(step); }
+void set_groups(const ChunkTable& table, const OptimizerStep& step) { tables_of(table).groups(step); }
 
 }  // namespace gradfuse::cuda
