@@ -171,7 +171,8 @@ GRADFUSE_HD T polynomial(T x, T z, T c0, C... rest) {
     return fma(even(z, rest...), x, even(z, c0, rest...));
 }
 
-// A GPU's approximations of 2^x and of 1 / x, to about 2 ulp and 1 ulp. Denormals are kept.
+// A GPU's approximations of 2^x, to about 2 ulp, and of 1 / x, to 1 ulp. The first keeps denormals, the second takes
+// them, and gives them, as 0.
 #if defined(__CUDACC__)
 #define GRADFUSE_HAS_APPROXIMATIONS 1
 GRADFUSE_HD float fast_exp2(float x) {
@@ -184,7 +185,7 @@ GRADFUSE_HD float fast_exp2(float x) {
 GRADFUSE_HD float fast_reciprocal(float x) {
     float y = x;
 #if defined(__CUDA_ARCH__)
-    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
 #endif
     return y;
 }
@@ -437,6 +438,22 @@ GRADFUSE_HD void normal_tail(T a, T& tail, T& density, T& scale) {
     tail = fma(m, q, m);
     density = fma(d, q, d);
 }
+
+#if GRADFUSE_HAS_APPROXIMATIONS
+// The same by a GPU's approximations; the rounding errors of a^2 and of its product with log2(e) are corrected.
+GRADFUSE_HD void normal_tail(float a, float& tail, float& density, float& scale) {
+    constexpr float c = -0x1.715476p-1f, c_rest = -0x1.4ae0cp-27f, ln2 = 0x1.62e43p-1f;  // log2(e) / 2
+    const float z = a * a, power = z * c;
+    const float rest = fma(fma(a, a, -z), c, fma(z, c_rest, fma(z, c, -power))), e = fast_exp2(power);
+    const float gauss = fma(e, rest * ln2, e);
+    const float p = polynomial(a, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
+    const float q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
+    const float d = fma(2.50662827f * a, q, p), r = fast_reciprocal(d), m = q * r;
+    tail = fma(fma(-d, m, q), r, m) * gauss;
+    density = 0.398942280f * gauss;
+    scale = 1;
+}
+#endif
 
 // erf(x) / x - 1 for |x| < 1, z = x^2.
 GRADFUSE_HD float erf_tail(float z) {

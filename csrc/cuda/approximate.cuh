@@ -21,7 +21,8 @@ struct Approximate {
     friend GRADFUSE_HD Approximate operator-(Approximate a, Approximate b) { return a.value - b.value; }
     friend constexpr GRADFUSE_HD Approximate operator*(Approximate a, Approximate b) { return a.value * b.value; }
     friend GRADFUSE_HD Approximate operator/(Approximate a, Approximate b) {
-        return a.value * math::fast_reciprocal(b.value);
+        const bool large = math::abs(b.value) > 0x1p100f;  // its reciprocal may be denormal
+        return (large ? a.value * 0x1p-32f : a.value) * math::fast_reciprocal(large ? b.value * 0x1p-32f : b.value);
     }
     friend GRADFUSE_HD bool operator<(Approximate a, Approximate b) { return a.value < b.value; }
     friend GRADFUSE_HD bool operator>(Approximate a, Approximate b) { return a.value > b.value; }
@@ -74,12 +75,13 @@ GRADFUSE_HD Approximate tanh(Approximate x) {
     return copysign(a < 0.25f ? series : far, x.value);
 }
 
-// As in math.h, with one quotient by its reciprocal and one power of two.
+// Phi(-a) = t P(t) exp(-a^2 / 2), t = 1 / (1 + 0.365 a). P is right to 2^-19, and 1 / 2 at 1.
 GRADFUSE_HD void normal_tail(Approximate a, Approximate& tail, Approximate& density, Approximate& scale) {
-    const float x = a.value, z = x * x, e = fast_exp2(z * (-0.5f * Format<float>::log2e));
-    const float p = polynomial(x, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
-    const float q = polynomial(x, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
-    tail = q * fast_reciprocal(fma(2.50662827f * x, q, p)) * e;
+    const float x = a.value, t = fast_reciprocal(fma(0.365f, x, 1.0f));
+    const float e = fast_exp2(x * x * (-0.5f * Format<float>::log2e));
+    tail =
+        t * e *
+        horner(t, 0.145678267f, 0.144241855f, 0.137965515f, 0.0352012031f, 0.165479198f, -0.176749408f, 0.048183389f);
     density = 0.398942280f * e;
     scale = 1;
 }

@@ -8,12 +8,20 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
+// Whether the code of a function is so large that it needs more registers than others: F::large, if there is such.
+template <class F, class = void>
+constexpr bool is_large = false;
+template <class F>
+constexpr bool is_large<F, std::void_t<decltype(F::large)>> = F::large;
+
 // out... = f(in...). f.apply(i, x, y) computes a vector: y[k][j] of all outputs k from x[k][j] of all inputs k, where i
 // is the index of the first element. A block takes a tile; each thread issues all its loads before it computes.
 template <class F, class S, int Inputs, int Outputs, int V>
 struct Map : Kernel {
     static constexpr int unroll = V * sizeof(S) >= 32 ? 1 : 2;
     static constexpr std::int64_t tile = std::int64_t(threads) * V * unroll;
+    // At most 40 or 48 registers, so that enough loads are in flight.
+    static constexpr int blocks_per_multiprocessor = sizeof(S) == 8 || is_large<F> ? 1 : Inputs == 1 ? 6 : 5;
 
     F f;
     View<S> in[Inputs], out[Outputs];

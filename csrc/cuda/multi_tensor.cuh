@@ -26,7 +26,7 @@ struct TensorRow {
     void* state[OptimizerInfo::max_slots];
     float* master;
     const Strides *parameter_strides, *gradient_strides;  // null if dense
-    std::int64_t size;  // 0 if the tensor has no chunks
+    std::int64_t size;                                    // 0 if the tensor has no chunks
     int first_chunk, group;
     DType dtype;
     bool wide,

@@ -24,7 +24,12 @@ inline double noise(float x) {
 inline float fast_exp2(float x) {
     return x == 0 ? 1.0f : float(std::exp2(double(x)) * (1 + noise(x) * 0x1.6a09e6p-23));
 }
-// rcp.approx: 1 / x with an error of 1 ulp.
-inline float fast_reciprocal(float x) { return float(1 / double(x) * (1 + noise(x) * 0x1p-24)); }
+// rcp.approx.ftz: 1 / x with an error of 1 ulp, none for powers of two; denormal numbers are zeros.
+inline float fast_reciprocal(float x) {
+    const auto flushed = [](float v) { return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v; };
+    int exponent;
+    const bool power_of_two = std::fabs(std::frexp(x, &exponent)) == 0.5f;
+    return flushed(float(1 / double(flushed(x)) * (power_of_two ? 1 : 1 + noise(x) * 0x1p-24)));
+}
 
 }  // namespace emulator

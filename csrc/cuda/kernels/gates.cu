@@ -9,6 +9,7 @@ namespace {
 
 template <class T>
 struct Gate {
+    static constexpr bool large = true;  // it has every activation
     Stage<T> activation;
 
     // y = a * act(gate)
