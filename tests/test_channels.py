@@ -35,7 +35,15 @@ SHAPES = [
     ((2, 6, 4, 5), 1),
     ((2, 9, 7, 3), -1),
 ]
-LARGE = [((4000, 130), 1), ((7, 5, 110, 90), 1), ((3, 2, 70000), 1), ((40, 1100, 7), 1), ((2, 100000), 0)]
+LARGE = [
+    ((4000, 130), 1),
+    ((2, 3, 100, 100), 1),
+    ((4, 2, 100, 100), 1),
+    ((7, 5, 110, 90), 1),
+    ((3, 2, 70000), 1),
+    ((40, 1100, 7), 1),
+    ((2, 100000), 0),
+]
 shapes = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=lambda v: str(v).replace(" ", ""))
 large_shapes = pytest.mark.parametrize(("shape", "axis"), LARGE, ids=lambda v: str(v).replace(" ", ""))
 activations = pytest.mark.parametrize("activation", gradfuse.activations())

@@ -682,7 +682,12 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
     assert launches(lambda: gradfuse.gated(x, x)) == 1
     assert launches(lambda: gradfuse.gated_backward(x, x, x)) == 1
-    # A channel in registers; a channel in slots; without statistics.
+    # A channel in registers; in shared memory; in slots; without statistics.
+    large = device_array(np.ones((4, 2, 100, 100)))
+    assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 1
+    emulator.gradfuse_emulator_limit_shared(99 * 1024)
+    assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 2
+    emulator.gradfuse_emulator_limit_shared(227 * 1024)
     images, (mean, var, weight, _) = device_array(np.ones((4, 32, 5, 4))), vectors
     g, options = device_array(np.ones((64, 32))), {"activation": "relu", "dropout": 0.1, "rng": 1}
     _, short = gradfuse.batch_norm_forward(images, *vectors)

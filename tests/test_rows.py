@@ -101,6 +101,7 @@ def test_the_worst_of_many_rows(kernels, rng, name, shape, axis):
         ((70, 33), 1),
         ((50, 1000), 1),
         ((9, 5000), 1),
+        ((7, 20_000), 1),
         ((21, 1024), 0),
         ((300, 700), 0),
         ((3, 21, 512), 1),
@@ -145,8 +146,9 @@ def test_row_of_any_size(kernels, rng, dtype, name, scale):
 
 
 @every_row
-def test_huge_row(kernels, rng, dtype, name):
-    x, g = random(rng, dtype, 3, 100_003, scale=4), random(rng, dtype, 3, 100_003)
+@pytest.mark.parametrize("columns", [20_000, 40_000, 100_003])  # on a GPU: in shared memory, or read twice
+def test_huge_row(kernels, rng, dtype, name, columns):
+    x, g = random(rng, dtype, 3, columns, scale=4), random(rng, dtype, 3, columns)
     compare(kernels, name, x, g, 1)
 
 

@@ -171,7 +171,7 @@ void merge_slots(const T* sums, std::int64_t slots, std::int64_t columns, const 
 template <int Threads, int K, class F, class S, class Stages>
 void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const Array* const* to) {
     using T = typename F::T;
-    using Rows = Schedule<Threads, per_access<S>, K, Layout::rows, false>;
+    using Rows = Schedule<Threads, per_access<S>, K, Layout::rows, Kept::in_registers>;
     const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : group_width(vectors, K));
     const std::int64_t most = most_slots * loop.per_block(), rows = call.groups.count;
     const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;

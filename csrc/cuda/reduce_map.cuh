@@ -1,8 +1,9 @@
 // The loop for "reduce, then map": the threads of a group read its elements, reduce them, exchange one record and map
 // the elements. core/reduce_map.h says what a declaration is.
 //
-// A part of a group is the elements that one warp reads. If a group is too long for the registers, a part is what one
-// thread reads at a time, and a second sweep, in reverse order, reads the elements again. If neighboring groups are
+// A part of a group is the elements that one warp reads. They stay in registers, or in shared memory. If a group is too
+// long for both, a part is what one thread reads at a time, and a second sweep, in reverse order, reads the elements
+// again. If neighboring groups are
 // side by side in memory, neighboring threads take neighboring groups. The schedule depends on the layout of a group's
 // elements, their number and their type.
 //
@@ -27,12 +28,16 @@ struct Threads {
     static constexpr int words = more && !doubles ? 64 : 32;  // registers of a thread for elements
 };
 
+// Where the elements of a group are between the reduction and the map.
+enum class Kept { in_registers, in_shared_memory, nowhere };
+
 // How a kernel divides groups among the threads: K vectors of V elements each at a time.
-template <int Threads_, int V_, int K_, Layout L, bool Streams>
+template <int Threads_, int V_, int K_, Layout L, Kept Where>
 struct Schedule {
     static constexpr int threads = Threads_, V = V_, K = K_;
     static constexpr Layout layout = L;
-    static constexpr bool whole = L != Layout::any, streams = Streams;
+    static constexpr bool whole = L != Layout::any, streams = Where == Kept::nowhere,
+                          resident = Where == Kept::in_shared_memory;
 };
 
 // Stages are fused operations before the reduction and after the map; these do nothing. For each group: `load` loads
@@ -156,7 +161,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     using E = Element<F, Affine>;
     static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
     static constexpr int blocks_per_multiprocessor =
-        Schedule::whole && !Schedule::streams ? Threads<F>::most / threads : 1;
+        Schedule::whole && !Schedule::streams && !Schedule::resident ? Threads<F>::most / threads : 1;
     static constexpr std::int64_t longest = 1 << 20;  // positions are below this: exact in every T
     using At = Positions<V, Schedule::layout>;
 
@@ -169,7 +174,14 @@ struct Loop : Schedule, Call<F, S, Stages> {
     GRADFUSE_DEVICE int width() const { return Schedule::whole && threads > 256 ? threads : width_; }
     std::int64_t per_block() const { return threads / width_; }
     GRADFUSE_HD int exchanged() const { return across() ? threads : threads / warp_size; }  // records
-    std::int64_t shared_bytes() const { return exchanged() * std::int64_t(sizeof(Record)); }
+    // Shared memory has the records, then the vectors of a resident group, one input after the other.
+    GRADFUSE_HD std::int64_t record_bytes() const {
+        return (exchanged() * std::int64_t(sizeof(Record)) + 15) / 16 * 16;
+    }
+    GRADFUSE_HD std::int64_t vectors_of_group() const { return (this->groups.length + V - 1) / V; }
+    std::int64_t shared_bytes() const {
+        return record_bytes() + (Schedule::resident ? F::inputs * vectors_of_group() * 16 : 0);
+    }
 
     // The share of a thread of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements
     // starting at position `at`.
@@ -364,6 +376,109 @@ struct Loop : Schedule, Call<F, S, Stages> {
         map(s, 0, part.local, constants, stages, held, terms);
         finish(s, whole, picked);
     }
+    // The vectors of a group in shared memory. Each thread accesses only those that it has loaded itself.
+    struct Vector {
+        T x[F::inputs][V];
+    };
+    GRADFUSE_DEVICE Raw<S, V>& resident(int input, int v) const {
+        auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
+        return vectors[input * vectors_of_group() + v];
+    }
+    template <class OfGroup>
+    GRADFUSE_DEVICE void widen_vector(const At& at, const Raw<S, V> (&raw)[F::inputs], const OfGroup& stages, bool last,
+                                      Vector& vector) const {
+        Raw<S, V> extra;
+        stages.load(at, extra);
+#pragma unroll
+        for (int i = 0; i < F::inputs; ++i) widen(raw[i], vector.x[i]);
+        stages.before(at, vector.x, extra, last);
+    }
+    // each(v, at, vector) for this thread's vectors.
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void for_resident(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
+        for (int v = s.lane; v < s.vectors; v += width()) {
+            const At at(this->groups, s.first, v * V, V, true);
+            Raw<S, V> raw[F::inputs];
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) raw[i] = resident(i, v);
+            Vector vector;
+            widen_vector(at, raw, stages, last, vector);
+            each(v, at, vector);
+        }
+    }
+    GRADFUSE_DEVICE void add_vector(const Share& s, const At& at, int v, const typename F::Local& local,
+                                    const Vector& vector, typename F::Sums& sums) const {
+        T w[E::columns + 1][V];
+        if constexpr (Affine && F::adds_columns) this->columns.read(s.columns, at, w);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            E::add(this->f, sums, local, v * V + j, E::keep(this->f, local, vector.x, j), vector.x, w, j);
+        }
+    }
+    GRADFUSE_DEVICE void in_shared_memory(Share& s) const {
+        constexpr bool has_first = !std::is_void_v<typename F::First>;
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const T picked = this->pick(s.group);
+        const Group group = this->numbers(s.group);
+        const double count = count_of_warp(s);
+        typename F::Sums sums{};
+        T center = 0;
+        typename F::Local local{};
+        if constexpr (has_first) {
+            center = F::First::start;
+        } else {
+            local = this->f.local(center, count, group, 0);
+        }
+        for_chunks(s, false, [&](int begin) {
+            Raw<S, V> raw[K][F::inputs];
+            for_vectors(s, begin, [&](int k, int, const At& at) {
+#pragma unroll
+                for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
+            });
+            for_vectors(s, begin, [&](int k, int v, const At& at) {
+#pragma unroll
+                for (int i = 0; i < F::inputs; ++i) resident(i, v) = raw[k][i];
+                Vector vector;
+                widen_vector(at, raw[k], stages, false, vector);
+                if constexpr (has_first) {
+#pragma unroll
+                    for (int j = 0; j < V; ++j) {
+                        center = F::First::join(center, E::first(this->f, vector.x, j));
+                    }
+                } else {
+                    add_vector(s, at, v, local, vector, sums);
+                }
+            });
+        });
+        if constexpr (has_first) {
+            center = warp_reduce(center, [](T& a, const T& b) { a = F::First::join(a, b); });
+            local = this->f.local(center, count, group, 0);
+            for_resident(s, stages, false,
+                         [&](int v, const At& at, const Vector& vector) { add_vector(s, at, v, local, vector, sums); });
+        }
+        const Record own = this->f.record(local, sum_lanes(sums, warp_size), count);
+        const Record whole = exchange(own, present(s));
+        const auto constants = this->f.constants(whole, local, this->numbers(s.group, picked), 0);
+        for_resident(s, stages, true, [&](int v, const At& at, const Vector& vector) {
+            T w[E::columns + 1][V], y[V];
+            if constexpr (Affine) this->columns.read(s.columns, at, w);
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const T kept = E::keep(this->f, local, vector.x, j);
+                y[j] = E::map(this->f, constants, v * V + j, kept, vector.x, w, j).v[0];
+            }
+            stages.after(at, y);
+            at.write(this->out, y);
+        });
+        finish(s, whole, picked);
+    }
+    // The number of elements that this thread's warp has: every block's share of whole warps.
+    GRADFUSE_DEVICE int count_of_warp(const Share& s) const {
+        const int first = s.lane / warp_size * warp_size, rounds = s.vectors / threads,
+                  rest = s.vectors % threads - first;
+        return (rounds * warp_size + (rest < 0 ? 0 : rest < warp_size ? rest : warp_size)) * V;
+    }
+
     GRADFUSE_DEVICE void two_sweeps(Share& s) const {
         const auto& stages = this->stages.of_group(s.group, s.columns);
         const T picked = this->pick(s.group);
@@ -419,6 +534,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
         Share s = share(std::int64_t(blockIdx.x) * (threads / width()) + own_group());
         if constexpr (Schedule::streams) {
             two_sweeps(s);
+        } else if constexpr (Schedule::resident) {
+            in_shared_memory(s);
         } else {
             on_chip(s, [](int, int, const auto&) {});
         }
@@ -448,7 +565,7 @@ inline int group_width(std::int64_t vectors, int k, int side_by_side = 8) {
     return width;
 }
 
-// False if a group does not fit in the registers of a block.
+// False if a group does not fit in the registers or the shared memory of a block.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_on_chip(const Call<F, S, Stages>& call) {
     constexpr int V = per_access<S>, most = Threads<F>::most;
@@ -457,18 +574,28 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
     const bool across = call.groups.across;
     const int groups = across ? warp_size : 1;  // the fewest groups of a block
     if (vectors <= 256 / groups * few) {
-        launch_loop<Schedule<256, V, few, L, false>, Affine>(call, group_width(vectors, few, across ? 1 : 8));
+        launch_loop<Schedule<256, V, few, L, Kept::in_registers>, Affine>(call,
+                                                                          group_width(vectors, few, across ? 1 : 8));
         return true;
     }
     if constexpr (!Stages::large) {
         if (vectors <= most / 2 / groups * K) {
-            launch_loop<Schedule<most / 2, V, K, L, false>, Affine>(call, most / 2 / groups);
+            launch_loop<Schedule<most / 2, V, K, L, Kept::in_registers>, Affine>(call, most / 2 / groups);
             return true;
         }
         if constexpr (L != Layout::any) {
             if (vectors <= most * K) {
-                launch_loop<Schedule<most, V, K, L, false>, Affine>(call, most);
+                launch_loop<Schedule<most, V, K, L, Kept::in_registers>, Affine>(call, most);
                 return true;
+            }
+            if constexpr (F::reduces && F::maps && F::waits) {
+                // 64 KB of loads in flight, with 64 registers if these are enough.
+                constexpr int threads = F::inputs + Stages::extra == 2 && sizeof(S) != 4 ? 512 : 1024;
+                using Resident = Schedule<threads, V, 4096 / threads / F::inputs, L, Kept::in_shared_memory>;
+                if (Loop<F, S, Stages, Resident, Affine>(call, threads).shared_bytes() <= most_shared_bytes()) {
+                    launch_loop<Resident, Affine>(call, threads);
+                    return true;
+                }
             }
         }
     }
@@ -480,7 +607,7 @@ void loop_groups(const Call<F, S, Stages>& call) {
     constexpr int threads = Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
     if (loop_on_chip<L, Affine>(call)) return;
     const int width = call.groups.across ? threads / warp_size : threads;
-    launch_loop<Schedule<threads, per_access<S>, K, L, true>, Affine>(call, width);
+    launch_loop<Schedule<threads, per_access<S>, K, L, Kept::nowhere>, Affine>(call, width);
 }
 
 // Kernels with `plain` stages, if given, are for rows in whole vectors; kernels with `all` stages take any layout.

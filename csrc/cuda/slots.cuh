@@ -40,7 +40,7 @@ template <class F, class S, class Stages, Layout L>
 constexpr int vectors_at_a_time = L == Layout::any ? few_vectors<F, S, Stages> : 4 / F::inputs;
 template <class F, class S, class Stages, Layout L>
 using LoopOverPieces =
-    Loop<F, S, Stages, Schedule<256, per_access<S>, vectors_at_a_time<F, S, Stages, L>, L, true>, false>;
+    Loop<F, S, Stages, Schedule<256, per_access<S>, vectors_at_a_time<F, S, Stages, L>, L, Kept::nowhere>, false>;
 
 template <class F, class S, class Stages, Layout L>
 struct OfPieces : LoopOverPieces<F, S, Stages, L> {
@@ -179,7 +179,7 @@ public:
                 const All& all = {})
         : groups_(channels_of(shape, 2)), arrays_(arrays), plain_(plain), all_(all), is_empty_(shape.size() == 0) {}
 
-    // One launch. False if groups do not fit in the registers of a block, or are empty.
+    // One launch. False if groups do not fit in the registers or the shared memory of a block, or are empty.
     template <class F>
     bool on_chip(const F& f) const {
         if (is_empty_) return false;

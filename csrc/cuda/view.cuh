@@ -37,7 +37,7 @@ using Compute = typename ComputeType<S>::type;
 // A vector as it lies in memory. Elements of 16 bits stay in words of two: if a vector were divided into elements right
 // after its load, the next load would wait for it.
 template <class S, int V, bool Pairs = sizeof(S) == 2 && V % 2 == 0>
-struct Raw {
+struct alignas(V * sizeof(S) % 16 == 0 ? 16 : alignof(S)) Raw {
     using Unit = S;
     static constexpr int units = V;
     Unit unit[units];
@@ -46,7 +46,7 @@ struct Raw {
     GRADFUSE_DEVICE void set(int j, S s) { unit[j] = s; }  // in order of j
 };
 template <class S, int V>
-struct Raw<S, V, true> {
+struct alignas(V * sizeof(S) % 16 == 0 ? 16 : 4) Raw<S, V, true> {
     using Unit = std::uint32_t;
     static constexpr int units = V / 2;
     Unit unit[units];

@@ -29,6 +29,7 @@ constexpr int devices = 2;
 inline thread_local int device = 0;
 inline bool capturing = false, failing = false, faulted = false;
 inline int launches = 0;
+inline int shared_bytes = 227 * 1024;             // the most that a block may have: of compute capability 9.0
 inline std::vector<std::function<void()>> graph;  // the launches of the last capture
 struct Allocation {
     std::size_t bytes;
@@ -106,7 +107,7 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = emulator::devices, cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = emulator::device, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    return *value = 99 * 1024, cudaSuccess;  // of the least of them
+    return *value = emulator::shared_bytes, cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= emulator::devices) return cudaErrorInvalidDevice;
@@ -157,7 +158,7 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, c
 }
 template <class Function>
 cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int bytes) {
-    return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+    return bytes <= emulator::shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <class K>
@@ -232,4 +233,5 @@ GRADFUSE_EXPORTED bool gradfuse_emulator_is_capturing() { return emulator::captu
 GRADFUSE_EXPORTED void gradfuse_emulator_fault(bool on) { emulator::faulted = on; }
 GRADFUSE_EXPORTED bool gradfuse_emulator_has_faulted() { return emulator::faulted; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
+GRADFUSE_EXPORTED void gradfuse_emulator_limit_shared(int bytes) { emulator::shared_bytes = bytes; }
 GRADFUSE_EXPORTED int gradfuse_emulator_launches() { return emulator::launches; }
