@@ -1,102 +1,98 @@
-"""The compiled kernels: registers, spills and the width of accesses, which a run on the host does not show."""
+"""The compiled CUDA kernels: registers, loads in flight and instructions, which a run on the host does not show."""
 
 import re
-import shutil
-import subprocess
-from functools import cache
-from pathlib import Path
 
+import machine_code
 import pytest
+from machine_code import bytes_in_flight, kernels
 
 import gradfuse
 from gradfuse import _core
 
-ROOT = Path(__file__).resolve().parent.parent
-WIDE = re.compile(r"\b(ld|st)\.(?:global\.)?(?:v4\.[uf]32|v4\.b32|v2\.[uf]64|v2\.b64)")
+pytestmark = pytest.mark.skipif(bool(machine_code.missing()), reason=machine_code.missing())
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """Compiles a file of csrc/cuda/kernels: ptxas's report and the PTX, both by kernel."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("needs nvcc")
-    folder = tmp_path_factory.mktemp("nvcc")
-    flags = [
-        "-std=c++17",
-        "-O3",
-        "-arch=sm_90",
-        "--fmad=false",
-        "-Icsrc",
-        "-DGRADFUSE_ISA=device",
-        "-Xptxas=-v",
-        "--keep",
-    ]
-
-    @cache
-    def build(name):
-        command = [nvcc, *flags, f"--keep-dir={folder}", "--cubin", "-o", str(folder / f"{name}.cubin")]
-        source = f"csrc/cuda/kernels/{name}.cu"
-        done = subprocess.run([*command, source], cwd=ROOT, capture_output=True, text=True, check=True)
-        report = re.split(r"Compiling entry function '(\S+)'", done.stdout + done.stderr)
-        code = re.split(r"\.entry (\w+)\(", (folder / f"{name}.ptx").read_text())
-        return [dict(zip(parts[1::2], parts[2::2], strict=True)) for parts in (report, code)]
-
-    return build
+def named(pattern):
+    found = [k for k in kernels() if re.search(pattern, k.name)]
+    assert found, pattern
+    return found
 
 
-@pytest.fixture(scope="module")
-def multi_tensor(build):
-    return build("multi_tensor")
+def test_every_kernel_is_found():
+    assert len(kernels()) > 600
 
 
-def resources(report):
-    """The number of registers and of spilled bytes."""
-    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
-    return int(re.search(r"Used (\d+) registers", report)[1]), spilled
+def test_nothing_is_spilled():
+    spilled = {k.name: k.stack for k in kernels() if k.stack}
+    assert not spilled
 
 
-def test_optimizers_fit_the_registers(multi_tensor):
-    report, _ = multi_tensor
-    steps = {name: resources(text) for name, text in report.items() if "4Step" in name}
+def test_registers_leave_room_for_1024_threads():
+    """64 registers are enough for loops over rows, for groups in shared memory in float32, and for many tensors."""
+    some = named(r"Loop<\w+<float>::\w+, .*Schedule<1024") + named(
+        r"Loop<(Normalize|BatchNorm)\w*<float>, float.*<1024"
+    )
+    for kernel in some + named("^Step<|^GradientNorms|^ClipToNorm|^Clamp"):
+        assert kernel.registers <= 64, kernel.name
+
+
+# Of an activation: the most registers, and instructions for an element.
+FORWARD, BACKWARD = 1, 2  # the number of arrays that are read
+BOUNDS = {
+    (FORWARD, "float"): (40, 60),
+    (FORWARD, "Half"): (40, 31),
+    (FORWARD, "BFloat16"): (40, 31),
+    (BACKWARD, "float"): (48, 60),
+    (BACKWARD, "Half"): (48, 46),
+    (BACKWARD, "BFloat16"): (48, 46),
+}
+
+
+@pytest.mark.parametrize(("inputs", "storage"), BOUNDS)
+def test_activations(inputs, storage):
+    registers, instructions = BOUNDS[inputs, storage]
+    found = named(rf"^Map<(Forward|Backward)<.*, {storage}, {inputs}, 1, ")
+    assert len(found) == len(gradfuse.activations())
+    for kernel in found:
+        vectors = 2  # of 16 bytes, of each array
+        way = kernel.way(vectors * inputs, vectors)
+        elements = vectors * 16 // (4 if storage == "float" else 2)
+        assert kernel.registers <= registers, kernel.name
+        assert len(way) <= instructions * elements, kernel.name
+        assert bytes_in_flight(way) == vectors * inputs * 16, kernel.name
+
+
+@pytest.mark.parametrize("row", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize(("direction", "inputs"), [("Forward", 1), ("Backward", 2)])
+@pytest.mark.parametrize("storage", ["float", "Half", "BFloat16"])
+def test_rows_are_loaded_whole_before_the_first_use(row, direction, inputs, storage):
+    for kernel in named(rf"^Loop<{row}<float>::{direction}, {storage}, .*, \(Kept\)0>"):
+        vectors = int(
+            re.search(r"Schedule<\d+, \d+, (\d+), \(Layout\)1", kernel.name + "Schedule<0, 0, 0, (Layout)1")[1]
+        )
+        if vectors:
+            assert bytes_in_flight(kernel.way(inputs * vectors, vectors)) == inputs * vectors * 16, kernel.name
+
+
+def test_groups_in_shared_memory_keep_64_kilobytes_in_flight():
+    for kernel in named(r"^Loop<.*\(Kept\)1>"):
+        threads, _, vectors = map(int, re.search(r"Schedule<(\d+), (\d+), (\d+)", kernel.name).groups())
+        inputs = 2 if re.search("Backward|OfProbabilities", kernel.name) else 1
+        assert threads * vectors * inputs * 16 == 2**16, kernel.name
+
+
+def test_optimizers_access_16_bytes():
+    steps = named("^Step<")
     assert len(steps) >= len(_core.optimizer_list())
-    assert all(registers <= 64 and spilled == 0 for registers, spilled in steps.values()), steps
+    for kernel in steps:
+        operations = {machine_code.operation_of(text) for _, text in kernel.instructions}
+        assert any(map(machine_code.WIDE_LOAD.match, operations)), kernel.name
+        assert any(map(machine_code.WIDE_STORE.match, operations)), kernel.name
 
 
-def test_optimizers_access_16_bytes(multi_tensor):
-    _, code = multi_tensor
-    for name, text in code.items():
-        if "4Step" in name:
-            assert {"ld", "st"} <= set(WIDE.findall(text)), name
-
-
-@pytest.fixture(scope="module")
-def activations(build):
-    return build("activations")
-
-
-@pytest.mark.parametrize("direction", ["7ForwardI", "8BackwardI"])  # from the mangled name of the formula's struct
-def test_activations_access_16_bytes_and_spill_nothing(activations, direction):
-    report, code = ({k: v for k, v in part.items() if direction in k} for part in activations)
-    assert len(code) == 4 * len(gradfuse.activations())
-    for name, text in code.items():
-        loads = 2 if "Forward" in direction else 4  # one or two arrays, two loads in flight for each
-        found = WIDE.findall(text)
-        assert found.count("ld") >= loads, name
-        assert found.count("st") >= 2, name
-        registers, spilled = resources(report[name])
-        assert (registers <= 128, spilled) == (True, 0), name
-
-
-@pytest.mark.parametrize("name", ["batch_norm", "rows", "random", "channels", "windows"])
-def test_nothing_is_spilled(build, name):
-    report, _ = build(name)
-    assert report
-    spilled = {kernel: resources(text)[1] for kernel, text in report.items()}
-    assert not any(spilled.values()), spilled
-
-
-@pytest.mark.parametrize("name", ["batch_norm", "channels"])
-def test_channels_leave_room_for_512_threads(build, name):
-    report, _ = build(name)
-    assert all(resources(text)[0] <= 128 for text in report.values())
+def test_norms_issue_four_loads_at_a_time():
+    (kernel,) = named("^GradientNorms")
+    texts = [text for _, text in kernel.instructions]
+    loads = [bool(machine_code.WIDE_LOAD.match(machine_code.operation_of(text))) for text in texts]
+    at = [k for k in range(len(loads)) if sum(loads[k : k + 16]) == 4 and loads[k]]
+    assert sum(bytes_in_flight(texts[k:]) >= 64 for k in at) >= 4  # once for each storage type

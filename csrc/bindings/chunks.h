@@ -40,14 +40,8 @@ public:
     // `lasting`: the table is of an optimizer, and a device keeps its part of it from call to call.
     ChunkTable table(const std::vector<Tensor>& tensors, bool lasting) {
         if (!lasting) resident_.reset();
-        return {tensors.data(),
-                int(tensors.size()),
-                chunks_.data(),
-                int(chunks_.size()),
-                tasks_.data(),
-                int(tasks_.size()) - 1,
-                &resident_,
-                lasting};
+        return {tensors.data(), int(tensors.size()),    chunks_.data(), int(chunks_.size()),
+                tasks_.data(),  int(tasks_.size()) - 1, &resident_,     lasting};
     }
     std::int64_t elements() const { return elements_; }
 

@@ -47,17 +47,20 @@ struct Epilogue {
 template <class T, class Order>
 struct Epilogue<T, Ending::relu, Order> {
     bool relu;
+    Dropout dropout;
 
-    Epilogue(const Activation& activation, const Dropout&) : relu(activation.row >= 0) {}
+    Epilogue(const Activation& activation, const Dropout& dropout) : relu(activation.row >= 0), dropout(dropout) {}
 
     template <int V, class At>
-    GRADFUSE_DEVICE void forward(const At&, T (&z)[V]) const {
+    GRADFUSE_DEVICE void forward(const At& at, T (&z)[V]) const {
         const Relu<T> f(nullptr);
 #pragma unroll
         for (int j = 0; j < V; ++j) z[j] = relu ? f.forward(z[j]) : z[j];
+        if (dropout.threshold) drop(dropout, at, z);
     }
     template <int V, class At, class MakeZ>
-    GRADFUSE_DEVICE void backward(const At&, T (&dy)[V], const MakeZ& make_z) const {
+    GRADFUSE_DEVICE void backward(const At& at, T (&dy)[V], const MakeZ& make_z) const {
+        if (dropout.threshold) drop(dropout, at, dy);
         if (!relu) return;
         const Relu<T> f(nullptr);
         T z[V];

@@ -39,29 +39,43 @@ GRADFUSE_DEVICE std::uint32_t choose(const std::uint32_t (&half)[elements_per_bl
     return k & 4 ? of_four(4) : of_four(0);
 }
 
+// Elements [begin, end) of a vector, of which element `begin` is number `place` of a Philox block.
+template <int V, class T>
+GRADFUSE_DEVICE void drop_in_block(const Dropout& d, const std::uint32_t (&half)[elements_per_block], int place,
+                                   int begin, int end, T (&x)[V]) {
+    const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+        if (j < begin || j >= end) continue;
+        x[j] = choose(half, place + j - begin) >= d.threshold ? scale * x[j] + shift : dropped;
+    }
+}
+
 // Dropout of the first at.count elements of a vector, whose indices are at.index(j). Contiguous elements in the same
-// Philox block share its computation.
+// Philox block share its computation; a whole vector is in one block.
 template <int V, class T, class At>
 GRADFUSE_DEVICE void drop(const Dropout& d, const At& at, T (&x)[V]) {
-    const T scale = T(d.scale), shift = T(d.shift), dropped = T(d.dropped);
-    for (int begin = 0; begin < at.count;) {
-        const std::int64_t i = at.index(begin);
-        const int place = int(i % elements_per_block), rest = elements_per_block - place, run = at.side_by_side(begin);
-        const int end = begin + (run < rest ? run : rest);
-        std::uint32_t half[elements_per_block];
-        half_words(d.random, i - place, half);
-#pragma unroll
-        for (int j = 0; j < V; ++j) {
-            if (j < begin || j >= end) continue;
-            x[j] = choose(half, place + j - begin) >= d.threshold ? scale * x[j] + shift : dropped;
+    std::uint32_t half[elements_per_block];
+    if constexpr (At::whole) {
+        const int place = int(at.index(0) % elements_per_block);
+        half_words(d.random, at.index(0) - place, half);
+        drop_in_block(d, half, place, 0, V, x);
+    } else {
+        for (int begin = 0; begin < at.count;) {
+            const std::int64_t i = at.index(begin);
+            const int place = int(i % elements_per_block), rest = elements_per_block - place;
+            const int run = at.side_by_side(begin), end = begin + (run < rest ? run : rest);
+            half_words(d.random, i - place, half);
+            drop_in_block(d, half, place, begin, end, x);
+            begin = end;
         }
-        begin = end;
     }
 }
 
 // Dropout of elements whose numbers are not their indices.
 template <class At>
 struct Renumbered {
+    static constexpr bool whole = false;
     const ElementOrder& numbers;
     const At& at;
     int count;

@@ -18,10 +18,8 @@ GRADFUSE_DEVICE void add(const At& at, const S* what, Compute<S> (&to)[V]) {
     for (int j = 0; j < V; ++j) to[j] += more[j];
 }
 
-// Kernels without All support only a residual and ReLU after the affine.
-bool is_plain(const ChannelOp& op) {
-    return op.before.row < 0 && is_at_most_relu(op.after) && op.dropout.threshold == 0;
-}
+// Kernels without All support only a residual, ReLU and dropout after the affine.
+bool is_plain(const ChannelOp& op) { return op.before.row < 0 && is_at_most_relu(op.after); }
 
 // v = before(x); y = dropout(after(z + residual)).
 template <class S, bool All>
