@@ -45,3 +45,17 @@ def test_the_same_operation_has_the_same_file_name():
     cpu, cuda = ({p.stem for p in (CSRC / device / "kernels").iterdir()} for device in ("cpu", "cuda"))
     assert cuda - cpu == {"copy"}  # what is not dense is copied before a kernel sees it
     assert not cpu - cuda
+
+
+# Functions of math.h that only math.h and loops call.
+INTERNAL = {"to_bits", "from_bits", "power_of_two", "even", "horner", "polynomial", "reduce", "expm1_reduced"}
+INTERNAL |= {"sigmoid_within", "gauss", "log_sum", "log_limits", "bounds", "exp_tail", "tanh_tail", "log1p_tail"}
+INTERNAL |= {"mills", "erf_tail", "fast_exp2", "fast_reciprocal"}
+
+
+def test_every_function_of_formulas_has_an_overload_for_16_bits():
+    definition = re.compile(r"^GRADFUSE_HD (?:const )?[\w<>&]+ (\w+)\(", re.MULTILINE)
+    functions, overloads = (
+        set(definition.findall((CSRC / path).read_text())) for path in ("core/math.h", "cuda/approximate.cuh")
+    )
+    assert functions == overloads | INTERNAL

@@ -4,6 +4,8 @@
 // NaN gives NaN, infinities give their limits, denormal results are kept. "Error" is the greatest error found, with FMA
 // (in parentheses: without), for float over all 2^32 arguments, for double over 2 * 10^7. The coefficients come from
 // tools/fit_math.py. Build with -fno-math-errno -fno-trapping-math -ffp-contract=off.
+//
+// A new function for formulas needs an overload in csrc/cuda/approximate.cuh.
 #pragma once
 
 #include <cstdint>

@@ -44,17 +44,26 @@ namespace math {
 
 using cuda::Approximate;
 
+// Every function of math.h that a formula may call. Most are those of float.
 GRADFUSE_HD Approximate abs(Approximate x) { return abs(x.value); }
+GRADFUSE_HD Approximate sqrt(Approximate x) { return sqrt(x.value); }
+GRADFUSE_HD Approximate copysign(Approximate x, Approximate sign) { return copysign(x.value, sign.value); }
+GRADFUSE_HD bool is_finite(Approximate x) { return is_finite(x.value); }
 GRADFUSE_HD Approximate min(Approximate a, Approximate b) { return min(a.value, b.value); }
 GRADFUSE_HD Approximate max(Approximate a, Approximate b) { return max(a.value, b.value); }
+GRADFUSE_HD Approximate max_or_nan(Approximate a, Approximate b) { return max_or_nan(a.value, b.value); }
 GRADFUSE_HD Approximate fma(Approximate a, Approximate b, Approximate c) { return fma(a.value, b.value, c.value); }
 GRADFUSE_HD Approximate keep_if(bool keep, Approximate x) { return keep_if(keep, x.value); }
 GRADFUSE_HD Approximate relu6(Approximate x) { return relu6(x.value); }
+GRADFUSE_HD Approximate log(Approximate x) { return log(x.value); }
+GRADFUSE_HD Approximate log1p(Approximate x) { return log1p(x.value); }
+GRADFUSE_HD Approximate erf(Approximate x) { return erf(x.value); }
 GRADFUSE_HD Approximate log1p_unit(Approximate x) { return log1p_unit(x.value); }
 GRADFUSE_HD Approximate gauss_argument(Approximate x) { return gauss_argument(x.value); }
 
 GRADFUSE_HD Approximate exp(Approximate x) { return fast_exp2(x.value * Format<float>::log2e); }
 GRADFUSE_HD Approximate exp_nonpositive(Approximate x) { return exp(x); }
+GRADFUSE_HD Approximate row_exp(Approximate x) { return exp(x); }
 
 // Near 0 the power series, because exp(x) - 1 cancels.
 GRADFUSE_HD Approximate expm1(Approximate x) {
