@@ -314,3 +314,15 @@ def test_run_on_cuda(command, monkeypatch, tmp_path, options, end, status, name)
         monkeypatch.setattr(cuda, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert command("benchmarks", "--device", "cuda", *options.split(), "--output", tmp_path)[0] == status
     assert files(tmp_path) == {f"{name}.json", f"{name}.txt"}
+
+
+def test_marks_of_a_gpu():
+    from benchmarks.cuda.marks import missed
+
+    measured = json.loads((ROOT / "benchmarks/results/cuda-h200.json").read_text())
+    lines = missed(measured)
+    assert "softmax, float32, 4096x1000: 28.7 us, triton 9.8" in lines
+    assert "softmax, float32, 4096x1000: 28.7 us, the prototype 9.4" in lines
+    assert not any(line.startswith("dropout, float32") for line in lines)  # faster than its peers
+    measured["machine"]["gpu"] = "another"
+    assert not any("prototype" in line for line in missed(measured))

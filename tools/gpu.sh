@@ -82,4 +82,5 @@ fi
 echo
 echo "summary, $SECONDS s:"
 printf '%s\n' "${summary[@]}"
+sed -n '/^slower than their marks:/,/^$/p' "$out/benchmark.log" 2> /dev/null
 exit $status

@@ -17,6 +17,7 @@ from benchmarks import report
 from benchmarks.cuda import report as cuda_report
 from benchmarks.cuda.arrays import TOLERANCES, Memory, as_float32, disagreement, poison_pool, torch_on_gpu
 from benchmarks.cuda.cases import MAIN_ACTIVATIONS, Case, Contest, all_cases, case_names, ceilings
+from benchmarks.cuda.marks import missed
 from benchmarks.cuda.timing import Contender, Unit, error_text, measure, unit_of, work_on
 from benchmarks.peers import optional
 from benchmarks.progress import progress_bar
@@ -219,6 +220,7 @@ def run(args: argparse.Namespace, common: dict[str, str]) -> int:
     full = full and not results["stopped"]
     paths = report.write(results, args.output, stem, full, cuda_report.text, cuda_report.picture)
     print(cuda_report.text(results))
+    print("\nslower than their marks:", *(missed(results) or ["none"]), sep="\n")
     print(f"\n{time.monotonic() - began:.0f} seconds")
     print(*(f"wrote {path}" for path in paths), sep="\n")
     failed = any({"gradfuse", "all"} & row["problems"].keys() for row in results["rows"])
