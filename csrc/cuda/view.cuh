@@ -84,7 +84,7 @@ public:
         using R = Raw<S, V>;
         using A = Access<typename R::Unit, R::units>;
         if (wide_ && whole && n == V) {
-            const auto* from = reinterpret_cast<const A*>(data_ + i);
+            const auto* from = reinterpret_cast<const A*>(data_) + i / int(sizeof(A) / sizeof(S));
 #pragma unroll
             for (int k = 0; k < R::units / A::count; ++k) {
                 const A access = from[k];
@@ -101,7 +101,7 @@ public:
     GRADFUSE_DEVICE void store(std::int64_t i, int n, bool whole, const S (&from)[V]) const {
         using A = Access<S, V>;
         if (wide_ && whole && n == V) {
-            auto* to = reinterpret_cast<A*>(data_ + i);
+            auto* to = reinterpret_cast<A*>(data_) + i / A::count;
 #pragma unroll
             for (int k = 0; k < V / A::count; ++k) {
                 A access;
