@@ -22,7 +22,7 @@ class Kernel:
     instructions: list[tuple[int, str]]  # address and text
 
     def way(self, loads: int, stores: int) -> list[str]:
-        """The most instructions that a thread executes without a loop, with so many whole vectors and no elements."""
+        """The longest way without a loop that loads and stores so many whole vectors, and no single elements."""
         index = {address: k for k, (address, _) in enumerate(self.instructions)}
         reached: list[dict[tuple[int, int], tuple[int, int | None, tuple[int, int] | None]]]
         reached = [{} for _ in range(len(self.instructions) + 1)]
@@ -78,7 +78,7 @@ def tool(name: str) -> str | None:
     return next(map(str, packages.glob(f"*/bin/{name}")), None) or shutil.which(name)
 
 
-def missing() -> str:
+def why_not() -> str:
     """Why the machine code cannot be read here; empty if it can."""
     if not _core.build_info()["cuda"].startswith("CUDA"):
         return "needs kernels built by nvcc"

@@ -75,10 +75,10 @@ def test_backward(kernels, rng, dtype, name, params):
     compare(kernels, rng, dtype, name, params, backward=True)
 
 
-@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name in BOUNDS])  # a new one may cancel
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name in BOUNDS])  # a new one may have no bound yet
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_nearly_all_results_of_16_bits_are_the_nearest_number(kernels, rng, dtype, name):
-    """At most 6 in 10,000 are the number next to it."""
+    """At most 6 in 10,000 results are a neighbor of the nearest number."""
     x = sweep(rng, dtype, BOUNDS.get(name, BOUNDS["default"]).reach)
     y, ones = getattr(exact, name)(x), np.ones_like(x)
     saved = x if gradfuse.saves(name) == "x" else cast(y, dtype)

@@ -62,7 +62,7 @@ def test_dtypes_and_layouts_in_one_list(rng):
 @every_device
 @pytest.mark.parametrize("count", [2, 24, 25, 33, 1500])
 def test_many_arrays(rng, count):
-    """Of all lengths, some empty: each has the norm of its own elements."""
+    """Their lengths differ, and some are empty. Each array has its own norm."""
     sizes = rng.choice([0, 0, 1, 3, 100, 8192, 8193], count, p=[0.1, 0.1, 0.3, 0.3, 0.18, 0.01, 0.01])
     grads = [rng.normal(size=n).astype(np.float32) for n in sizes]
     expected = [np.sqrt((g.astype(np.float64) ** 2).sum()) for g in grads]

@@ -38,6 +38,7 @@ def emulator():
     library.gradfuse_emulator_capture(False)
     library.gradfuse_emulator_fail(False)
     library.gradfuse_emulator_fault(False)
+    library.gradfuse_emulator_limit_shared(227 * 1024)
 
 
 class Interface:
@@ -687,7 +688,6 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 1
     emulator.gradfuse_emulator_limit_shared(99 * 1024)
     assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 2
-    emulator.gradfuse_emulator_limit_shared(227 * 1024)
     images, (mean, var, weight, _) = device_array(np.ones((4, 32, 5, 4))), vectors
     g, options = device_array(np.ones((64, 32))), {"activation": "relu", "dropout": 0.1, "rng": 1}
     _, short = gradfuse.batch_norm_forward(images, *vectors)

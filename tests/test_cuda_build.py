@@ -9,13 +9,19 @@ from machine_code import bytes_in_flight, kernels
 import gradfuse
 from gradfuse import _core
 
-pytestmark = pytest.mark.skipif(bool(machine_code.missing()), reason=machine_code.missing())
+WHY_NOT = machine_code.why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 
 def named(pattern):
     found = [k for k in kernels() if re.search(pattern, k.name)]
     assert found, pattern
     return found
+
+
+def schedule(kernel):
+    """Threads of a block, elements of a vector, vectors that a thread loads at a time."""
+    return tuple(map(int, re.search(r"Schedule<(\d+), (\d+), (\d+)", kernel.name).groups()))
 
 
 def test_every_kernel_is_found():
@@ -66,17 +72,14 @@ def test_activations(inputs, storage):
 @pytest.mark.parametrize(("direction", "inputs"), [("Forward", 1), ("Backward", 2)])
 @pytest.mark.parametrize("storage", ["float", "Half", "BFloat16"])
 def test_rows_are_loaded_whole_before_the_first_use(row, direction, inputs, storage):
-    for kernel in named(rf"^Loop<{row}<float>::{direction}, {storage}, .*, \(Kept\)0>"):
-        vectors = int(
-            re.search(r"Schedule<\d+, \d+, (\d+), \(Layout\)1", kernel.name + "Schedule<0, 0, 0, (Layout)1")[1]
-        )
-        if vectors:
-            assert bytes_in_flight(kernel.way(inputs * vectors, vectors)) == inputs * vectors * 16, kernel.name
+    for kernel in named(rf"^Loop<{row}<float>::{direction}, {storage}, .*\(Layout\)1, \(Kept\)0>"):
+        vectors = inputs * schedule(kernel)[2]
+        assert bytes_in_flight(kernel.way(vectors, vectors // inputs)) == vectors * 16, kernel.name
 
 
 def test_groups_in_shared_memory_keep_64_kilobytes_in_flight():
     for kernel in named(r"^Loop<.*\(Kept\)1>"):
-        threads, _, vectors = map(int, re.search(r"Schedule<(\d+), (\d+), (\d+)", kernel.name).groups())
+        threads, _, vectors = schedule(kernel)
         inputs = 2 if re.search("Backward|OfProbabilities", kernel.name) else 1
         assert threads * vectors * inputs * 16 == 2**16, kernel.name
 

@@ -48,6 +48,10 @@ def test_indices_beyond_two_to_the_31(run):
     assert run("index") == (0, "right\n", "")
 
 
+def test_quotients_of_16_bit_arithmetic(run):
+    assert run("quotient") == (0, "right\n", "")
+
+
 @pytest.mark.parametrize("case", ["barrier", "shuffle"])
 def test_a_barrier_that_not_all_threads_reach(run, case):
     assert run(case) == (0, "error: not every thread of a block reached its barrier\n", "")

@@ -125,8 +125,8 @@ def test_bits_of_a_row_do_not_depend_on_the_other_rows(kernels, rng, dtype, name
 
 @every_row
 @pytest.mark.parametrize(("shape", "axis"), [((4300, 1000), 1), ((70, 66_000), 0)], ids=str)
-def test_bits_of_a_row_do_not_depend_on_where_the_array_lies(rng, name, shape, axis):
-    """Arrays in memory are read in another order than those in cache."""
+def test_bits_of_a_row_do_not_depend_on_the_size_of_the_array(rng, name, shape, axis):
+    """An array too large for the cache is read in another order."""
     x = random(rng, "float32", *shape, scale=4)
     some = np.s_[:, 5:70] if axis == 0 else np.s_[5:70]
     cpu = Kernels("cpu")

@@ -1,9 +1,9 @@
 """How near to the reference each kernel must come, and the measure of it.
 
-Errors are counted in ulp: units in the last place of the exact result. float16 and bfloat16 are computed in float32 and
-rounded once: they are allowed half an ulp of their own more. On CUDA activations of these types take the GPU's
-approximations of elementary functions: before the rounding they are right to 2^-17. The float64 bounds hold the
-reference's own rounding too.
+Errors are counted in ulp: units in the last place of the exact result. float16 and bfloat16 are computed in float32
+and rounded once, so they may be wrong by half an ulp more. On CUDA, activations of these two types use the GPU's
+approximations of elementary functions. Before the rounding, their error is at most 2^-17. The float64 bounds include
+the rounding errors of the reference.
 """
 
 from typing import NamedTuple

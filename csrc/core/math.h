@@ -198,6 +198,13 @@ using emulator::fast_reciprocal;
 #else
 #define GRADFUSE_HAS_APPROXIMATIONS 0
 #endif
+#if GRADFUSE_HAS_APPROXIMATIONS
+// 2^(x + rest), where rest is small: the rounding error of x.
+GRADFUSE_HD float fast_exp2(float x, float rest) {
+    const float e = fast_exp2(x);
+    return fma(e, rest * 0x1.62e43p-1f, e);
+}
+#endif
 
 // ---- exp and related functions --------------------------------------------------------------------------------------
 
@@ -270,10 +277,10 @@ GRADFUSE_HD T row_exp(T x) {
 }
 #if GRADFUSE_HAS_APPROXIMATIONS
 GRADFUSE_HD float row_exp(float x) {
-    constexpr float log2e = 0x1.715476p0f, log2e_rest = 0x1.4ae0cp-26f, ln2 = 0x1.62e43p-1f;
+    constexpr float log2e = Format<float>::log2e, log2e_rest = 0x1.4ae0cp-26f;
     x = max(x, -110.0f);
-    const float power = x * log2e, rest = fma(x, log2e_rest, fma(x, log2e, -power)), e = fast_exp2(power);
-    return fma(e, rest * ln2, e);
+    const float power = x * log2e;
+    return fast_exp2(power, fma(x, log2e_rest, fma(x, log2e, -power)));
 }
 #endif
 
@@ -408,10 +415,15 @@ GRADFUSE_HD T gauss(T a, T& low, T& high) {
 
 // Phi(-a) / exp(-a^2 / 2) = 1 / (sqrt(2 pi) a + P(a) / Q(a)), all coefficients positive. A single quotient would need
 // as many operations, and the errors of P and Q would affect the result more.
-GRADFUSE_HD float mills(float a) {
+GRADFUSE_HD void mills_quotient(float a, float& q, float& d) {
     const float z = a * a, p = polynomial(a, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
-    const float q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
-    return q / fma(2.50662827f * a, q, p);
+    q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
+    d = fma(2.50662827f * a, q, p);
+}
+GRADFUSE_HD float mills(float a) {
+    float q, d;
+    mills_quotient(a, q, d);
+    return q / d;
 }
 GRADFUSE_HD double mills(double a) {
     const double z = a * a;
@@ -442,15 +454,15 @@ GRADFUSE_HD void normal_tail(T a, T& tail, T& density, T& scale) {
 }
 
 #if GRADFUSE_HAS_APPROXIMATIONS
-// The same by a GPU's approximations; the rounding errors of a^2 and of its product with log2(e) are corrected.
+// The same by a GPU's approximations. The rounding errors of a^2, of its product with log2(e) and of the quotient are
+// corrected.
 GRADFUSE_HD void normal_tail(float a, float& tail, float& density, float& scale) {
-    constexpr float c = -0x1.715476p-1f, c_rest = -0x1.4ae0cp-27f, ln2 = 0x1.62e43p-1f;  // log2(e) / 2
+    constexpr float c = -0.5f * Format<float>::log2e, c_rest = -0x1.4ae0cp-27f;
     const float z = a * a, power = z * c;
-    const float rest = fma(fma(a, a, -z), c, fma(z, c_rest, fma(z, c, -power))), e = fast_exp2(power);
-    const float gauss = fma(e, rest * ln2, e);
-    const float p = polynomial(a, z, 1.8125f, 0.829445541f, 0.207659796f, 0.0217744503f, 2.23300117e-06f);
-    const float q = polynomial(a, z, 0.90625f, 0.827455163f, 0.356873751f, 0.0820664912f, 0.00872717518f);
-    const float d = fma(2.50662827f * a, q, p), r = fast_reciprocal(d), m = q * r;
+    const float gauss = fast_exp2(power, fma(fma(a, a, -z), c, fma(z, c_rest, fma(z, c, -power))));
+    float q, d;
+    mills_quotient(a, q, d);
+    const float r = fast_reciprocal(d), m = q * r;
     tail = fma(fma(-d, m, q), r, m) * gauss;
     density = 0.398942280f * gauss;
     scale = 1;

@@ -21,8 +21,10 @@ struct Approximate {
     friend GRADFUSE_HD Approximate operator-(Approximate a, Approximate b) { return a.value - b.value; }
     friend constexpr GRADFUSE_HD Approximate operator*(Approximate a, Approximate b) { return a.value * b.value; }
     friend GRADFUSE_HD Approximate operator/(Approximate a, Approximate b) {
-        const bool large = math::abs(b.value) > 0x1p100f;  // its reciprocal may be denormal
-        return (large ? a.value * 0x1p-32f : a.value) * math::fast_reciprocal(large ? b.value * 0x1p-32f : b.value);
+        // Neither b nor the reciprocal may be denormal or infinite.
+        const bool small = math::abs(b.value) < 0x1p-60f;
+        const float r = math::fast_reciprocal(b.value * (small ? 0x1p24f : 0x1p-2f));
+        return small ? a.value * 0x1p24f * r : a.value * (r * 0x1p-2f);
     }
     friend GRADFUSE_HD bool operator<(Approximate a, Approximate b) { return a.value < b.value; }
     friend GRADFUSE_HD bool operator>(Approximate a, Approximate b) { return a.value > b.value; }

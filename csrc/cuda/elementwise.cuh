@@ -35,7 +35,7 @@ struct Map : Kernel {
             for (int u = 0; u < unroll; ++u) {
                 const std::int64_t i = start + (u * threads + int(threadIdx.x)) * V;
 #pragma unroll
-                for (int k = 0; k < Inputs; ++k) in[k].load(i, count(i), true, raw[u][k]);
+                for (int k = 0; k < Inputs; ++k) in[k].load(std::uint64_t(i), count(i), true, raw[u][k]);
             }
 #pragma unroll
             for (int u = 0; u < unroll; ++u) {

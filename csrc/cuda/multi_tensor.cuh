@@ -112,9 +112,6 @@ struct Vectors {
     GRADFUSE_DEVICE Vectors(const TensorRow& t, char* g) : gradient(g, true), parameter(t.parameter, true) {}
     GRADFUSE_DEVICE void read_gradient(std::int64_t i, Compute<S> (&to)[V]) const { gradient.read(i, V, true, to); }
     GRADFUSE_DEVICE void read_parameter(std::int64_t i, Compute<S> (&to)[V]) const { parameter.read(i, V, true, to); }
-    GRADFUSE_DEVICE void write_gradient(std::int64_t i, const Compute<S> (&from)[V]) const {
-        gradient.write(i, V, true, from);
-    }
     GRADFUSE_DEVICE void write_parameter(std::int64_t i, const Compute<S> (&from)[V]) const {
         parameter.write(i, V, true, from);
     }

@@ -3,9 +3,8 @@
 //
 // A part of a group is the elements that one warp reads. They stay in registers, or in shared memory. If a group is too
 // long for both, a part is what one thread reads at a time, and a second sweep, in reverse order, reads the elements
-// again. If neighboring groups are
-// side by side in memory, neighboring threads take neighboring groups. The schedule depends on the layout of a group's
-// elements, their number and their type.
+// again. If neighboring groups are side by side in memory, neighboring threads take neighboring groups. The schedule
+// depends on the layout of a group's elements, their number and their type.
 //
 // Rules for fast code from nvcc: issue every load before the first one is unpacked; make loads conditional instead of
 // clamping their addresses; use int for positions; write the numbers of a group last, when its registers are free.
@@ -37,7 +36,7 @@ struct Schedule {
     static constexpr int threads = Threads_, V = V_, K = K_;
     static constexpr Layout layout = L;
     static constexpr bool whole = L != Layout::any, streams = Where == Kept::nowhere,
-                          resident = Where == Kept::in_shared_memory;
+                          in_registers = Where == Kept::in_registers, resident = Where == Kept::in_shared_memory;
 };
 
 // Stages are fused operations before the reduction and after the map; these do nothing. For each group: `load` loads
@@ -161,8 +160,9 @@ struct Loop : Schedule, Call<F, S, Stages> {
     using E = Element<F, Affine>;
     static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
     static constexpr int blocks_per_multiprocessor =
-        Schedule::whole && !Schedule::streams && !Schedule::resident ? Threads<F>::most / threads : 1;
+        Schedule::whole && Schedule::in_registers ? Threads<F>::most / threads : 1;
     static constexpr std::int64_t longest = 1 << 20;  // positions are below this: exact in every T
+    static constexpr bool has_first = !std::is_void_v<typename F::First>;
     using At = Positions<V, Schedule::layout>;
 
     int width_;  // threads of a group: a power of two
@@ -250,12 +250,53 @@ struct Loop : Schedule, Call<F, S, Stages> {
             for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
             stages.load(at, extra[k]);
         });
-        for_vectors(s, begin, [&](int k, int, const At& at) {
-            auto& x = held.x[k];
+        for_vectors(s, begin,
+                    [&](int k, int, const At& at) { widen_all(at, raw[k], extra[k], stages, last, held.x[k]); });
+    }
+
+    // What each vector x of all inputs takes part in.
+    template <class OfGroup>
+    GRADFUSE_DEVICE void widen_all(const At& at, const Raw<S, V> (&raw)[F::inputs], const Raw<S, V>& extra,
+                                   const OfGroup& stages, bool last, T (&x)[F::inputs][V]) const {
 #pragma unroll
-            for (int i = 0; i < F::inputs; ++i) widen(raw[k][i], x[i]);
-            stages.before(at, x, extra[k], last);
-        });
+        for (int i = 0; i < F::inputs; ++i) widen(raw[i], x[i]);
+        stages.before(at, x, extra, last);
+    }
+    GRADFUSE_DEVICE void join_center(const At& at, const T (&x)[F::inputs][V], T& center) const {
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            if (there(at, j)) center = F::First::join(center, E::first(this->f, x, j));
+        }
+    }
+    // If the map follows, the kept values replace x.
+    GRADFUSE_DEVICE void add_to(typename F::Sums& sums, const Share& s, const At& at, int v,
+                                const typename F::Local& local, T (&x)[F::inputs][V]) const {
+        T w[E::columns + 1][V];
+        if constexpr (Affine && F::adds_columns) this->columns.read(s.columns, at, w);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            const T kept = E::keep(this->f, local, x, j);
+            if (there(at, j)) E::add(this->f, sums, local, v * V + j, kept, x, w, j);
+            if constexpr (F::keeps && Schedule::in_registers) x[0][j] = kept;
+        }
+    }
+    // terms(j, values) gets all values that the map returns.
+    template <class Constants, class OfGroup, class Terms>
+    GRADFUSE_DEVICE void map_vector(const Share& s, const At& at, int v, const typename F::Local& local,
+                                    const Constants& c, const OfGroup& stages, const T (&x)[F::inputs][V],
+                                    const Terms& terms) const {
+        T w[E::columns + 1][V], y[V];
+        if constexpr (Affine) this->columns.read(s.columns, at, w);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            T kept = x[0][j];
+            if constexpr (F::keeps && !Schedule::in_registers) kept = E::keep(this->f, local, x, j);
+            const auto values = E::map(this->f, c, v * V + j, kept, x, w, j);
+            y[j] = values.v[0];
+            terms(j, values);
+        }
+        stages.after(at, y);
+        at.write(this->out, y);
     }
 
     struct Part {
@@ -279,31 +320,19 @@ struct Loop : Schedule, Call<F, S, Stages> {
         Part part;
         part.count = elements(s, begin, lanes);
         part.center = 0;
-        if constexpr (!std::is_void_v<typename F::First>) {
-            using First = typename F::First;
-            part.center = First::start;
-            for_vectors(s, begin, [&](int k, int, const At& at) {
-#pragma unroll
-                for (int j = 0; j < V; ++j) {
-                    if (there(at, j)) part.center = First::join(part.center, E::first(this->f, held.x[k], j));
-                }
-            });
-            part.center = warp_reduce(part.center, [](T& a, const T& b) { a = First::join(a, b); }, lanes);
+        if constexpr (has_first) {
+            part.center = F::First::start;
+            for_vectors(s, begin, [&](int k, int, const At& at) { join_center(at, held.x[k], part.center); });
+            part.center = joined(part.center, lanes);
         }
         part.local = this->f.local(part.center, part.count, group, 0);
         typename F::Sums sums{};
-        for_vectors(s, begin, [&](int k, int v, const At& at) {
-            T w[E::columns + 1][V];
-            if constexpr (Affine && F::adds_columns) this->columns.read(s.columns, at, w);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                const T kept = E::keep(this->f, part.local, held.x[k], j);
-                if (there(at, j)) E::add(this->f, sums, part.local, v * V + j, kept, held.x[k], w, j);
-                if constexpr (F::keeps && !Schedule::streams) held.x[k][0][j] = kept;
-            }
-        });
+        for_vectors(s, begin, [&](int k, int v, const At& at) { add_to(sums, s, at, v, part.local, held.x[k]); });
         part.record = this->f.record(part.local, sum_lanes(sums, lanes), part.count);
         return part;
+    }
+    GRADFUSE_DEVICE static T joined(T center, int lanes) {
+        return warp_reduce(center, [](T& a, const T& b) { a = F::First::join(a, b); }, lanes);
     }
     GRADFUSE_DEVICE static typename F::Sums sum_lanes(const typename F::Sums& sums, int lanes) {
         if constexpr (Schedule::streams) {
@@ -343,23 +372,11 @@ struct Loop : Schedule, Call<F, S, Stages> {
         return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, (present + lanes - 1) / lanes);
     }
 
-    // terms(k, j, values) gets all values that the map returns.
     template <class Constants, class OfGroup, class Terms>
     GRADFUSE_DEVICE void map(const Share& s, int begin, const typename F::Local& local, const Constants& c,
                              const OfGroup& stages, const Held& held, const Terms& terms) const {
         for_vectors(s, begin, [&](int k, int v, const At& at) {
-            T w[E::columns + 1][V], y[V];
-            if constexpr (Affine) this->columns.read(s.columns, at, w);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                T kept = held.x[k][0][j];
-                if constexpr (F::keeps && Schedule::streams) kept = E::keep(this->f, local, held.x[k], j);
-                const auto values = E::map(this->f, c, v * V + j, kept, held.x[k], w, j);
-                y[j] = values.v[0];
-                terms(k, j, values);
-            }
-            stages.after(at, y);
-            at.write(this->out, y);
+            map_vector(s, at, v, local, c, stages, held.x[k], [&](int j, const auto& values) { terms(k, j, values); });
         });
     }
 
@@ -376,59 +393,14 @@ struct Loop : Schedule, Call<F, S, Stages> {
         map(s, 0, part.local, constants, stages, held, terms);
         finish(s, whole, picked);
     }
-    // The vectors of a group in shared memory. Each thread accesses only those that it has loaded itself.
-    struct Vector {
-        T x[F::inputs][V];
-    };
+    // A vector of a group in shared memory. Each thread accesses only those that it has loaded itself.
     GRADFUSE_DEVICE Raw<S, V>& resident(int input, int v) const {
         auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
         return vectors[input * vectors_of_group() + v];
     }
-    template <class OfGroup>
-    GRADFUSE_DEVICE void widen_vector(const At& at, const Raw<S, V> (&raw)[F::inputs], const OfGroup& stages, bool last,
-                                      Vector& vector) const {
-        Raw<S, V> extra;
-        stages.load(at, extra);
-#pragma unroll
-        for (int i = 0; i < F::inputs; ++i) widen(raw[i], vector.x[i]);
-        stages.before(at, vector.x, extra, last);
-    }
-    // each(v, at, vector) for this thread's vectors.
+    // Loads the group. each(v, at, x) for this thread's vectors.
     template <class OfGroup, class Each>
-    GRADFUSE_DEVICE void for_resident(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
-        for (int v = s.lane; v < s.vectors; v += width()) {
-            const At at(this->groups, s.first, v * V, V, true);
-            Raw<S, V> raw[F::inputs];
-#pragma unroll
-            for (int i = 0; i < F::inputs; ++i) raw[i] = resident(i, v);
-            Vector vector;
-            widen_vector(at, raw, stages, last, vector);
-            each(v, at, vector);
-        }
-    }
-    GRADFUSE_DEVICE void add_vector(const Share& s, const At& at, int v, const typename F::Local& local,
-                                    const Vector& vector, typename F::Sums& sums) const {
-        T w[E::columns + 1][V];
-        if constexpr (Affine && F::adds_columns) this->columns.read(s.columns, at, w);
-#pragma unroll
-        for (int j = 0; j < V; ++j) {
-            E::add(this->f, sums, local, v * V + j, E::keep(this->f, local, vector.x, j), vector.x, w, j);
-        }
-    }
-    GRADFUSE_DEVICE void in_shared_memory(Share& s) const {
-        constexpr bool has_first = !std::is_void_v<typename F::First>;
-        const auto& stages = this->stages.of_group(s.group, s.columns);
-        const T picked = this->pick(s.group);
-        const Group group = this->numbers(s.group);
-        const double count = count_of_warp(s);
-        typename F::Sums sums{};
-        T center = 0;
-        typename F::Local local{};
-        if constexpr (has_first) {
-            center = F::First::start;
-        } else {
-            local = this->f.local(center, count, group, 0);
-        }
+    GRADFUSE_DEVICE void for_loaded(Share& s, const OfGroup& stages, const Each& each) const {
         for_chunks(s, false, [&](int begin) {
             Raw<S, V> raw[K][F::inputs];
             for_vectors(s, begin, [&](int k, int, const At& at) {
@@ -438,45 +410,65 @@ struct Loop : Schedule, Call<F, S, Stages> {
             for_vectors(s, begin, [&](int k, int v, const At& at) {
 #pragma unroll
                 for (int i = 0; i < F::inputs; ++i) resident(i, v) = raw[k][i];
-                Vector vector;
-                widen_vector(at, raw[k], stages, false, vector);
-                if constexpr (has_first) {
-#pragma unroll
-                    for (int j = 0; j < V; ++j) {
-                        center = F::First::join(center, E::first(this->f, vector.x, j));
-                    }
-                } else {
-                    add_vector(s, at, v, local, vector, sums);
-                }
+                each_widened(at, v, raw[k], stages, false, each);
             });
         });
-        if constexpr (has_first) {
-            center = warp_reduce(center, [](T& a, const T& b) { a = F::First::join(a, b); });
-            local = this->f.local(center, count, group, 0);
-            for_resident(s, stages, false,
-                         [&](int v, const At& at, const Vector& vector) { add_vector(s, at, v, local, vector, sums); });
-        }
-        const Record own = this->f.record(local, sum_lanes(sums, warp_size), count);
-        const Record whole = exchange(own, present(s));
-        const auto constants = this->f.constants(whole, local, this->numbers(s.group, picked), 0);
-        for_resident(s, stages, true, [&](int v, const At& at, const Vector& vector) {
-            T w[E::columns + 1][V], y[V];
-            if constexpr (Affine) this->columns.read(s.columns, at, w);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                const T kept = E::keep(this->f, local, vector.x, j);
-                y[j] = E::map(this->f, constants, v * V + j, kept, vector.x, w, j).v[0];
-            }
-            stages.after(at, y);
-            at.write(this->out, y);
-        });
-        finish(s, whole, picked);
     }
-    // The number of elements that this thread's warp has: every block's share of whole warps.
-    GRADFUSE_DEVICE int count_of_warp(const Share& s) const {
+    // The same after the group has been loaded.
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void for_resident(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
+        for (int v = s.lane; v < s.vectors; v += width()) {
+            Raw<S, V> raw[F::inputs];
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) raw[i] = resident(i, v);
+            each_widened(At(this->groups, s.first, v * V, V, true), v, raw, stages, last, each);
+        }
+    }
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void each_widened(const At& at, int v, const Raw<S, V> (&raw)[F::inputs], const OfGroup& stages,
+                                      bool last, const Each& each) const {
+        Raw<S, V> extra;
+        T x[F::inputs][V];
+        stages.load(at, extra);
+        widen_all(at, raw, extra, stages, last, x);
+        each(v, at, x);
+    }
+    // The number of elements that this thread's warp loads.
+    GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
         const int first = s.lane / warp_size * warp_size, rounds = s.vectors / threads,
                   rest = s.vectors % threads - first;
         return (rounds * warp_size + (rest < 0 ? 0 : rest < warp_size ? rest : warp_size)) * V;
+    }
+    // Reduces the part of this thread's warp. If there is no first reduction, this happens while the group is loaded.
+    template <class OfGroup>
+    GRADFUSE_DEVICE Part reduce_resident(Share& s, const OfGroup& stages, const Group& group) const {
+        Part part{};
+        part.count = elements_of_warp(s);
+        typename F::Sums sums{};
+        const auto add = [&](int v, const At& at, auto& x) { add_to(sums, s, at, v, part.local, x); };
+        if constexpr (has_first) {
+            part.center = F::First::start;
+            for_loaded(s, stages, [&](int, const At& at, const auto& x) { join_center(at, x, part.center); });
+            part.center = joined(part.center, warp_size);
+            part.local = this->f.local(part.center, part.count, group, 0);
+            for_resident(s, stages, false, add);
+        } else {
+            part.local = this->f.local(0, part.count, group, 0);
+            for_loaded(s, stages, add);
+        }
+        part.record = this->f.record(part.local, sum_lanes(sums, warp_size), part.count);
+        return part;
+    }
+    GRADFUSE_DEVICE void in_shared_memory(Share& s) const {
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const T picked = this->pick(s.group);
+        const Part part = reduce_resident(s, stages, this->numbers(s.group));
+        const Record whole = exchange(part.record, present(s));
+        const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), 0);
+        for_resident(s, stages, true, [&](int v, const At& at, const auto& x) {
+            map_vector(s, at, v, part.local, constants, stages, x, [](int, const auto&) {});
+        });
+        finish(s, whole, picked);
     }
 
     GRADFUSE_DEVICE void two_sweeps(Share& s) const {
@@ -565,6 +557,17 @@ inline int group_width(std::int64_t vectors, int k, int side_by_side = 8) {
     return width;
 }
 
+// False if a group does not fit in the shared memory of a block.
+template <Layout L, bool Affine, class F, class S, class Stages>
+bool loop_in_shared_memory(const Call<F, S, Stages>& call) {
+    // 64 KB of loads in flight, with 64 registers if these are enough.
+    constexpr int threads = F::inputs + Stages::extra == 2 && sizeof(S) != 4 ? 512 : 1024;
+    using Resident = Schedule<threads, per_access<S>, 4096 / threads / F::inputs, L, Kept::in_shared_memory>;
+    if (Loop<F, S, Stages, Resident, Affine>(call, threads).shared_bytes() > most_shared_bytes()) return false;
+    launch_loop<Resident, Affine>(call, threads);
+    return true;
+}
+
 // False if a group does not fit in the registers or the shared memory of a block.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_on_chip(const Call<F, S, Stages>& call) {
@@ -588,15 +591,7 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
                 launch_loop<Schedule<most, V, K, L, Kept::in_registers>, Affine>(call, most);
                 return true;
             }
-            if constexpr (F::reduces && F::maps && F::waits) {
-                // 64 KB of loads in flight, with 64 registers if these are enough.
-                constexpr int threads = F::inputs + Stages::extra == 2 && sizeof(S) != 4 ? 512 : 1024;
-                using Resident = Schedule<threads, V, 4096 / threads / F::inputs, L, Kept::in_shared_memory>;
-                if (Loop<F, S, Stages, Resident, Affine>(call, threads).shared_bytes() <= most_shared_bytes()) {
-                    launch_loop<Resident, Affine>(call, threads);
-                    return true;
-                }
-            }
+            if constexpr (F::reduces && F::maps && F::waits) return loop_in_shared_memory<L, Affine>(call);
         }
     }
     return false;

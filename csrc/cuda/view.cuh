@@ -34,8 +34,8 @@ struct ComputeType<double> {
 template <class S>
 using Compute = typename ComputeType<S>::type;
 
-// A vector as it lies in memory. Elements of 16 bits stay in words of two: if a vector were divided into elements right
-// after its load, the next load would wait for it.
+// A vector as it lies in memory, also in shared memory. Elements of 16 bits stay in words of two: if a vector were
+// divided into elements right after its load, the next load would wait for it.
 template <class S, int V, bool Pairs = sizeof(S) == 2 && V % 2 == 0>
 struct alignas(V * sizeof(S) % 16 == 0 ? 16 : alignof(S)) Raw {
     using Unit = S;
@@ -78,13 +78,14 @@ public:
     GRADFUSE_HD View(void* data, bool wide) : data_(static_cast<S*>(data)), wide_(wide) {}
     explicit View(const Array& dense) : View(dense.data, reinterpret_cast<std::uintptr_t>(dense.data) % 16 == 0) {}
 
-    // Elements [i, i + n), n <= V; the rest of the vector is zero. `whole` promises that i is a multiple of V.
-    template <int V>
-    GRADFUSE_DEVICE void load(std::int64_t i, int n, bool whole, Raw<S, V>& to) const {
+    // Elements [i, i + n), n <= V; the rest of the vector is zero. `whole` promises that i is a multiple of V. An
+    // unsigned index needs fewer instructions.
+    template <int V, class Index>
+    GRADFUSE_DEVICE void load(Index i, int n, bool whole, Raw<S, V>& to) const {
         using R = Raw<S, V>;
         using A = Access<typename R::Unit, R::units>;
         if (wide_ && whole && n == V) {
-            const auto* from = reinterpret_cast<const A*>(data_) + i / int(sizeof(A) / sizeof(S));
+            const auto* from = reinterpret_cast<const A*>(data_) + i / Index(sizeof(A) / sizeof(S));
 #pragma unroll
             for (int k = 0; k < R::units / A::count; ++k) {
                 const A access = from[k];
@@ -101,7 +102,7 @@ public:
     GRADFUSE_DEVICE void store(std::int64_t i, int n, bool whole, const S (&from)[V]) const {
         using A = Access<S, V>;
         if (wide_ && whole && n == V) {
-            auto* to = reinterpret_cast<A*>(data_) + i / A::count;
+            auto* to = reinterpret_cast<A*>(data_) + std::uint64_t(i) / A::count;
 #pragma unroll
             for (int k = 0; k < V / A::count; ++k) {
                 A access;

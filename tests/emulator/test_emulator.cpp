@@ -2,10 +2,14 @@
 // the command line; it prints what happened.
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "hardware.h"  // before math.h, as in the kernels' build
+//
+#include "cuda/approximate.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/strides.cuh"
 #include "cuda/view.cuh"
@@ -127,12 +131,27 @@ void index() {
     std::printf("%s\n", right ? "right" : "wrong");
 }
 
+// Quotients of all sizes, denormal numbers included.
+void quotient() {
+    bool right = true;
+    for (int i = -149; i < 128; ++i) {
+        for (int j = -149; j < 128; ++j) {
+            const float a = std::ldexp(1.5f, i), b = std::ldexp(1.25f, j), q = float(Approximate(a) / Approximate(b));
+            const double exact = double(a) / double(b), error = std::fabs(double(q) - exact);
+            const bool beyond = exact > 3.4e38;
+            right = right && (beyond ? q > 3.3e38f : error <= exact * 0x1p-20 + 0x1p-148);
+        }
+    }
+    std::printf("%s\n", right ? "right" : "wrong");
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
     const auto is = [&](const char* word) { return std::strcmp(arguments[1], word) == 0; };
     if (is("reduce")) reduce();
     if (is("index")) index();
+    if (is("quotient")) quotient();
     if (is("barrier")) launch(SomeSkipTheBarrier{}, 1);
     if (is("shuffle")) launch(SomeSkipTheShuffle{}, 1);
     if (is("shared")) {
