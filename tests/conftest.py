@@ -1,5 +1,6 @@
 """Fixtures of the functions' tests. A device, a dtype or a layout more is a word more in helpers.py."""
 
+import ctypes
 import os
 
 import helpers
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import gradfuse
+from gradfuse import _core
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,3 +53,17 @@ def threads():
     before = gradfuse.get_num_threads()
     yield gradfuse.set_num_threads
     gradfuse.set_num_threads(before)
+
+
+@pytest.fixture
+def emulator():
+    """The emulator's own functions, see emulator/cuda_runtime.h. After the test it is what it was."""
+    library = ctypes.CDLL(_core.__file__)
+    library.gradfuse_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.gradfuse_emulator_freed.argtypes = library.gradfuse_emulator_read.argtypes = [ctypes.c_void_p]
+    library.gradfuse_emulator_checks_alignment.restype = ctypes.c_bool
+    yield library
+    library.gradfuse_emulator_capture(False)
+    library.gradfuse_emulator_fail(False)
+    library.gradfuse_emulator_fault(False)
+    library.gradfuse_emulator_device(90, 227 * 1024)

@@ -1,6 +1,5 @@
 """Tests for CUDA only: arrays of other libraries, errors, and graph capture. On a GPU, or emulated."""
 
-import ctypes
 import importlib.util
 import operator
 import re
@@ -25,20 +24,6 @@ def device_array(values, dtype="float32"):
     import cupy
 
     return cupy.asarray(np.asarray(values, dtype))
-
-
-@pytest.fixture
-def emulator():
-    """Functions of the emulator that say which device owns a pointer."""
-    library = ctypes.CDLL(_core.__file__)
-    library.gradfuse_emulator_allocated.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    library.gradfuse_emulator_freed.argtypes = library.gradfuse_emulator_read.argtypes = [ctypes.c_void_p]
-    library.gradfuse_emulator_checks_alignment.restype = ctypes.c_bool
-    yield library
-    library.gradfuse_emulator_capture(False)
-    library.gradfuse_emulator_fail(False)
-    library.gradfuse_emulator_fault(False)
-    library.gradfuse_emulator_limit_shared(227 * 1024)
 
 
 class Interface:
@@ -578,20 +563,22 @@ def test_what_a_capture_would_freeze_is_refused(on, emulator):
 
 
 @emulated
-@pytest.mark.parametrize("count", [3, 100], ids=["as arguments", "in a table"])
-def test_a_captured_step_keeps_its_gradients(on, emulator, count):
+@pytest.mark.parametrize(
+    ("count", "size", "launches"), [(3, 7, 1), (100, 7, 1), (2, 70_001, 2)], ids=["as arguments", "in a table", "large"]
+)
+def test_a_captured_step_keeps_its_gradients(on, emulator, count, size, launches):
     """A later step with other gradients does not change the table that the graph reads."""
-    values = np.linspace(-1, 1, 7)
+    values = np.linspace(-1, 1, size)
     params = [device_array(values) for _ in range(count)]
     expected = [np.asarray(values, np.float32) for _ in range(count)]
     opt, host = gradfuse.optim.SGD(params, lr=0.5, capturable=True), gradfuse.optim.SGD(expected, lr=0.5)
-    first, captured, later = ([device_array(np.full(7, g + k)) for k in range(count)] for g in (0.1, 0.2, 0.3))
+    first, captured, later = ([device_array(np.full(size, g + k)) for k in range(count)] for g in (0.1, 0.2, 0.3))
     opt.step(first)
     before = emulator.gradfuse_emulator_launches()
     emulator.gradfuse_emulator_capture(True)
     opt.step(captured)
     emulator.gradfuse_emulator_capture(False)
-    assert emulator.gradfuse_emulator_launches() - before == 1
+    assert emulator.gradfuse_emulator_launches() - before == launches
     for _ in range(2):
         opt.step(later)
         emulator.gradfuse_emulator_replay()
@@ -671,6 +658,8 @@ def test_launches(on, emulator):
     for name, (plain, clipped) in optimizers.items():
         assert launches(lambda opt=plain: opt.step(grads)) == 1, name
         assert launches(lambda opt=clipped: opt.step(grads)) == 2, name
+    large = [device_array(np.ones(80_000)), device_array(np.ones(70_000))]
+    assert launches(lambda: gradfuse.optim.Adam(large).step(large)) - launches(lambda: gradfuse.optim.Adam(large)) == 2
     many = [device_array(np.ones(3)) for _ in range(100)]
     opt = gradfuse.optim.Adam(many, max_grad_norm=1.0)
     opt.step(many)
@@ -686,7 +675,7 @@ def test_launches(on, emulator):
     # A channel in registers; in shared memory; in slots; without statistics.
     large = device_array(np.ones((4, 2, 100, 100)))
     assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 1
-    emulator.gradfuse_emulator_limit_shared(99 * 1024)
+    emulator.gradfuse_emulator_device(86, 99 * 1024)
     assert launches(lambda: gradfuse.batch_norm_forward(large, None, None)) == 2
     images, (mean, var, weight, _) = device_array(np.ones((4, 32, 5, 4))), vectors
     g, options = device_array(np.ones((64, 32))), {"activation": "relu", "dropout": 0.1, "rng": 1}

@@ -61,6 +61,40 @@ def test_shared_memory_is_poisoned(run):
     assert run("shared") == (0, "nan\n", "")
 
 
+def test_banks_of_shared_memory(run):
+    conflicts = {
+        "4 bytes at every 1 words": 1,
+        "4 bytes at every 0 words": 1,  # one word for all
+        "4 bytes at every 2 words": 2,
+        "4 bytes at every 3 words": 1,
+        "4 bytes at every 32 words": 32,
+        "8 bytes at every 2 words": 1,
+        "8 bytes at every 4 words": 2,
+        "16 bytes at every 4 words": 1,
+        "16 bytes at every 8 words": 2,
+        "16 bytes at every 0 words": 1,
+    }
+    assert run("banks") == (0, "".join(f"{access}: {n}\n" for access, n in conflicts.items()), "")
+
+
+def test_clusters(run):
+    assert run("cluster") == (0, "1 2 3 0 5 6 7 4 \n", "")
+
+
+def test_the_shared_memory_of_a_block_that_has_ended_is_poisoned(run):
+    code, numbers, error = run("deserted cluster")
+    assert (code, error) == (0, "")
+    assert "-1" in numbers.split()
+
+
+def test_copies_happen_when_they_are_waited_for(run):
+    assert run("copies") == (0, "4 -nan 5\n", "")
+
+
+def test_a_misaligned_copy_is_a_fault(run_checking_alignment):
+    assert run_checking_alignment("misaligned copies") == (0, "error: misaligned address\n0 0 0\n", "")
+
+
 @pytest.mark.parametrize(
     ("case", "text"), [("beyond", "heap-buffer-overflow"), ("touch read4+4", "misaligned address")]
 )

@@ -148,6 +148,25 @@ def test_defaults(rng, name):
         twins.step(gradients_for(rng, twins.opt.params))
 
 
+@every_device
+@every_optimizer
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 300.0, "nonfinite": "skip"}], ids=["plain", "clipped"])
+def test_large_arrays(rng, name, dtype, options):
+    """On a GPU each thread of such a step takes a vector."""
+    sizes = (70_001, 3, 80_000)
+    groups = [{**setting, "params": [cast(rng.normal(size=n), dtype) for n in sizes]} for setting in SETTINGS[name]]
+    twins = Twins(name, groups, master_weights=dtype == "bfloat16", **options)
+    for _ in range(3):
+        twins.step([cast(rng.normal(size=p.shape), dtype) for p in twins.opt.params])
+    if options:
+        before = copies(twins.opt.params)
+        twins.opt.step([cast(np.full(p.shape, np.nan), dtype) for p in twins.opt.params])
+        assert twins.opt.t == 3
+        for p, q in zip(twins.opt.params, before, strict=True):
+            assert_identical(p, q)
+
+
 @every_optimizer
 def test_thread_counts(rng, threads, name):
     params, steps = problem(rng)

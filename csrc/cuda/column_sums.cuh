@@ -15,6 +15,7 @@ struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
     using Base = Loop<F, S, Stages, Schedule, true>;
     using T = typename F::T;
     static constexpr int V = Base::V, K = Base::K;
+    static constexpr int blocks_per_multiprocessor = 512 / Base::threads;
 
     int rows_per_slot, slots;
     T* sums;  // [sum][slot][column]
@@ -26,7 +27,7 @@ struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
         T total[F::column_sums][K][V] = {};
         for (int r = 0; r < rows_per_slot; ++r) {
             const std::int64_t row = std::int64_t(slot()) * rows_per_slot + r;
-            this->on_chip(this->share(row), [&](int k, int j, const auto& values) {
+            this->run_in_registers(this->share(row), [&](int k, int j, const auto& values) {
 #pragma unroll
                 for (int m = 0; m < F::column_sums; ++m) total[m][k][j] += values.v[1 + m];
             });
@@ -36,7 +37,7 @@ struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
     }
 
 private:
-    GRADFUSE_DEVICE int slot() const { return int(blockIdx.x) * (Base::threads / this->width()) + this->own_group(); }
+    GRADFUSE_DEVICE int slot() const { return int(blockIdx.x) * this->groups_of_block() + this->own_group(); }
     GRADFUSE_DEVICE void store(const T (&total)[F::column_sums][K][V]) const {
         this->for_vectors(this->share(0), 0, [&](int k, int, const auto& at) {
 #pragma unroll
@@ -122,13 +123,14 @@ private:
         const auto join = [](Totals& a, const Totals& b) {
             for (int m = 0; m < F::column_sums; ++m) a.v[m] += b.v[m];
         };
-        Totals* const shared = shared_memory<Totals>();
+        void* const shared = shared_memory<void>();
         if (one_column) {
             total = block_reduce(total, shared, join, threads);
         } else {
-            shared[threadIdx.x] = total;
+            const SharedArray<Totals> all(shared, threads);
+            all.set(int(threadIdx.x), total);
             __syncthreads();
-            for (int t = int(threadIdx.x) + warp_size; t < threads; t += warp_size) join(total, shared[t]);
+            for (int t = int(threadIdx.x) + warp_size; t < threads; t += warp_size) join(total, all.get(t));
         }
         const bool writes = one_column ? threadIdx.x == 0 : threadIdx.x < warp_size && column < columns_count();
         if (!writes) return;
@@ -148,15 +150,15 @@ struct MergeSlots : Kernel {
     GRADFUSE_DEVICE void operator()() const {
         const int m = int(std::int64_t(blockIdx.x) / tiles), lane = int(threadIdx.x) % warp_size;
         const std::int64_t column = std::int64_t(blockIdx.x) % tiles * warp_size + lane;
-        double* const shared = shared_memory<double>();
+        const SharedArray<double> all(shared_memory<void>(), threads);
         double sum = 0;
         for (std::int64_t s = int(threadIdx.x) / warp_size; s < slots && column < columns; s += warps) {
             sum += double(sums[(m * slots + s) * columns + column]);
         }
-        shared[threadIdx.x] = sum;
+        all.set(int(threadIdx.x), sum);
         __syncthreads();
         if (threadIdx.x >= warp_size || column >= columns) return;
-        for (int w = 1; w < warps; ++w) sum += shared[w * warp_size + lane];
+        for (int w = 1; w < warps; ++w) sum += all.get(w * warp_size + lane);
         to[m].set(column, sum);
     }
 };
@@ -173,10 +175,10 @@ void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const A
     using T = typename F::T;
     using Rows = Schedule<Threads, per_access<S>, K, Layout::rows, Kept::in_registers>;
     const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : group_width(vectors, K));
-    const std::int64_t most = most_slots * loop.per_block(), rows = call.groups.count;
+    const std::int64_t most = most_slots * loop.groups_of_block(), rows = call.groups.count;
     const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;
     T* const sums = allocate_array<T>(F::column_sums * slots * call.groups.length);
-    launch(SlotsOfRows<F, S, Stages, Rows>(loop, per_slot, sums, slots), blocks_for(slots, loop.per_block()),
+    launch(SlotsOfRows<F, S, Stages, Rows>(loop, per_slot, sums, slots), blocks_for(slots, loop.groups_of_block()),
            loop.shared_bytes());
     merge_slots<T, F::column_sums>(sums, slots, call.groups.length, to);
 }
@@ -192,7 +194,7 @@ void sums_of_columns(const Call<F, S, Stages>& call, const Grouping& g, const Re
 template <class S, class F, class Plain, class All>
 void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays& a,
                             const Columns<S, F::columns>& columns, const Plain* plain, const All& all) {
-    constexpr int V = per_access<S>, K = most_vectors<F, S, Plain> / 2;
+    constexpr int V = per_access<S>, K = vectors_in<F, S, Plain>(Threads<F>::doubles ? 16 : 32);
     const bool wanted = a.column_sum[0] || a.column_sum[1];
     if (!wanted) return reduce_map<true, true, S>(f, g, a, columns, plain, all);
     const Call<F, S, All> call(f, g, a, all, columns);

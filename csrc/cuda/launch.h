@@ -9,8 +9,11 @@
 #include "core/config.h"
 #include "core/devices.h"
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+#define GRADFUSE_KERNEL(entry) reinterpret_cast<const void*>(entry)
+#else
 #define __grid_constant__
+#define GRADFUSE_KERNEL(entry) entry
 #endif
 #define GRADFUSE_DEVICE __device__ __forceinline__
 
@@ -26,6 +29,7 @@ void check(cudaError_t status);
 cudaStream_t current_stream();
 void* allocate(std::int64_t bytes);
 std::int64_t most_shared_bytes();  // the limit for a block on the current device
+int multiprocessors();             // of the current device
 
 // Memory to be freed with cudaFree, and a copy that has finished when it returns. Both are allowed during a capture,
 // and a graph does not repeat them.
@@ -72,15 +76,34 @@ struct Kernel {
     static constexpr int threads = 256, blocks_per_multiprocessor = 1;
 };
 
+// The most blocks of a cluster: 8 on every GPU that has clusters, unless the kernel was compiled for older GPUs.
 template <class K>
-void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0) {
+int most_cluster() {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, entry<K>));
+    return attributes.ptxVersion >= 90 ? 8 : 1;
+}
+
+template <class K>
+void launch(const K& kernel, std::int64_t blocks, std::int64_t shared_bytes = 0, int threads = K::threads,
+            int cluster = 1) {
     if (blocks == 0) return;
     if (shared_bytes > 48 * 1024) {  // sets the maximum, because another thread may need more than this one
         check(cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_shared_bytes())));
     }
+    cudaLaunchAttribute of_cluster;
+    of_cluster.id = cudaLaunchAttributeClusterDimension;
+    of_cluster.val.clusterDim.x = unsigned(cluster);
+    of_cluster.val.clusterDim.y = of_cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(unsigned(blocks));
+    config.blockDim = dim3(unsigned(threads));
+    config.dynamicSmemBytes = std::size_t(shared_bytes);
+    config.stream = current_stream();
+    config.attrs = &of_cluster;
+    config.numAttrs = cluster > 1;
     void* arguments[] = {const_cast<K*>(&kernel)};
-    check(cudaLaunchKernel(entry<K>, dim3(unsigned(blocks)), dim3(K::threads), arguments, std::size_t(shared_bytes),
-                           current_stream()));
+    check(cudaLaunchKernelExC(&config, GRADFUSE_KERNEL(entry<K>), arguments));
 }
 
 }  // namespace GRADFUSE_ISA

@@ -161,6 +161,13 @@ public:
         bytes_ = bytes;
     }
 
+    template <class T>
+    T* array(std::int64_t n) {  // its contents may be lost
+        const std::int64_t bytes = n * std::int64_t(sizeof(T));
+        if (!has(bytes)) renew(bytes);
+        return static_cast<T*>(data_);
+    }
+
 private:
     const bool own_;
     void* data_ = nullptr;
@@ -222,6 +229,7 @@ public:
           groups_(own),
           tickets_(own),
           sums_(own),
+          constants_(own),
           own_(own) {
         if (own && is_capturing()) {
             throw std::invalid_argument(
@@ -249,10 +257,10 @@ public:
         const unsigned zero = 0;
         return own_ ? tickets_.update(&zero, 1) : cuda::ticket();
     }
-    double* sums(std::int64_t n) {
-        const std::int64_t bytes = n * std::int64_t(sizeof(double));
-        if (!sums_.has(bytes)) sums_.renew(bytes);
-        return static_cast<double*>(sums_.data());
+    double* sums(std::int64_t n) { return sums_.array<double>(n); }
+    template <class T>
+    T* constants(std::int64_t n) {
+        return constants_.array<T>(n);
     }
 
 private:
@@ -262,7 +270,7 @@ private:
     Mirror<Strides> strides_;
     Mirror<GroupStep> groups_;
     Mirror<unsigned> tickets_;
-    DeviceMemory sums_;
+    DeviceMemory sums_, constants_;
     const bool own_;
 };
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/launch.h"
+#include "cuda/shared.cuh"
 
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
@@ -46,18 +46,19 @@ GRADFUSE_DEVICE T warp_reduce(T value, const Merge& merge, int width = warp_size
     return merge_lanes(value, merge, width, width);
 }
 
-// The same for `width` neighboring threads, which may be several warps; `scratch` has room for one value per warp. All
+// The same for `width` neighboring threads, which may be several warps; `shared` has room for one value per warp. All
 // threads of the block must call it.
 template <class T, class Merge>
-GRADFUSE_DEVICE T block_reduce(T value, T* scratch, const Merge& merge, int width) {
+GRADFUSE_DEVICE T block_reduce(T value, void* shared, const Merge& merge, int width) {
     value = warp_reduce(value, merge, width < warp_size ? width : warp_size);
     if (width <= warp_size) return value;
     const int warp = int(threadIdx.x) / warp_size, warps = width / warp_size, first = warp / warps * warps;
-    __syncthreads();  // earlier uses of the scratch are finished
-    if (threadIdx.x % warp_size == 0) scratch[warp] = value;
+    const SharedArray<T> all(shared, int(blockDim.x) / warp_size);
+    __syncthreads();  // earlier uses of the memory are finished
+    if (threadIdx.x % warp_size == 0) all.set(warp, value);
     __syncthreads();
-    T total = scratch[first];
-    for (int w = 1; w < warps; ++w) merge(total, scratch[first + w]);
+    T total = all.get(first);
+    for (int w = 1; w < warps; ++w) merge(total, all.get(first + w));
     return total;
 }
 

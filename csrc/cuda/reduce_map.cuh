@@ -1,10 +1,11 @@
 // The loop for "reduce, then map": the threads of a group read its elements, reduce them, exchange one record and map
 // the elements. core/reduce_map.h says what a declaration is.
 //
-// A part of a group is the elements that one warp reads. They stay in registers, or in shared memory. If a group is too
-// long for both, a part is what one thread reads at a time, and a second sweep, in reverse order, reads the elements
-// again. If neighboring groups are side by side in memory, neighboring threads take neighboring groups. The schedule
-// depends on the layout of a group's elements, their number and their type.
+// A part of a group is the elements that one warp reads. They stay in registers, or in the shared memory of a block or
+// of a cluster of blocks. If a group is too long for that, a part is what one thread reads at a time, and a second
+// sweep, in reverse order, reads the elements again. If neighboring groups are side by side in memory, neighboring
+// threads take neighboring groups. The schedule depends on the layout of a group's elements, their number and their
+// type.
 //
 // Rules for fast code from nvcc: issue every load before the first one is unpacked; make loads conditional instead of
 // clamping their addresses; use int for positions; write the numbers of a group last, when its registers are free.
@@ -18,13 +19,16 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Threads on a multiprocessor: with 64 registers each, or with 128 if doubles, sums in double or columns need more.
+// Threads on a multiprocessor: with 64 registers each, or with 128 if they compute in double.
 template <class F>
 struct Threads {
     static constexpr bool doubles = sizeof(typename F::T) == 8;
-    static constexpr bool more = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
-    static constexpr int most = doubles || more ? 512 : 1024;
-    static constexpr int words = more && !doubles ? 64 : 32;  // registers of a thread for elements
+    static constexpr int most = doubles ? 512 : 1024;
+    // Sums in double and columns leave fewer registers for elements.
+    static constexpr bool few = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
+    // Four doubles of a group need 80 registers beside the elements.
+    static constexpr bool fewer = members<typename F::Record, double> > 3 || F::group_outputs > 3;
+    static constexpr int blocks(int threads) { return fewer && !doubles ? most * 3 / 4 / threads : most / threads; }
 };
 
 // Where the elements of a group are between the reduction and the map.
@@ -160,27 +164,36 @@ struct Loop : Schedule, Call<F, S, Stages> {
     using E = Element<F, Affine>;
     static constexpr int V = Schedule::V, K = Schedule::K, threads = Schedule::threads;
     static constexpr int blocks_per_multiprocessor =
-        Schedule::whole && Schedule::in_registers ? Threads<F>::most / threads : 1;
+        Schedule::whole && Schedule::in_registers ? Threads<F>::blocks(threads) : 1;
     static constexpr std::int64_t longest = 1 << 20;  // positions are below this: exact in every T
     static constexpr bool has_first = !std::is_void_v<typename F::First>;
     using At = Positions<V, Schedule::layout>;
 
-    int width_;  // threads of a group: a power of two
+    int width_;          // threads of a group in a block: a power of two
+    int cluster_;        // blocks of a group
+    int block_vectors_;  // vectors of a group in a block
 
-    Loop(const Call<F, S, Stages>& call, int width) : Call<F, S, Stages>(call), width_(width) {}
+    Loop(const Call<F, S, Stages>& call, int width, int cluster = 1)
+        : Loop(call, width, cluster, (call.groups.length + V * cluster - 1) / (V * cluster)) {}
+    Loop(const Call<F, S, Stages>& call, int width, int cluster, std::int64_t block_vectors)
+        : Call<F, S, Stages>(call), width_(width), cluster_(cluster), block_vectors_(int(block_vectors)) {}
 
     // Neighboring threads take neighboring groups.
     GRADFUSE_HD bool across() const { return !Schedule::whole && this->groups.across; }
-    GRADFUSE_DEVICE int width() const { return Schedule::whole && threads > 256 ? threads : width_; }
-    std::int64_t per_block() const { return threads / width_; }
-    GRADFUSE_HD int exchanged() const { return across() ? threads : threads / warp_size; }  // records
-    // Shared memory has the records, then the vectors of a resident group, one input after the other.
-    GRADFUSE_HD std::int64_t record_bytes() const {
-        return (exchanged() * std::int64_t(sizeof(Record)) + 15) / 16 * 16;
+    GRADFUSE_DEVICE int width() const {
+        return Schedule::whole && !Schedule::resident && threads > 256 ? threads : width_;
     }
-    GRADFUSE_HD std::int64_t vectors_of_group() const { return (this->groups.length + V - 1) / V; }
-    std::int64_t shared_bytes() const {
-        return record_bytes() + (Schedule::resident ? F::inputs * vectors_of_group() * 16 : 0);
+    GRADFUSE_HD int cluster() const { return Schedule::resident && has_clusters ? cluster_ : 1; }
+    // A block has the threads of one resident group, or of several other ones.
+    GRADFUSE_HD int groups_of_block() const { return Schedule::resident ? 1 : threads / width_; }
+    int threads_of_block() const { return Schedule::resident ? width_ : threads; }
+    // Shared memory has the records of the threads or warps and that of the block, then the vectors of a resident
+    // group, one input after the other.
+    GRADFUSE_HD int exchanged() const { return (across() ? threads : threads / warp_size) + 1; }
+    GRADFUSE_DEVICE SharedArray<Record> records() const { return {shared_memory<void>(), exchanged()}; }
+    GRADFUSE_HD std::int64_t record_bytes() const { return (SharedArray<Record>::bytes(exchanged()) + 15) / 16 * 16; }
+    GRADFUSE_HD std::int64_t shared_bytes() const {
+        return record_bytes() + (Schedule::resident ? F::inputs * std::int64_t(block_vectors_) * 16 : 0);
     }
 
     // The share of a thread of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements
@@ -204,12 +217,12 @@ struct Loop : Schedule, Call<F, S, Stages> {
         s.columns = Affine ? this->columns.first(s.group) : 0;
         s.begin = 0;
         s.end = exists ? this->groups.length : 0;  // other threads only take part in the exchange
-        s.lane = across() ? int(threadIdx.x) / (threads / width()) : int(threadIdx.x) % width();
+        s.lane = across() ? int(threadIdx.x) / groups_of_block() : int(threadIdx.x) % width();
         s.enter(0);
         return s;
     }
     GRADFUSE_DEVICE int own_group() const {  // its index in the block
-        return across() ? int(threadIdx.x) % (threads / width()) : int(threadIdx.x) / width();
+        return across() ? int(threadIdx.x) % groups_of_block() : int(threadIdx.x) / width();
     }
     GRADFUSE_DEVICE int present(const Share& s) const {  // the number of the group's threads that have elements
         const std::int64_t vectors = Schedule::streams ? (s.end - s.begin + V - 1) / V : s.vectors;
@@ -238,20 +251,27 @@ struct Loop : Schedule, Call<F, S, Stages> {
     }
     GRADFUSE_DEVICE static bool there(const At& at, int j) { return Schedule::whole || j < at.count; }
 
-    struct Held {  // as a bare array it takes more registers
-        T x[K][F::inputs][V];
+    // The vectors of a chunk as they are in memory. All are loaded before the first one is used.
+    struct Loaded {
+        Raw<S, V> x[K][F::inputs], extra[K];
     };
-
     template <class OfGroup>
-    GRADFUSE_DEVICE void read(const Share& s, int begin, const OfGroup& stages, bool last, Held& held) const {
-        Raw<S, V> raw[K][F::inputs], extra[K];
+    GRADFUSE_DEVICE void load(const Share& s, int begin, const OfGroup& stages, Loaded& loaded) const {
         for_vectors(s, begin, [&](int k, int, const At& at) {
 #pragma unroll
-            for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
-            stages.load(at, extra[k]);
+            for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], loaded.x[k][i]);
+            stages.load(at, loaded.extra[k]);
         });
-        for_vectors(s, begin,
-                    [&](int k, int, const At& at) { widen_all(at, raw[k], extra[k], stages, last, held.x[k]); });
+    }
+    // each(k, v, at, x) for the vectors of a chunk, in the compute type.
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void for_loaded(const Share& s, int begin, const Loaded& loaded, const OfGroup& stages, bool last,
+                                    const Each& each) const {
+        for_vectors(s, begin, [&](int k, int v, const At& at) {
+            T x[F::inputs][V];
+            widen_all(at, loaded.x[k], loaded.extra[k], stages, last, x);
+            each(k, v, at, x);
+        });
     }
 
     // What each vector x of all inputs takes part in.
@@ -299,6 +319,19 @@ struct Loop : Schedule, Call<F, S, Stages> {
         at.write(this->out, y);
     }
 
+    // Maps a vector if the map needs no record of the whole group.
+    static constexpr bool maps_at_once = F::maps && !F::waits && !Schedule::in_registers;
+    template <class OfGroup>
+    GRADFUSE_DEVICE void map_at_once(const Share& s, const At& at, int v, int count, const Group& group,
+                                     const OfGroup& stages, const T (&x)[F::inputs][V]) const {
+        static_assert(!maps_at_once || !has_first);
+        if constexpr (maps_at_once) {
+            const auto local = this->f.local(0, count, group, 0);
+            const auto constants = this->f.constants(Record{}, local, group, 0);
+            map_vector(s, at, v, local, constants, stages, x, [](int, const auto&) {});
+        }
+    }
+
     struct Part {
         T center;
         double count;
@@ -315,19 +348,23 @@ struct Loop : Schedule, Call<F, S, Stages> {
         }
         return count;
     }
-    // Reduces the part that `lanes` neighboring threads hold. If the map follows, the kept values replace x.
-    GRADFUSE_DEVICE Part reduce(const Share& s, int begin, int lanes, const Group& group, Held& held) const {
+    // Reduces a part of `count` elements that belongs to `lanes` neighboring threads. for_first(each) and
+    // for_sums(each) call each(k, v, at, x) for the vectors of this thread. If there is no first reduction, for_first
+    // is not called.
+    template <class ForFirst, class ForSums>
+    GRADFUSE_DEVICE Part reduce(const Share& s, int count, int lanes, const Group& group, const ForFirst& for_first,
+                                const ForSums& for_sums) const {
         Part part;
-        part.count = elements(s, begin, lanes);
+        part.count = count;
         part.center = 0;
         if constexpr (has_first) {
             part.center = F::First::start;
-            for_vectors(s, begin, [&](int k, int, const At& at) { join_center(at, held.x[k], part.center); });
+            for_first([&](int, int, const At& at, const auto& x) { join_center(at, x, part.center); });
             part.center = joined(part.center, lanes);
         }
         part.local = this->f.local(part.center, part.count, group, 0);
         typename F::Sums sums{};
-        for_vectors(s, begin, [&](int k, int v, const At& at) { add_to(sums, s, at, v, part.local, held.x[k]); });
+        for_sums([&](int, int v, const At& at, auto& x) { add_to(sums, s, at, v, part.local, x); });
         part.record = this->f.record(part.local, sum_lanes(sums, lanes), part.count);
         return part;
     }
@@ -353,125 +390,172 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // Merges the records of all parts of a group in order. The first `present` of its threads have one.
     GRADFUSE_DEVICE Record exchange(Record record, int present) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
-        Record* const shared = shared_memory<Record>();
+        const SharedArray<Record> all = records();
         if (across()) {
             if (width() == 1) return record;
-            const int groups = threads / width(), own = own_group();
-            shared[threadIdx.x] = record;
+            const int groups = groups_of_block(), own = own_group();
+            all.set(int(threadIdx.x), record);
             __syncthreads();
-            record = shared[own];
-            for (int p = 1; p < present; ++p) merge(record, shared[p * groups + own]);
+            record = all.get(own);
+            for (int p = 1; p < present; ++p) merge(record, all.get(p * groups + own));
             return record;
         }
         const int lanes = width() < warp_size ? width() : warp_size, warps = width() / warp_size;
         const int warp = int(threadIdx.x) / warp_size, first = width() <= warp_size ? warp : warp / warps * warps;
         if constexpr (Schedule::streams) record = merge_lanes(record, merge, lanes, present - (warp - first) * lanes);
         if (width() <= warp_size) return record;
-        if (threadIdx.x % warp_size == 0) shared[warp] = record;
+        if (threadIdx.x % warp_size == 0) all.set(warp, record);
         __syncthreads();
-        return merge_lanes(shared[first + int(threadIdx.x) % warps], merge, warps, (present + lanes - 1) / lanes);
+        return merge_lanes(all.get(first + int(threadIdx.x) % warps), merge, warps, (present + lanes - 1) / lanes);
+    }
+    // Merges the records of the blocks of a cluster in order.
+    GRADFUSE_DEVICE Record exchange_in_cluster(const Record& record) const {
+        if (cluster() == 1) return record;
+        const int own = exchanged() - 1;
+        if (threadIdx.x == 0) records().set(own, record);
+        cluster_barrier();
+        const Record other = records().get(own, int(threadIdx.x) % cluster());
+        return merge_lanes(other, [&](Record& a, const Record& b) { this->f.merge(a, b); }, cluster(), cluster());
     }
 
-    template <class Constants, class OfGroup, class Terms>
-    GRADFUSE_DEVICE void map(const Share& s, int begin, const typename F::Local& local, const Constants& c,
-                             const OfGroup& stages, const Held& held, const Terms& terms) const {
-        for_vectors(s, begin, [&](int k, int v, const At& at) {
-            map_vector(s, at, v, local, c, stages, held.x[k], [&](int j, const auto& values) { terms(k, j, values); });
-        });
-    }
+    struct Held {  // as a bare array it takes more registers
+        T x[K][F::inputs][V];
+    };
 
+    // terms(k, j, values) gets the values that the map returns for element j of the thread's vector k.
     template <class Terms>
-    GRADFUSE_DEVICE void on_chip(const Share& s, const Terms& terms) const {
+    GRADFUSE_DEVICE void run_in_registers(const Share& s, const Terms& terms) const {
         const auto& stages = this->stages.of_group(s.group, s.columns);
         const T picked = this->pick(s.group);
         Held held;
-        read(s, 0, stages, true, held);
+        {
+            Loaded loaded;
+            load(s, 0, stages, loaded);
+            for_vectors(s, 0, [&](int k, int, const At& at) {
+                widen_all(at, loaded.x[k], loaded.extra[k], stages, true, held.x[k]);
+            });
+        }
+        const auto for_held = [&](const auto& each) {
+            for_vectors(s, 0, [&](int k, int v, const At& at) { each(k, v, at, held.x[k]); });
+        };
         const int lanes = across() ? 1 : width() < warp_size ? width() : warp_size;
-        const Part part = reduce(s, 0, lanes, this->numbers(s.group), held);
+        const Part part = reduce(s, elements(s, 0, lanes), lanes, this->numbers(s.group), for_held, for_held);
         const Record whole = exchange(part.record, present(s));
         const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), 0);
-        map(s, 0, part.local, constants, stages, held, terms);
-        finish(s, whole, picked);
-    }
-    // A vector of a group in shared memory. Each thread accesses only those that it has loaded itself.
-    GRADFUSE_DEVICE Raw<S, V>& resident(int input, int v) const {
-        auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
-        return vectors[input * vectors_of_group() + v];
-    }
-    // Loads the group. each(v, at, x) for this thread's vectors.
-    template <class OfGroup, class Each>
-    GRADFUSE_DEVICE void for_loaded(Share& s, const OfGroup& stages, const Each& each) const {
-        for_chunks(s, false, [&](int begin) {
-            Raw<S, V> raw[K][F::inputs];
-            for_vectors(s, begin, [&](int k, int, const At& at) {
-#pragma unroll
-                for (int i = 0; i < F::inputs; ++i) at.load(this->in[i], raw[k][i]);
-            });
-            for_vectors(s, begin, [&](int k, int v, const At& at) {
-#pragma unroll
-                for (int i = 0; i < F::inputs; ++i) resident(i, v) = raw[k][i];
-                each_widened(at, v, raw[k], stages, false, each);
-            });
-        });
-    }
-    // The same after the group has been loaded.
-    template <class OfGroup, class Each>
-    GRADFUSE_DEVICE void for_resident(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
-        for (int v = s.lane; v < s.vectors; v += width()) {
-            Raw<S, V> raw[F::inputs];
-#pragma unroll
-            for (int i = 0; i < F::inputs; ++i) raw[i] = resident(i, v);
-            each_widened(At(this->groups, s.first, v * V, V, true), v, raw, stages, last, each);
-        }
-    }
-    template <class OfGroup, class Each>
-    GRADFUSE_DEVICE void each_widened(const At& at, int v, const Raw<S, V> (&raw)[F::inputs], const OfGroup& stages,
-                                      bool last, const Each& each) const {
-        Raw<S, V> extra;
-        T x[F::inputs][V];
-        stages.load(at, extra);
-        widen_all(at, raw, extra, stages, last, x);
-        each(v, at, x);
-    }
-    // The number of elements that this thread's warp loads.
-    GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
-        const int first = s.lane / warp_size * warp_size, rounds = s.vectors / threads,
-                  rest = s.vectors % threads - first;
-        return (rounds * warp_size + (rest < 0 ? 0 : rest < warp_size ? rest : warp_size)) * V;
-    }
-    // Reduces the part of this thread's warp. If there is no first reduction, this happens while the group is loaded.
-    template <class OfGroup>
-    GRADFUSE_DEVICE Part reduce_resident(Share& s, const OfGroup& stages, const Group& group) const {
-        Part part{};
-        part.count = elements_of_warp(s);
-        typename F::Sums sums{};
-        const auto add = [&](int v, const At& at, auto& x) { add_to(sums, s, at, v, part.local, x); };
-        if constexpr (has_first) {
-            part.center = F::First::start;
-            for_loaded(s, stages, [&](int, const At& at, const auto& x) { join_center(at, x, part.center); });
-            part.center = joined(part.center, warp_size);
-            part.local = this->f.local(part.center, part.count, group, 0);
-            for_resident(s, stages, false, add);
-        } else {
-            part.local = this->f.local(0, part.count, group, 0);
-            for_loaded(s, stages, add);
-        }
-        part.record = this->f.record(part.local, sum_lanes(sums, warp_size), part.count);
-        return part;
-    }
-    GRADFUSE_DEVICE void in_shared_memory(Share& s) const {
-        const auto& stages = this->stages.of_group(s.group, s.columns);
-        const T picked = this->pick(s.group);
-        const Part part = reduce_resident(s, stages, this->numbers(s.group));
-        const Record whole = exchange(part.record, present(s));
-        const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), 0);
-        for_resident(s, stages, true, [&](int v, const At& at, const auto& x) {
-            map_vector(s, at, v, part.local, constants, stages, x, [](int, const auto&) {});
+        for_held([&](int k, int v, const At& at, const auto& x) {
+            map_vector(s, at, v, part.local, constants, stages, x,
+                       [&](int j, const auto& values) { terms(k, j, values); });
         });
         finish(s, whole, picked);
     }
 
-    GRADFUSE_DEVICE void two_sweeps(Share& s) const {
+    // A vector of this block's elements in shared memory. A thread accesses only those that it has copied itself.
+    GRADFUSE_DEVICE Raw<S, V>* copy_of(int input, int v) const {
+        auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
+        return vectors + input * block_vectors_ + v;
+    }
+    GRADFUSE_DEVICE At resident_position(const Share& s, int v) const {
+        return {this->groups, s.first, s.at + v * V, V, true};
+    }
+    // Copies are waited for in this many steps.
+    static constexpr int copy_steps = 4;
+    GRADFUSE_DEVICE int copied_after(const Share& s, int step) const {  // vectors
+        const int rounds = (s.vectors + width() - 1) / width(), vectors = rounds * step / copy_steps * width();
+        return vectors < s.vectors ? vectors : s.vectors;
+    }
+    // Starts to copy this block's elements.
+    GRADFUSE_DEVICE void start_copies(const Share& s) const {
+        for (int step = 0, v = s.lane; step < copy_steps; ++step) {
+            for (const int end = copied_after(s, step + 1); v < end; v += width()) {
+                const At at = resident_position(s, v);
+#pragma unroll
+                for (int i = 0; i < F::inputs; ++i) start_copy(copy_of(i, v), this->in[i] + at.start);
+            }
+            end_group_of_copies();
+        }
+    }
+    // each(0, v, at, x) for this thread's vectors, as soon as they have been copied.
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void for_copied(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
+        for (int step = 0; step < copy_steps; ++step) {
+            switch (step) {
+                case 0:
+                    wait_for_copies<3>();
+                    break;
+                case 1:
+                    wait_for_copies<2>();
+                    break;
+                case 2:
+                    wait_for_copies<1>();
+                    break;
+                default:
+                    wait_for_copies<0>();
+            }
+            for_resident(s, copied_after(s, step), copied_after(s, step + 1), stages, last, each);
+        }
+    }
+    // The same for those from vector `begin` to `end`.
+    template <class OfGroup, class Each>
+    GRADFUSE_DEVICE void for_resident(const Share& s, int begin, int end, const OfGroup& stages, bool last,
+                                      const Each& each) const {
+#pragma unroll 1
+        for (int v = begin + s.lane; v < end; v += width()) {
+            const At at = resident_position(s, v);
+            Raw<S, V> raw[F::inputs], extra;
+            T x[F::inputs][V];
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) {
+                count_banks(copy_of(i, v), 16);
+                raw[i] = *copy_of(i, v);
+            }
+            stages.load(at, extra);
+            widen_all(at, raw, extra, stages, last, x);
+            each(0, v, at, x);
+        }
+    }
+    // The number of elements that this thread's warp copies.
+    GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
+        const int first = s.lane / warp_size * warp_size, rounds = s.vectors / width(),
+                  rest = s.vectors % width() - first;
+        return (rounds * warp_size + (rest < 0 ? 0 : rest < warp_size ? rest : warp_size)) * V;
+    }
+    // Reduces the part of this thread's warp while others are copied. If the map needs no record, maps it too.
+    template <class OfGroup>
+    GRADFUSE_DEVICE Part reduce_copied(const Share& s, const OfGroup& stages, const Group& group) const {
+        const int count = elements_of_warp(s);
+        const auto for_new = [&](const auto& each) {
+            for_copied(s, stages, maps_at_once, [&](int k, int v, const At& at, auto& x) {
+                each(k, v, at, x);
+                map_at_once(s, at, v, count, group, stages, x);
+            });
+        };
+        const auto for_all = [&](const auto& each) { for_resident(s, 0, s.vectors, stages, false, each); };
+        if constexpr (has_first) {
+            return reduce(s, count, warp_size, group, for_new, for_all);
+        } else {
+            return reduce(s, count, warp_size, group, for_all, for_new);
+        }
+    }
+    // Every block of a cluster takes the same number of vectors, the last one what is left.
+    GRADFUSE_DEVICE void run_in_shared_memory(Share& s) const {
+        const std::int64_t each = std::int64_t(block_vectors_) * V;
+        s.begin = std::int64_t(blockIdx.x) % cluster() * each;
+        if (s.begin + each < s.end) s.end = s.begin + each;
+        s.enter(s.begin);
+        start_copies(s);
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const T picked = this->pick(s.group);
+        const Part part = reduce_copied(s, stages, this->numbers(s.group));
+        const Record whole = exchange_in_cluster(exchange(part.record, present(s)));
+        const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), s.at);
+        for_resident(s, 0, s.vectors, stages, true, [&](int, int v, const At& at, const auto& x) {
+            map_vector(s, at, v, part.local, constants, stages, x, [](int, const auto&) {});
+        });
+        finish(s, whole, picked);
+        if (cluster() > 1) cluster_barrier();  // the shared memory of a block lasts as long as others may read it
+    }
+
+    GRADFUSE_DEVICE void run_in_two_sweeps(Share& s) const {
         const auto& stages = this->stages.of_group(s.group, s.columns);
         const T picked = this->pick(s.group);
         const Group group = this->numbers(s.group, picked);
@@ -482,25 +566,35 @@ struct Loop : Schedule, Call<F, S, Stages> {
         auto constants = this->f.constants(whole, local, group, at);
         for_chunks(s, true, [&](int begin) {
             if (s.at != at) constants = this->f.constants(whole, local, group, at = s.at);
-            Held held;
-            read(s, begin, stages, true, held);
-            map(s, begin, local, constants, stages, held, [](int, int, const auto&) {});
+            map_chunk(s, begin, local, constants, stages);
         });
         finish(s, whole, picked);
+    }
+    template <class Constants, class OfGroup>
+    GRADFUSE_DEVICE void map_chunk(const Share& s, int begin, const typename F::Local& local, const Constants& c,
+                                   const OfGroup& stages) const {
+        Loaded loaded;
+        load(s, begin, stages, loaded);
+        for_loaded(s, begin, loaded, stages, true, [&](int, int v, const At& at, const auto& x) {
+            map_vector(s, at, v, local, c, stages, x, [](int, const auto&) {});
+        });
     }
     // Reduces all chunks of this thread. If the map needs no record of the whole group, it maps them too.
     template <class OfGroup>
     GRADFUSE_DEVICE Part reduce_all(Share& s, const OfGroup& stages, const Group& group) const {
         Part mine{};
         for_chunks(s, false, [&](int begin) {
-            Held held;
-            read(s, begin, stages, !F::waits, held);
-            const Part part = reduce(s, begin, 1, group, held);
+            Loaded loaded;
+            load(s, begin, stages, loaded);
+            const int count = elements(s, begin, 1);
+            const auto for_chunk = [&](const auto& each) {
+                for_loaded(s, begin, loaded, stages, maps_at_once, [&](int k, int v, const At& at, auto& x) {
+                    each(k, v, at, x);
+                    map_at_once(s, at, v, count, group, stages, x);
+                });
+            };
+            const Part part = reduce(s, count, 1, group, for_chunk, for_chunk);
             if (part.count > 0) join(mine, part);
-            if constexpr (F::maps && !F::waits) {
-                const auto constants = this->f.constants(Record{}, part.local, group, 0);
-                map(s, begin, part.local, constants, stages, held, [](int, int, const auto&) {});
-            }
         });
         return mine;
     }
@@ -515,7 +609,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     }
     GRADFUSE_DEVICE void finish(const Share& s, const Record& whole, T picked) const {
         if constexpr (F::group_outputs > 0) {
-            if (s.lane != 0 || !s.exists()) return;
+            if (s.lane != 0 || s.begin > 0 || !s.exists()) return;
             double out[F::group_outputs];
             this->f.finish(whole, this->numbers(s.group, picked), out);
             for (int m = 0; m < F::group_outputs; ++m) this->group_out[m].set(s.group, out[m]);
@@ -523,30 +617,31 @@ struct Loop : Schedule, Call<F, S, Stages> {
     }
 
     GRADFUSE_DEVICE void operator()() const {
-        Share s = share(std::int64_t(blockIdx.x) * (threads / width()) + own_group());
+        Share s = share(std::int64_t(blockIdx.x) / cluster() * groups_of_block() + own_group());
         if constexpr (Schedule::streams) {
-            two_sweeps(s);
+            run_in_two_sweeps(s);
         } else if constexpr (Schedule::resident) {
-            in_shared_memory(s);
+            run_in_shared_memory(s);
         } else {
-            on_chip(s, [](int, int, const auto&) {});
+            run_in_registers(s, [](int, int, const auto&) {});
         }
     }
 };
 
 // ---- schedules
 
-// The number of a group's vectors that a thread holds in registers: at most, and for groups that are short or streamed.
+// The number of a group's vectors that a thread holds in this many registers.
 template <class F, class S, class Stages>
-constexpr int most_vectors =
-    Stages::large ? 1 : Threads<F>::words / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
+constexpr int vectors_in(int registers) {
+    return Stages::large ? 1 : registers / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
+}
 template <class F, class S, class Stages>
-constexpr int few_vectors = Stages::large ? 1 : most_vectors<F, S, Stages> * 16 / Threads<F>::words;
+constexpr int few_vectors = vectors_in<F, S, Stages>(16);
 
 template <class Schedule, bool Affine, class F, class S, class Stages>
 void launch_loop(const Call<F, S, Stages>& call, int width) {
     const Loop<F, S, Stages, Schedule, Affine> loop(call, width);
-    launch(loop, blocks_for(call.groups.count, loop.per_block()), loop.shared_bytes());
+    launch(loop, blocks_for(call.groups.count, loop.groups_of_block()), loop.shared_bytes());
 }
 
 // The number of threads for a group of this many vectors, k each; at least `side_by_side` threads if there are as many
@@ -557,49 +652,64 @@ inline int group_width(std::int64_t vectors, int k, int side_by_side = 8) {
     return width;
 }
 
-// False if a group does not fit in the shared memory of a block.
+// The number of blocks that have a group in shared memory, 0 if it does not fit. One block if it leaves room for a
+// second one on the multiprocessor; else a cluster, as small as possible.
+template <class Loop, class Call>
+int cluster_for(const Call& call) {
+    const std::int64_t most = most_shared_bytes();
+    const auto bytes = [&](int cluster) { return Loop(call, 1, cluster).shared_bytes(); };
+    if (bytes(1) <= most / 2) return 1;
+    for (int cluster = 2; cluster <= most_cluster<Loop>(); cluster *= 2) {
+        if (bytes(cluster) <= most) return cluster;
+    }
+    return bytes(1) <= most ? 1 : 0;
+}
+
+// False if a group does not fit in the shared memory of a cluster.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_in_shared_memory(const Call<F, S, Stages>& call) {
-    // 64 KB of loads in flight, with 64 registers if these are enough.
-    constexpr int threads = F::inputs + Stages::extra == 2 && sizeof(S) != 4 ? 512 : 1024;
-    using Resident = Schedule<threads, per_access<S>, 4096 / threads / F::inputs, L, Kept::in_shared_memory>;
-    if (Loop<F, S, Stages, Resident, Affine>(call, threads).shared_bytes() > most_shared_bytes()) return false;
-    launch_loop<Resident, Affine>(call, threads);
+    // Two columns of 16 bits need more than 64 registers.
+    constexpr int threads = F::columns > 1 && sizeof(S) == 2 ? 512 : Threads<F>::most;
+    using Resident = Loop<F, S, Stages, Schedule<threads, per_access<S>, 1, L, Kept::in_shared_memory>, Affine>;
+    const int cluster = cluster_for<Resident>(call);
+    if (cluster == 0) return false;
+    const std::int64_t bytes = Resident(call, threads, cluster).shared_bytes();
+    const int width = bytes <= threads * 32 ? threads / 4 : bytes <= threads * 64 ? threads / 2 : threads;
+    launch(Resident(call, width, cluster), call.groups.count * cluster, bytes, width, cluster);
     return true;
 }
 
-// False if a group does not fit in the registers or the shared memory of a block.
+// False if a group does not fit in the registers of a block or the shared memory of a cluster.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_on_chip(const Call<F, S, Stages>& call) {
-    constexpr int V = per_access<S>, most = Threads<F>::most;
-    constexpr int K = most_vectors<F, S, Stages>, few = few_vectors<F, S, Stages>;
+    constexpr int V = per_access<S>, most = Threads<F>::most, few = few_vectors<F, S, Stages>;
     const std::int64_t vectors = (call.groups.length + V - 1) / V;
     const bool across = call.groups.across;
-    const int groups = across ? warp_size : 1;  // the fewest groups of a block
-    if (vectors <= 256 / groups * few) {
+    if (vectors <= 256 / (across ? warp_size : 1) * few) {
         launch_loop<Schedule<256, V, few, L, Kept::in_registers>, Affine>(call,
                                                                           group_width(vectors, few, across ? 1 : 8));
         return true;
     }
-    if constexpr (!Stages::large) {
-        if (vectors <= most / 2 / groups * K) {
-            launch_loop<Schedule<most / 2, V, K, L, Kept::in_registers>, Affine>(call, most / 2 / groups);
-            return true;
-        }
-        if constexpr (L != Layout::any) {
+    if constexpr (L != Layout::any) {
+        if constexpr (!Threads<F>::few) {
+            constexpr int K = vectors_in<F, S, Stages>(32);
+            if (vectors <= most / 2 * K) {
+                launch_loop<Schedule<most / 2, V, K, L, Kept::in_registers>, Affine>(call, most / 2);
+                return true;
+            }
             if (vectors <= most * K) {
                 launch_loop<Schedule<most, V, K, L, Kept::in_registers>, Affine>(call, most);
                 return true;
             }
-            if constexpr (F::reduces && F::maps && F::waits) return loop_in_shared_memory<L, Affine>(call);
         }
+        if constexpr (F::reduces && F::maps && F::waits) return loop_in_shared_memory<L, Affine>(call);
     }
     return false;
 }
 
 template <Layout L, bool Affine, class F, class S, class Stages>
 void loop_groups(const Call<F, S, Stages>& call) {
-    constexpr int threads = Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
+    constexpr int threads = Threads<F>::few ? 256 : Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
     if (loop_on_chip<L, Affine>(call)) return;
     const int width = call.groups.across ? threads / warp_size : threads;
     launch_loop<Schedule<threads, per_access<S>, K, L, Kept::nowhere>, Affine>(call, width);

@@ -108,11 +108,18 @@ unsigned* ticket() {
     return of_stream;
 }
 
-std::int64_t most_shared_bytes() {
-    int bytes = 0;
-    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, devices::current_device()));
-    return bytes;
+namespace {
+
+int attribute(cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, devices::current_device()));
+    return value;
 }
+
+}  // namespace
+
+std::int64_t most_shared_bytes() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 
 }  // namespace gradfuse::cuda
 

@@ -27,53 +27,60 @@ struct Pieces {
     }
     std::int64_t each, count;
 };
-constexpr std::int64_t along_piece = 8192, across_piece = 128;
-
-inline Pieces slots_of(const Groups& g) {
-    constexpr std::int64_t most = 256;
-    // Across, a block merges the records of 32 groups. With so few slots it reads more elements than records.
-    const std::int64_t wanted = g.across ? std::int64_t(std::sqrt(double(g.length))) / 4 : g.length / along_piece;
-    return {g.length, wanted < 1 ? 1 : wanted < most ? wanted : most};
+// Pieces have 32 KB of inputs if groups are not side by side.
+template <class F, class S>
+Pieces pieces_along(std::int64_t length) {
+    constexpr std::int64_t each = 32 * 1024 / (F::inputs * std::int64_t(sizeof(S)));
+    return {length, (length + each - 1) / each};
+}
+template <class F, class S>
+Pieces slots_of(const Groups& g) {
+    if (!g.across) return pieces_along<F, S>(g.length);
+    // A block merges the records of 32 groups. With so few slots it reads more elements than records.
+    const auto wanted = std::int64_t(std::sqrt(double(g.length))) / 4;
+    return {g.length, wanted < 1 ? 1 : wanted < 256 ? wanted : 256};
 }
 
+// Pieces in whole vectors are copied into shared memory.
 template <class F, class S, class Stages, Layout L>
-constexpr int vectors_at_a_time = L == Layout::any ? few_vectors<F, S, Stages> : 4 / F::inputs;
-template <class F, class S, class Stages, Layout L>
-using LoopOverPieces =
-    Loop<F, S, Stages, Schedule<256, per_access<S>, vectors_at_a_time<F, S, Stages, L>, L, Kept::nowhere>, false>;
+using LoopOverPieces = Loop<F, S, Stages,
+                            Schedule<256, per_access<S>, L == Layout::any ? few_vectors<F, S, Stages> : 1, L,
+                                     L == Layout::any ? Kept::nowhere : Kept::in_shared_memory>,
+                            false>;
 
 template <class F, class S, class Stages, Layout L>
 struct OfPieces : LoopOverPieces<F, S, Stages, L> {
     using Base = LoopOverPieces<F, S, Stages, L>;
     using Record = typename F::Record;
     using Share = typename Base::Share;
-    static constexpr int blocks_per_multiprocessor = 2;
+    static constexpr int blocks_per_multiprocessor = L == Layout::any ? 2 : Threads<F>::blocks(256);
 
     Pieces pieces;
     std::int64_t tiles;  // of groups, one tile per block
     Slots<Record> slots;
 
     OfPieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<Record>& slots)
-        : Base(call, width_for(call.groups.across, pieces.each)),
+        : Base(call, width_for(call.groups.across, pieces.each), 1, (pieces.each + Base::V - 1) / Base::V),
           pieces(pieces),
-          tiles(blocks_for(call.groups.count, this->per_block())),
+          tiles(blocks_for(call.groups.count, this->groups_of_block())),
           slots(slots) {}
 
     std::int64_t blocks() const { return tiles * pieces.count; }
 
     GRADFUSE_DEVICE Share share_of_piece(std::int64_t piece, std::int64_t tile) const {
-        Share s = this->share(tile * (Base::threads / this->width()) + this->own_group());
+        Share s = this->share(tile * this->groups_of_block() + this->own_group());
         if (!s.exists()) return s;
         s.begin = piece * pieces.each;
         if (s.begin + pieces.each < s.end) s.end = s.begin + pieces.each;
+        s.enter(s.begin);
         return s;
     }
 
 private:
     static int width_for(bool across, std::int64_t each) {
-        const int most = Base::threads / (across ? warp_size : 1);
-        const int width = group_width((each + Base::V - 1) / Base::V, Base::K, across ? 1 : 8);
-        return width < most ? width : most;
+        const int most = Base::threads / (across ? warp_size : 1), least = Base::resident ? warp_size : 1;
+        const int width = group_width((each + Base::V - 1) / Base::V, Base::resident ? 8 : Base::K, across ? 1 : 8);
+        return width < least ? least : width < most ? width : most;
     }
 };
 
@@ -86,7 +93,14 @@ struct ReduceSlots : OfPieces<F, S, Stages, L> {
         auto s = this->share_of_piece(slot, std::int64_t(blockIdx.x) % this->tiles);
         const int present = this->present(s);
         const auto& stages = this->stages.of_group(s.group, 0);
-        const auto mine = this->reduce_all(s, stages, this->numbers(s.group));
+        const auto mine = [&] {
+            if constexpr (ReduceSlots::resident) {
+                this->start_copies(s);
+                return this->reduce_copied(s, stages, this->numbers(s.group));
+            } else {
+                return this->reduce_all(s, stages, this->numbers(s.group));
+            }
+        }();
         const auto record = this->exchange(mine.record, present);
         if (s.lane == 0 && present > 0) this->slots.records[slot * this->groups.count + s.group] = record;
     }
@@ -99,29 +113,48 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
     using typename Base::Record;
     using typename Base::Share;
     using Constants = typename F::Constants;
-    static constexpr bool maps = F::maps && (F::waits || !F::reduces);
+    static constexpr bool maps = F::maps && (F::waits || !F::reduces), copies = maps && MapSlots::resident;
+
+    // So that a block reads more elements than records.
+    GRADFUSE_HD std::int64_t pieces_of_block() const { return 1 + this->slots.count / 512; }
+    std::int64_t blocks() const {
+        return this->tiles * ((this->pieces.count + pieces_of_block() - 1) / pieces_of_block());
+    }
 
     std::int64_t shared_bytes() const {
-        return Base::shared_bytes() + this->per_block() * std::int64_t(sizeof(Constants));
+        return Base::shared_bytes() + this->groups_of_block() * std::int64_t(sizeof(Constants));
     }
 
     GRADFUSE_DEVICE void operator()() const {
-        const std::int64_t block = std::int64_t(gridDim.x) - 1 - blockIdx.x, piece = block / this->tiles;
-        Share s = this->share_of_piece(piece, block % this->tiles);
+        const std::int64_t block = std::int64_t(gridDim.x) - 1 - blockIdx.x, tile = block % this->tiles;
+        std::int64_t piece = block / this->tiles * pieces_of_block();
+        Share s = this->share_of_piece(piece, tile);
+        if constexpr (copies) this->start_copies(s);
         const Record whole = merged(s);
         if (piece == 0) this->finish(s, whole, 0);
         if constexpr (maps) {
             const auto& stages = this->stages.of_group(s.group, 0);
             const Constants constants = shared_constants(s, whole);
-            this->for_chunks(s, true, [&](int begin) {
-                typename Base::Held held;
-                this->read(s, begin, stages, true, held);
-                this->map(s, begin, {}, constants, stages, held, [](int, int, const auto&) {});
-            });
+            map_piece(s, constants, stages);
+            for (const std::int64_t end = piece + pieces_of_block(); ++piece < end && piece < this->pieces.count;) {
+                s = this->share_of_piece(piece, tile);
+                if constexpr (copies) this->start_copies(s);
+                map_piece(s, constants, stages);
+            }
         }
     }
 
 private:
+    template <class OfGroup>
+    GRADFUSE_DEVICE void map_piece(Share& s, const Constants& constants, const OfGroup& stages) const {
+        if constexpr (copies) {
+            this->for_copied(s, stages, true, [&](int, int v, const auto& at, const auto& x) {
+                this->map_vector(s, at, v, {}, constants, stages, x, [](int, const auto&) {});
+            });
+        } else {
+            this->for_chunks(s, true, [&](int begin) { this->map_chunk(s, begin, {}, constants, stages); });
+        }
+    }
     // The first thread of a group has the result.
     GRADFUSE_DEVICE Record merged(const Share& s) const {
         const auto merge = [&](Record& a, const Record& b) { this->f.merge(a, b); };
@@ -144,7 +177,7 @@ private:
         return record;
     }
     GRADFUSE_DEVICE Constants shared_constants(const Share& s, const Record& whole) const {
-        Constants* const shared = reinterpret_cast<Constants*>(shared_memory<Record>() + this->exchanged());
+        Constants* const shared = reinterpret_cast<Constants*>(shared_memory<char>() + Base::shared_bytes());
         if (s.lane == 0) {
             const auto group = this->numbers(s.group);
             shared[this->own_group()] = this->f.constants(whole, this->f.local(0, 1, group, 0), group, 0);
@@ -190,7 +223,7 @@ public:
     template <class F>
     Slots<typename F::Record> reduce(const F& f) const {
         if (is_empty_) return {};
-        const Pieces pieces = slots_of(Groups(groups_));
+        const Pieces pieces = slots_of<F, S>(Groups(groups_));
         const Slots<typename F::Record> slots{allocate_array<typename F::Record>(pieces.count * groups_.count()),
                                               pieces.count};
         run(f, [&](const auto& call, auto layout) {
@@ -204,8 +237,9 @@ public:
     void map(const F& f, const Slots<typename F::Record>& slots = {}) const {
         if (is_empty_) return clear_numbers();
         const Groups groups(groups_);
-        const std::int64_t each = !groups.across ? along_piece : F::reduces ? slots_of(groups).each : across_piece;
-        const Pieces pieces(groups.length, (groups.length + each - 1) / each);
+        const Pieces pieces = !groups.across ? pieces_along<F, S>(groups.length)
+                              : F::reduces   ? slots_of<F, S>(groups)
+                                             : Pieces(groups.length, (groups.length + 127) / 128);
         run(f, [&](const auto& call, auto layout) {
             launch_pieces<MapSlots, decltype(layout)::value>(call, pieces, slots);
         });
@@ -237,7 +271,7 @@ private:
     static void launch_pieces(const Call<F, S, Stages>& call, const Pieces& pieces,
                               const Slots<typename F::Record>& slots) {
         const Kernel<F, S, Stages, L> kernel(call, pieces, slots);
-        launch(kernel, kernel.blocks(), kernel.shared_bytes());
+        launch(kernel, kernel.blocks(), kernel.shared_bytes(), kernel.threads_of_block());
     }
     void clear_numbers() const {
         for (const Array* out : arrays_.group_out) clear(out);

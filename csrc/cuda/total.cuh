@@ -20,7 +20,7 @@ struct Total : Kernel {
     GRADFUSE_DEVICE void operator()() const {
         double sum = 0;
         for (std::int64_t i = threadIdx.x; i < count; i += threads) sum += values[i];
-        sum = block_reduce(sum, shared_memory<double>(), Add{}, threads);
+        sum = block_reduce(sum, shared_memory<void>(), Add{}, threads);
         if (threadIdx.x == 0) to.set(0, denominator ? sum / *denominator : scale * sum);
     }
 };

@@ -1,4 +1,4 @@
-// CUDA's words on the host: kernels run as they stand, block after block in descending order.
+// CUDA's words on the host: kernels run as they stand, cluster after cluster in descending order.
 //
 // Barriers, shuffles and shared memory are real (block.h), and so is a fault: after one every call fails. Streams are
 // not here: every call has finished when it returns.
@@ -25,12 +25,12 @@
 namespace emulator {
 
 // Devices: two of them, and whose memory is whose.
-constexpr int devices = 2;
+constexpr int devices = 2, multiprocessors = 2;
 inline thread_local int device = 0;
 inline bool capturing = false, failing = false, faulted = false;
-inline int launches = 0;
-inline int shared_bytes = 227 * 1024;             // the most that a block may have: of compute capability 9.0
-inline std::vector<std::function<void()>> graph;  // the launches of the last capture
+inline int launches = 0, largest_cluster = 0;
+inline int compute_capability = 90, shared_bytes = 227 * 1024;  // the most that a block may have
+inline std::vector<std::function<void()>> graph;                // the launches of the last capture
 struct Allocation {
     std::size_t bytes;
     int device;
@@ -40,16 +40,14 @@ inline std::map<const char*, Allocation> allocations;
 
 }  // namespace emulator
 
-#define threadIdx emulator::thread_index
-#define blockIdx emulator::block_index
-#define blockDim emulator::block_size
-#define gridDim emulator::grid_size
-
-inline void __syncthreads() { emulator::block().barrier(); }
+inline void __syncthreads() { emulator::cluster().barrier(); }
+inline void __cluster_barrier_arrive() { emulator::cluster().arrive(); }
+inline void __cluster_barrier_wait() { emulator::cluster().wait_for_all(); }
+inline void* __cluster_map_shared_rank(const void* at, unsigned rank) { return emulator::cluster().of_rank(at, rank); }
 inline unsigned __shfl_xor_sync(unsigned mask, unsigned word, int lanes) {
-    return emulator::block().exchange(mask, word, (emulator::thread_index.x % 32) ^ unsigned(lanes));
+    return emulator::cluster().exchange(mask, word, (threadIdx.x % 32) ^ unsigned(lanes));
 }
-inline unsigned __ballot_sync(unsigned mask, bool vote) { return emulator::block().ballot(mask, vote); }
+inline unsigned __ballot_sync(unsigned mask, bool vote) { return emulator::cluster().ballot(mask, vote); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline void __threadfence() {}
 template <class T>
@@ -76,13 +74,32 @@ enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2, 
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
 constexpr unsigned cudaStreamNonBlocking = 1;
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaPointerAttributes {
     cudaMemoryType type;
     int device;
 };
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
 using cudaStream_t = struct CUstream_st*;
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        struct {
+            unsigned x, y, z;
+        } clusterDim;
+    } val;
+};
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    std::size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    cudaLaunchAttribute* attrs;
+    unsigned numAttrs;
+};
 
 namespace emulator {
 inline thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
@@ -106,8 +123,9 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = emulator::devices, cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = emulator::device, cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    return *value = emulator::shared_bytes, cudaSuccess;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::multiprocessors : emulator::shared_bytes;
+    return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= emulator::devices) return cudaErrorInvalidDevice;
@@ -160,35 +178,46 @@ template <class Function>
 cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int bytes) {
     return bytes <= emulator::shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
 }
+template <class Function>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Function*) {
+    attributes->ptxVersion = emulator::compute_capability;
+    return context_status();
+}
 
 template <class K>
-cudaError_t run_kernel(void (*kernel)(K), dim3 grid, dim3 threads, const K& arguments, std::size_t shared_bytes) {
+cudaError_t run_kernel(void (*kernel)(K), const cudaLaunchConfig_t& config, unsigned blocks_of_cluster,
+                       const K& arguments) {
     ++emulator::launches;
-    emulator::Block& block = emulator::block();
-    block.begin_launch([&] { kernel(arguments); }, threads.x, shared_bytes);
-    emulator::block_size = threads;
-    emulator::grid_size = grid;
-    for (unsigned b = grid.x; b-- > 0;) {
-        emulator::block_index = dim3(b, 0, 0);
-        if (block.run()) continue;
-        emulator::faulted = block.misaligned();
+    emulator::largest_cluster = std::max(emulator::largest_cluster, int(blocks_of_cluster));
+    emulator::Cluster& cluster = emulator::cluster();
+    cluster.begin_launch([&] { kernel(arguments); }, config.blockDim.x, config.dynamicSmemBytes, blocks_of_cluster);
+    blockDim = config.blockDim;
+    gridDim = config.gridDim;
+    for (unsigned b = config.gridDim.x; b > 0;) {
+        if (cluster.run(b -= blocks_of_cluster)) continue;
+        emulator::faulted = cluster.misaligned();
         return emulator::faulted ? cudaErrorMisalignedAddress : cudaErrorLaunchFailure;
     }
     return cudaSuccess;
 }
 // A launch during a capture runs too, and again at each replay.
 template <class K>
-cudaError_t cudaLaunchKernel(void (*kernel)(K), dim3 grid, dim3 threads, void** arguments, std::size_t shared_bytes,
-                             cudaStream_t) {
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* given, void (*kernel)(K), void** arguments) {
     static_assert(sizeof(K) <= 32764, "the arguments of a kernel");
     if (emulator::faulted) return context_status();
-    if (emulator::failing) return cudaErrorInvalidConfiguration;
-    if (grid.x == 0 || grid.x > 0x7fffffffu || threads.x == 0 || threads.x > 1024) return cudaErrorInvalidConfiguration;
+    const cudaLaunchConfig_t config = *given;
+    const unsigned blocks = config.gridDim.x, threads = config.blockDim.x,
+                   of_cluster = config.numAttrs ? config.attrs->val.clusterDim.x : 1;
+    const bool clusters_exist = emulator::compute_capability >= 90 && of_cluster <= 8 && blocks % of_cluster == 0;
+    const bool possible = blocks > 0 && blocks <= 0x7fffffffu && threads > 0 && threads <= 1024 &&
+                          config.dynamicSmemBytes <= std::max<std::size_t>(emulator::shared_bytes, 48 * 1024) &&
+                          (of_cluster == 1 || clusters_exist);
+    if (emulator::failing || !possible) return cudaErrorInvalidConfiguration;
     const K& of_kernel = *static_cast<K*>(arguments[0]);
     if (emulator::capturing) {
-        emulator::graph.push_back([=] { run_kernel(kernel, grid, threads, of_kernel, shared_bytes); });
+        emulator::graph.push_back([=] { run_kernel(kernel, config, of_cluster, of_kernel); });
     }
-    return run_kernel(kernel, grid, threads, of_kernel, shared_bytes);
+    return run_kernel(kernel, config, of_cluster, of_kernel);
 }
 
 namespace emulator {
@@ -227,11 +256,24 @@ GRADFUSE_EXPORTED int gradfuse_emulator_read(const float* at) {  // in a kernel
     float value;
     emulator::Read kernel{at, &value};
     void* arguments[] = {&kernel};
-    return cudaLaunchKernel(emulator::read, dim3(1), dim3(1), arguments, 0, nullptr);
+    const cudaLaunchConfig_t config = {};
+    return cudaLaunchKernelExC(&config, emulator::read, arguments);
 }
 GRADFUSE_EXPORTED bool gradfuse_emulator_is_capturing() { return emulator::capturing; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fault(bool on) { emulator::faulted = on; }
 GRADFUSE_EXPORTED bool gradfuse_emulator_has_faulted() { return emulator::faulted; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
-GRADFUSE_EXPORTED void gradfuse_emulator_limit_shared(int bytes) { emulator::shared_bytes = bytes; }
+GRADFUSE_EXPORTED void gradfuse_emulator_device(int compute_capability, int shared_bytes) {
+    emulator::largest_cluster = 0;
+    emulator::compute_capability = compute_capability;
+    emulator::shared_bytes = shared_bytes;
+}
+// While on: counts what gradfuse_emulator_banks returns, the most words that an access found in one bank.
+GRADFUSE_EXPORTED void gradfuse_emulator_count_banks(bool on) {
+    if (on) emulator::banks.restart();
+    emulator::banks.on = on;
+}
+GRADFUSE_EXPORTED int gradfuse_emulator_banks() { return emulator::banks.most(); }
+GRADFUSE_EXPORTED int gradfuse_emulator_bank_accesses() { return int(emulator::banks.counted()); }
+GRADFUSE_EXPORTED int gradfuse_emulator_largest_cluster() { return emulator::largest_cluster; }
 GRADFUSE_EXPORTED int gradfuse_emulator_launches() { return emulator::launches; }

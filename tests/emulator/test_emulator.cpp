@@ -25,6 +25,7 @@ void check(cudaError_t status) {
 cudaStream_t current_stream() { return nullptr; }
 void* allocate(std::int64_t) { return nullptr; }
 std::int64_t most_shared_bytes() { return 99 * 1024; }
+int multiprocessors() { return 1; }
 }  // namespace gradfuse::cuda
 
 namespace {
@@ -145,6 +146,69 @@ void quotient() {
     std::printf("%s\n", right ? "right" : "wrong");
 }
 
+// Thread t of a warp accesses `bytes` bytes at word t * stride.
+struct AccessesWords : Kernel {
+    int bytes, stride;
+    void operator()() const {
+        if (threadIdx.x < unsigned(warp_size)) count_banks(shared_memory<float>() + int(threadIdx.x) * stride, bytes);
+    }
+};
+
+void banks() {
+    const int accesses[][2] = {{4, 1}, {4, 0}, {4, 2}, {4, 3}, {4, 32}, {8, 2}, {8, 4}, {16, 4}, {16, 8}, {16, 0}};
+    for (const auto [bytes, stride] : accesses) {
+        gradfuse_emulator_count_banks(true);
+        launch(AccessesWords{{}, bytes, stride}, 1, 32 * 32 * 4);
+        gradfuse_emulator_count_banks(false);
+        std::printf("%d bytes at every %d words: %d\n", bytes, stride, gradfuse_emulator_banks());
+    }
+}
+
+// Each block of a cluster of four reads the number of the block after it.
+template <bool Waits>
+struct AsksItsNeighbor : Kernel {
+    int* out;
+    void operator()() const {
+        const SharedArray<int> own(shared_memory<void>(), 1);
+        const int rank = int(blockIdx.x) % 4;
+        if (threadIdx.x == 0) own.set(0, int(blockIdx.x));
+        cluster_barrier();
+        if (threadIdx.x == 0) out[blockIdx.x] = own.get(0, (rank + 1) % 4);
+        if (Waits) cluster_barrier();
+    }
+};
+template <bool Waits>
+void cluster() {
+    int out[8];
+    launch(AsksItsNeighbor<Waits>{{}, out}, 8, 4, Kernel::threads, 4);
+    for (const int o : out) std::printf("%d ", o);
+    std::printf("\n");
+}
+
+// The copy is there when it has been waited for, and not before.
+struct Copies : Kernel {
+    const float* from;
+    float* out;
+    void operator()() const {
+        if (threadIdx.x > 0) return;
+        float* const shared = shared_memory<float>();
+        start_copy(shared, from);
+        end_group_of_copies();
+        start_copy(shared + 4, from + 4);
+        end_group_of_copies();
+        wait_for_copies<1>();
+        out[0] = shared[3], out[1] = shared[4];
+        wait_for_copies<0>();
+        out[2] = shared[4];
+    }
+};
+void copies(bool aligned) {
+    alignas(16) const float from[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    float out[3] = {};
+    launch(Copies{{}, from + !aligned, out}, 1, 32);
+    std::printf("%g %g %g\n", double(out[0]), double(out[1]), double(out[2]));
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -160,5 +224,10 @@ int main(int, char** arguments) {
         std::printf("%s\n", out != out ? "nan" : "a number");
     }
     if (is("beyond")) launch(WritesBeyondSharedMemory{}, 1, 16);
+    if (is("banks")) banks();
+    if (is("cluster")) cluster<true>();
+    if (is("deserted cluster")) cluster<false>();
+    if (is("copies")) copies(true);
+    if (is("misaligned copies")) copies(false);
     if (is("touch")) touch(arguments[2]);
 }

@@ -25,7 +25,7 @@ struct LabelWeights : Kernel {
             const bool counts = label != p.ignore && label >= 0 && label < p.classes;
             sum += counts ? weights.get(std::int64_t(label)) : 0;
         }
-        sum = block_reduce(sum, shared_memory<double>(), Add{}, threads);
+        sum = block_reduce(sum, shared_memory<void>(), Add{}, threads);
         if (threadIdx.x == 0) rate[0] = 1 / sum, rate[1] = sum;
     }
 };

@@ -42,7 +42,7 @@ struct Loss : Kernel {
             dpred.write(i, n, true, p);
         }
         if (each) return;
-        sum = block_reduce(sum, shared_memory<double>(), Add{}, threads);
+        sum = block_reduce(sum, shared_memory<void>(), Add{}, threads);
         if (threadIdx.x == 0) totals[blockIdx.x] = sum;
     }
 };

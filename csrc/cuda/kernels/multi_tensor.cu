@@ -1,5 +1,7 @@
 // Optimizers and gradient clipping.
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -116,10 +118,24 @@ struct Clamp : ChunkKernel {
     }
 };
 
-// A step of one optimizer, for all groups with the same set of state arrays. Each block computes the constants of the
-// step from the hyper-parameters and the clocks. The last block advances the clocks.
-template <template <class> class Formula, unsigned Slots>
-struct Step : ChunkKernel {
+template <template <class> class Formula>
+struct Constants {
+    Update<Formula, float> single;
+    Update<Formula, double> precise;
+
+    template <class T>
+    GRADFUSE_DEVICE const Update<Formula, T>& of() const {
+        if constexpr (sizeof(T) == 8) {
+            return precise;
+        } else {
+            return single;
+        }
+    }
+};
+
+// What the constants of a step are computed from.
+template <template <class> class Formula>
+struct Settings {
     static constexpr int most_groups = 4;  // passed as arguments
 
     GroupStep given[most_groups];
@@ -129,49 +145,22 @@ struct Step : ChunkKernel {
     const double* norm;
     double limit;
     bool skip;
-    unsigned* ticket;
 
-    struct Constants {
-        Update<Formula, float> single;
-        Update<Formula, double> precise;
-    };
-
-    GRADFUSE_DEVICE void operator()() const {
-        const double n = norm ? *norm : 0;
-        if (skip && !math::is_finite(n)) return;
-        int* const last = own_shared<int>();
-        Constants* const constants = reinterpret_cast<Constants*>(own_shared<char>() + 16);
-        const double clip = norm ? clip_factor(n, limit) : 1;
-        for (int k = int(threadIdx.x); k < 2 * group_count; k += threads) {
-            const int g = k / 2;
-            if (k % 2 == 0) {
-                constants[g].single = Update<Formula, float>(group(g), advanced(g), clip);
-            } else {
-                constants[g].precise = Update<Formula, double>(group(g), advanced(g), clip);
-            }
-        }
-        __syncthreads();
-        for_chunks([&](const Piece& piece) {
-            const Constants& of_group = constants[piece.row.group];
-            if (of_group.single.slots != Slots) return;
-            switch (piece.row.dtype) {
-                case DType::f16:
-                    return update<Half>(of_group.single, piece);
-                case DType::bf16:
-                    return update<BFloat16>(of_group.single, piece);
-                case DType::f32:
-                    return update<float>(of_group.single, piece);
-                default:
-                    return update<double>(of_group.precise, piece);
-            }
-        });
-        if (!is_last_block(ticket, last)) return;
-        for (int g = int(threadIdx.x); g < group_count; g += threads) {
-            if (constants[g].single.slots == Slots) clocks[g] = advanced(g);
+    Settings(const OptimizerStep& step, Tables& tables)
+        : groups(nullptr),
+          group_count(step.group_count),
+          clocks(step.clocks),
+          norm(step.norm),
+          limit(step.limit),
+          skip(step.skip) {
+        if (step.capturable || step.group_count > most_groups) {
+            groups = tables.groups(step);
+        } else {
+            for (int g = 0; g < step.group_count; ++g) given[g] = step.groups[g];
         }
     }
 
-private:
+    GRADFUSE_DEVICE bool is_skipped() const { return skip && !math::is_finite(norm ? *norm : 0); }
     GRADFUSE_DEVICE const GroupStep& group(int g) const { return groups ? groups[g] : given[g]; }
     GRADFUSE_DEVICE Clock advanced(int g) const {
         Clock c = clocks[g];
@@ -179,80 +168,188 @@ private:
         Formula<float>::advance(group(g).values, c);
         return c;
     }
-
-    template <class S, class T>
-    GRADFUSE_DEVICE void update(const Update<Formula, T>& u, const Piece& piece) const {
-        const TensorRow& t = piece.row;
-        // Vectors of 4 also for half types, single elements for float64: otherwise the state does not fit in registers.
-        for_elements<S, sizeof(T) == 8 ? 1 : 4>(piece, [&](std::int64_t i, const auto& access) {
-            constexpr int V = std::decay_t<decltype(access)>::count;
-            T p[V], g[V], state[OptimizerInfo::max_slots][V];
-            access.read_gradient(i, g);
-            access.read_parameter(i, p);
-            if constexpr (sizeof(S) == 2) {
-                if (t.master) own(t.master).read(i, V, true, p);
+    // Computes the constants of all groups, with all threads of the block.
+    GRADFUSE_DEVICE void compute(Constants<Formula>* to) const {
+        const double clip = norm ? clip_factor(*norm, limit) : 1;
+        for (int k = int(threadIdx.x); k < 2 * group_count; k += int(blockDim.x)) {
+            const int g = k / 2;
+            if (k % 2 == 0) {
+                to[g].single = Update<Formula, float>(group(g), advanced(g), clip);
+            } else {
+                to[g].precise = Update<Formula, double>(group(g), advanced(g), clip);
             }
-#pragma unroll
-            for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
-                if (Slots >> k & 1) own(static_cast<T*>(t.state[k])).read(i, V, true, state[k]);
-            }
-            const Slices<T> at{p, g, {state[0], state[1], state[2]}};
-#pragma unroll
-            for (int j = 0; j < V; ++j) u.template element<Slots>(at, j);
-#pragma unroll
-            for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
-                if (Slots >> k & 1) own(static_cast<T*>(t.state[k])).write(i, V, true, state[k]);
-            }
-            if constexpr (sizeof(S) == 2) {
-                if (t.master) own(t.master).write(i, V, true, p);
-            }
-            access.write_parameter(i, p);
-        });
-    }
-
-    // Memory of the optimizer: dense and on a boundary of 16 bytes.
-    template <class T>
-    GRADFUSE_DEVICE static View<T> own(T* data) {
-        return {data, true};
+        }
+        __syncthreads();
     }
 };
 
+// Memory of the optimizer: dense and on a boundary of 16 bytes.
+template <class T>
+GRADFUSE_DEVICE View<T> own(T* data) {
+    return {data, true};
+}
+
+// The step of the elements from `i` on that one access reads.
+template <unsigned Slots, class S, template <class> class Formula, class T, class Access>
+GRADFUSE_DEVICE void update_elements(const Update<Formula, T>& u, const TensorRow& t, std::int64_t i,
+                                     const Access& access) {
+    constexpr int V = Access::count;
+    T p[V], g[V], state[OptimizerInfo::max_slots][V];
+    access.read_gradient(i, g);
+    access.read_parameter(i, p);
+    if constexpr (sizeof(S) == 2) {
+        if (t.master) own(t.master).read(i, V, true, p);
+    }
+#pragma unroll
+    for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
+        if (Slots >> k & 1) own(static_cast<T*>(t.state[k])).read(i, V, true, state[k]);
+    }
+    const Slices<T> at{p, g, {state[0], state[1], state[2]}};
+#pragma unroll
+    for (int j = 0; j < V; ++j) u.template element<Slots>(at, j);
+#pragma unroll
+    for (int k = 0; k < OptimizerInfo::max_slots; ++k) {
+        if (Slots >> k & 1) own(static_cast<T*>(t.state[k])).write(i, V, true, state[k]);
+    }
+    if constexpr (sizeof(S) == 2) {
+        if (t.master) own(t.master).write(i, V, true, p);
+    }
+    access.write_parameter(i, p);
+}
+
+// A step of one optimizer, for all groups with the same set of state arrays. Each block computes the constants. The
+// last block advances the clocks.
 template <template <class> class Formula, unsigned Slots>
-void launch_step(const ChunkTable& table, const OptimizerStep& step) {
-    using Kernel = Step<Formula, Slots>;
+struct Step : ChunkKernel {
+    Settings<Formula> settings;
+    unsigned* ticket;
+
+    GRADFUSE_DEVICE void operator()() const {
+        if (settings.is_skipped()) return;
+        int* const last = own_shared<int>();
+        auto* const constants = reinterpret_cast<Constants<Formula>*>(own_shared<char>() + 16);
+        settings.compute(constants);
+        for_chunks([&](const Piece& piece) {
+            const Constants<Formula>& of_group = constants[piece.row.group];
+            if (of_group.single.slots != Slots) return;
+            with_storage(piece.row.dtype, [&](auto s) {
+                using S = decltype(s);
+                using T = Compute<S>;
+                // Vectors of 4 also for half types, single elements for float64: otherwise the state does not fit in
+                // registers.
+                for_elements<S, sizeof(T) == 8 ? 1 : 4>(piece, [&](std::int64_t i, const auto& access) {
+                    update_elements<Slots, S>(of_group.template of<T>(), piece.row, i, access);
+                });
+            });
+        });
+        if (!is_last_block(ticket, last)) return;
+        for (int g = int(threadIdx.x); g < settings.group_count; g += threads) {
+            if (constants[g].single.slots == Slots) settings.clocks[g] = settings.advanced(g);
+        }
+    }
+};
+
+// The same in two launches, for large arrays: all constants, then a vector of elements per thread.
+template <template <class> class Formula>
+struct Prepare : Kernel {
+    Settings<Formula> settings;
+    Constants<Formula>* constants;
+    static constexpr unsigned no_slots = ~0u;  // of a step that is skipped
+
+    GRADFUSE_DEVICE void operator()() const {
+        const bool skipped = settings.is_skipped();
+        settings.compute(constants);
+        for (int g = int(threadIdx.x); g < settings.group_count; g += threads) {
+            if (skipped) {
+                constants[g].single.slots = no_slots;
+            } else {
+                settings.clocks[g] = settings.advanced(g);
+            }
+        }
+    }
+};
+template <template <class> class Formula, unsigned Slots, class S>
+struct LargeStep : Kernel {
+    static constexpr int blocks_per_multiprocessor = 4, V = 4;
+    DeviceTable table;
+    const Constants<Formula>* constants;
+    bool surely;  // all groups have these slots, and no step is skipped: the loads need not wait for the constants
+
+    GRADFUSE_HD static std::int64_t blocks_of(const TensorRow& row) {
+        return (row.size + threads * V - 1) / (threads * V);
+    }
+    std::int64_t blocks() const {
+        std::int64_t all = 0;
+        for (int t = 0; t < table.tensor_count; ++t) all += blocks_of(table.given[t]);
+        return all;
+    }
+
+    GRADFUSE_DEVICE void operator()() const {
+        std::int64_t block = blockIdx.x;
+        int t = 0;
+        for (; block >= blocks_of(table.given[t]); ++t) block -= blocks_of(table.given[t]);
+        const TensorRow& row = table.given[t];
+        const auto& u = constants[row.group].single;
+        if (!surely && u.slots != Slots) return;
+        char* const gradient = table.given_gradients[t];
+        const std::int64_t i = (block * threads + threadIdx.x) * V;
+        if (i + V <= row.size) return update_elements<Slots, S>(u, row, i, Vectors<S, V>(row, gradient));
+        for (std::int64_t j = i; j < row.size; ++j) update_elements<Slots, S>(u, row, j, Vectors<S, 1>(row, gradient));
+    }
+};
+
+// The dtype of all tensors if a thread should take a vector of elements: they are arguments, large, and in whole
+// vectors. Smaller arrays are as fast in chunks, in one launch.
+std::optional<DType> dtype_of_large(const DeviceTable& table) {
+    const DType dtype = table.given[0].dtype;
+    if (table.rows || dtype == DType::f64 || table.chunk_count <= 8 * multiprocessors()) return std::nullopt;
+    for (int t = 0; t < table.tensor_count; ++t) {
+        if (table.given[t].dtype != dtype || !table.given[t].wide) return std::nullopt;
+    }
+    return dtype;
+}
+
+template <template <class> class Formula, unsigned Slots>
+void launch_large_step(const DeviceTable& table, DType dtype, const Constants<Formula>* constants, bool surely) {
+    with_storage(dtype, [&](auto s) {
+        using S = decltype(s);
+        if constexpr (!std::is_same_v<S, double>) {
+            const LargeStep<Formula, Slots, S> kernel{{}, table, constants, surely};
+            launch(kernel, kernel.blocks());
+        }
+    });
+}
+
+template <template <class> class Formula, unsigned Slots>
+void launch_step(const DeviceTable& table, const OptimizerStep& step, Tables& tables) {
     const std::int64_t shared_bytes =
-        Kernel::piece_bytes + 16 + step.group_count * std::int64_t(sizeof(typename Kernel::Constants));
+        ChunkKernel::piece_bytes + 16 + step.group_count * std::int64_t(sizeof(Constants<Formula>));
     if (shared_bytes > 48 * 1024 && shared_bytes > most_shared_bytes()) {
         throw std::invalid_argument("groups must fit this GPU's shared memory, got " +
                                     std::to_string(step.group_count) + " of them: give arrays alike one group");
     }
-    Tables& tables = tables_of(table);
-    Kernel kernel;
-    kernel.table = tables.update(table);
-    kernel.groups = nullptr;
-    if (step.capturable || step.group_count > Kernel::most_groups) {
-        kernel.groups = tables.groups(step);
-    } else {
-        for (int g = 0; g < step.group_count; ++g) kernel.given[g] = step.groups[g];
-    }
-    kernel.group_count = step.group_count;
-    kernel.clocks = step.clocks;
-    kernel.norm = step.norm;
-    kernel.limit = step.limit;
-    kernel.skip = step.skip;
-    kernel.ticket = tables.ticket();
+    const Step<Formula, Slots> kernel{{{}, table}, {step, tables}, tables.ticket()};
     launch(kernel, table.chunk_count > 0 ? table.chunk_count : 1, shared_bytes);
 }
 
 template <template <class> class Formula, unsigned... Slots>
-void step_of_slots(const ChunkTable& table, const OptimizerStep& step, SlotSets<Slots...>) {
+void step_of_slots(const ChunkTable& host_table, const OptimizerStep& step, SlotSets<Slots...>) {
+    const auto slots_of = [](const GroupStep& g) { return Formula<float>::slots(g.values); };
+    const GroupStep *const first = step.groups, *const last = first + step.group_count;
     const auto in_use = [&](unsigned slots) {
-        for (int g = 0; g < step.group_count; ++g) {
-            if (Formula<float>::slots(step.groups[g].values) == slots) return true;
-        }
-        return false;
+        return std::any_of(first, last, [&](const GroupStep& g) { return slots_of(g) == slots; });
     };
-    (void)((in_use(Slots) && (launch_step<Formula, Slots>(table, step), false)) || ...);
+    Tables& tables = tables_of(host_table);
+    const DeviceTable table = tables.update(host_table);
+    if (const auto dtype = dtype_of_large(table)) {
+        auto* const constants = tables.constants<Constants<Formula>>(step.group_count);
+        launch(Prepare<Formula>{{}, {step, tables}, constants}, 1);
+        const bool surely =
+            !step.skip && std::all_of(first, last, [&](const GroupStep& g) { return slots_of(g) == slots_of(*first); });
+        (void)((in_use(Slots) && (launch_large_step<Formula, Slots>(table, *dtype, constants, surely), false)) || ...);
+    } else {
+        (void)((in_use(Slots) && (launch_step<Formula, Slots>(table, step, tables), false)) || ...);
+    }
 }
 
 template <template <class> class Formula>
