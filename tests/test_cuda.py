@@ -588,6 +588,39 @@ def test_a_captured_step_keeps_its_gradients(on, emulator, count, size, launches
         assert_identical(to_numpy(p), q)
 
 
+@emulated
+def test_a_gradient_that_comes_again_is_not_read_again(on, monkeypatch):
+    import cupy
+
+    reads = []
+    data = cupy.ndarray.data
+    monkeypatch.setattr(cupy.ndarray, "data", property(lambda a: (reads.append(a), data.fget(a))[1]))
+    params, host = [device_array(np.ones(5)) for _ in range(30)], [np.ones(5, np.float32) for _ in range(30)]
+    opt, expected = gradfuse.optim.Adam(params), gradfuse.optim.Adam(host)
+
+    def step(grads):
+        reads.clear()
+        opt.step(grads)
+        count = len(reads)
+        expected.step([to_numpy(g) for g in grads])
+        for p, q in zip(params, host, strict=True):
+            assert_identical(to_numpy(p), q)
+        return count
+
+    grads = [device_array(np.full(5, k + 1.0)) for k in range(30)]
+    assert step(grads) == step(grads) == 30
+    for g in grads:
+        g *= -2
+    assert step(grads) == 0
+    grads[7] = device_array(np.full(5, -7.0))  # another one
+    assert step(grads) == 1
+    for k in range(30):  # others, that may lie where those before lay
+        grads[k] = None
+        grads[k] = device_array(np.full(5, k - 3.0))
+    assert step(grads) == 30
+    assert step([grads[0], *grads[:-1]]) > 20
+
+
 PRODUCTS = {
     "@": lambda cupy, a: a @ a,
     "method": lambda cupy, a: a.dot(a),
@@ -669,7 +702,10 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.elu(x)) == 1
     assert launches(lambda: gradfuse.dropout_forward(x, rng=1)) == 1
     assert launches(lambda: gradfuse.softmax(x)) == 1
-    assert launches(lambda: gradfuse.mse_loss(x, x)) == 2
+    assert launches(lambda: gradfuse.mse_loss(x, x)) == 1
+    labels = device_array(np.zeros(64), "int64")
+    assert launches(lambda: gradfuse.cross_entropy(x, labels)) == 1
+    assert launches(lambda: gradfuse.cross_entropy(x, labels, ignore_index=0)) == 2
     assert launches(lambda: gradfuse.gated(x, x)) == 1
     assert launches(lambda: gradfuse.gated_backward(x, x, x)) == 1
     # A channel in registers; in shared memory; in slots; without statistics.

@@ -33,12 +33,20 @@ def test_nothing_is_spilled():
     assert not spilled
 
 
+# Of groups in whole vectors: rows, channels; kept in registers or in shared memory.
+WHOLE = r"\(Layout\)[012], \(Kept\)[01]|, \(Layout\)[012]> ?$"
+
+
 def test_registers_leave_room_for_1024_threads():
-    """64 registers are enough for loops over rows, for groups in shared memory in float32, and for many tensors."""
-    some = named(r"Loop<\w+<float>::\w+, .*Schedule<1024") + named(
-        r"Loop<(Normalize|BatchNorm)\w*<float>, float.*<1024"
-    )
-    for kernel in some + named("^Step<|^GradientNorms|^ClipToNorm|^Clamp"):
+    """64 registers. Four doubles of a group, sums in registers and two columns of 16 bits take more of them."""
+    loops = [k for k in named(r"^(Loop|ReduceSlots|MapSlots)<\w+<float>") if re.search(WHOLE, k.name)]
+    more = re.compile(r"<BatchNormTraining<.*(Kept\)0|Layout\)2> ?$)|CrossEntropy.*Kept\)0")
+    columns = re.compile(r"<Normalize<float>, (Half|BFloat16).*Kept\)1")
+    assert len(loops) > 90
+    for kernel in loops:
+        most = 80 if more.search(kernel.name) else 128 if columns.search(kernel.name) else 64
+        assert kernel.registers <= most, kernel.name
+    for kernel in named("^Step<|^LargeStep<|^GradientNorms|^ClipToNorm|^Clamp"):
         assert kernel.registers <= 64, kernel.name
 
 
@@ -77,11 +85,25 @@ def test_rows_are_loaded_whole_before_the_first_use(row, direction, inputs, stor
         assert bytes_in_flight(kernel.way(vectors, vectors // inputs)) == vectors * 16, kernel.name
 
 
-def test_groups_in_shared_memory_keep_64_kilobytes_in_flight():
-    for kernel in named(r"^Loop<.*\(Kept\)1>"):
-        threads, _, vectors = schedule(kernel)
-        inputs = 2 if re.search("Backward|OfProbabilities", kernel.name) else 1
-        assert threads * vectors * inputs * 16 == 2**16, kernel.name
+@pytest.mark.parametrize("kernels", [r"^Loop<.*\(Kept\)1>", r"^ReduceSlots<.*\(Layout\)2> ?$"])
+def test_groups_in_shared_memory_are_copied_without_registers(kernels):
+    """So everything is in flight at once."""
+    for kernel in named(kernels):
+        operations = [machine_code.operation_of(text) for _, text in kernel.instructions]
+        inputs = 2 if re.search("Backward|OfProbabilities|Sums", kernel.name) else 1
+        copies = [k for k, o in enumerate(operations) if o.startswith("LDGSTS.E.BYPASS.128")]
+        assert len(copies) >= inputs, kernel.name
+        plain = "Slots" in kernel.name or "NoStages" in kernel.name
+        first = min((k for k, o in enumerate(operations) if o.startswith("LDG.E.128")), default=len(operations))
+        assert first > max(copies) or not plain, kernel.name
+
+
+def test_large_steps_load_all_arrays_before_the_first_use():
+    for kernel in named(r"^LargeStep<.*, float> ?$"):
+        arrays = 2 + bin(int(re.search(r", (\d+)u", kernel.name)[1])).count("1")  # parameter, gradient, states
+        texts = [text for _, text in kernel.instructions]
+        first = next(k for k, t in enumerate(texts) if machine_code.WIDE_LOAD.match(machine_code.operation_of(t)))
+        assert bytes_in_flight(texts[first:]) == 16 * arrays, kernel.name
 
 
 def test_optimizers_access_16_bytes():

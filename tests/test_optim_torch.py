@@ -127,3 +127,11 @@ def test_clip_grad_value(rng, dtype):
     torch.nn.utils.clip_grad_value_(params, 0.7)
     for g, p in zip(grads, params, strict=True):
         assert torch.equal(g, p.grad)
+
+
+def test_parameters_are_read_without_a_new_tensor(monkeypatch):
+    params = [torch.zeros(3, requires_grad=True) for _ in range(3)]
+    opt = gradfuse.optim.SGD(params, lr=1.0)
+    monkeypatch.setattr(torch.Tensor, "detach", None)
+    opt.step([torch.ones(3)] * 3)
+    assert all((p == -1).all() for p in params)

@@ -140,6 +140,9 @@ std::optional<View> integer_view(py::handle object, const Where& where);
 // ---- arrays of other libraries (foreign.cpp)
 
 void foreign_view(py::handle object, const Where& where, View& v);
+// An optimizer writes a tensor that autograd follows without a record in its graph, as PyTorch's optimizers do.
+py::object plain(py::handle object);  // this array, or its memory as one that autograd does not follow
+View tracked_view(py::handle object, const Where& where);  // view(plain(object)), but fast
 // An uninitialized array of the owner's library, or none if its arrays cannot be written.
 py::object foreign_empty(const View& owner, const Shape& shape, DType dtype);
 std::uintptr_t stream_of(const View& v);  // the current stream of its library

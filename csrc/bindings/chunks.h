@@ -38,10 +38,11 @@ public:
     }
 
     // `lasting`: the table is of an optimizer, and a device keeps its part of it from call to call.
-    ChunkTable table(const std::vector<Tensor>& tensors, bool lasting) {
+    ChunkTable table(const std::vector<Tensor>& tensors, bool lasting, std::int64_t version = 0) {
         if (!lasting) resident_.reset();
         return {tensors.data(), int(tensors.size()),    chunks_.data(), int(chunks_.size()),
-                tasks_.data(),  int(tasks_.size()) - 1, &resident_,     lasting};
+                tasks_.data(),  int(tasks_.size()) - 1, &resident_,     lasting,
+                version};
     }
     std::int64_t elements() const { return elements_; }
 

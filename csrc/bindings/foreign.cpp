@@ -280,6 +280,26 @@ void foreign_view(py::handle object, const Where& where, View& v) {
     }
 }
 
+py::object plain(py::handle object) {
+    const bool tracked = py::getattr(object, words().requires_grad, py::bool_(false)).cast<bool>();
+    return tracked ? object.attr("detach")() : py::reinterpret_borrow<py::object>(object);
+}
+
+View tracked_view(py::handle object, const Where& where) {
+    const Library& kind = library_of(object);
+    dlpack::Tensor t;
+    if (kind.api && kind.api->tensor_from_object(object.ptr(), &t) == 0) {
+        View v;
+        v.source = kind.source;
+        v.object = object;
+        v.name = *where.part ? where.part : where.argument;
+        tensor_view(t, where, v);
+        return v;
+    }
+    PyErr_Clear();
+    return view(plain(object), where);
+}
+
 py::object foreign_empty(const View& owner, const Shape& shape, DType dtype) {
     if (owner.source == Source::exchange_api) {
         return exchange_empty(*library_of(owner.object).api, owner, shape, dtype);

@@ -258,6 +258,35 @@ private:
     bool known_ = true;
 };
 
+// The array that was last seen in a place, if it still exists. A CuPy array's memory never changes, so such an array
+// need not be read again.
+class LastSeen {
+public:
+    bool is(py::handle object) const {
+        if (!reference_) return false;
+#if PY_VERSION_HEX >= 0x030d0000
+        PyObject* seen = nullptr;
+        PyWeakref_GetRef(reference_.ptr(), &seen);
+        Py_XDECREF(seen);
+        return seen == object.ptr();
+#else
+        return PyWeakref_GetObject(reference_.ptr()) == object.ptr();
+#endif
+    }
+    // A reference is made when an address comes twice, because loops that make new arrays would pay for it.
+    void set(const View& v) {
+        const bool again = v.source == Source::cupy && v.object.ptr() == address_;
+        reference_ =
+            again ? py::reinterpret_steal<py::object>(PyWeakref_NewRef(v.object.ptr(), nullptr)) : py::object();
+        address_ = v.object.ptr();
+        if (again && !reference_) throw py::error_already_set();
+    }
+
+private:
+    const PyObject* address_ = nullptr;
+    py::object reference_;
+};
+
 // An optimizer's plan: its arrays, their state and their chunks, built once. A step only reads the pointers again.
 class Plan {
 public:
@@ -270,6 +299,7 @@ public:
           step_(name_ + ".step"),
           parameters_(parameters),
           present_(parameters.size(), true),
+          gradients_(parameters.size()),
           capturable_(capturable) {
         const Where where{name_.c_str(), "params"};
         std::vector<View> views;
@@ -327,7 +357,7 @@ public:
         std::vector<py::object> keep;
         look_up(gradients, keep);
 
-        const ChunkTable table = chunks_.table(tensors_, true);
+        const ChunkTable table = chunks_.table(tensors_, true, version_);
         if (on_.on_device() && !capturable_) {
             work([&](const Backend&) {
                 if (!devices::is_capturing()) return;
@@ -368,7 +398,7 @@ public:
     void set_groups(const py::list& groups) {
         const std::vector<GroupStep> steps = read_groups(groups, grad_scale_);
         const OptimizerStep step{index_, steps.data(), int(steps.size()), clocks_.data()};
-        work([&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true), step); });
+        work([&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true, version_), step); });
     }
 
     std::int64_t t() const { return clocks_.t(); }
@@ -398,12 +428,6 @@ private:
         } catch (const std::invalid_argument& e) {
             fail<py::value_error>(step_, ": ", e.what());
         }
-    }
-
-    // A tensor that autograd follows is written without a record in its graph, as in PyTorch's optimizers.
-    static py::object plain(py::handle p) {
-        const bool tracked = py::getattr(p, "requires_grad", py::bool_(false)).cast<bool>();
-        return tracked ? p.attr("detach")() : py::reinterpret_borrow<py::object>(p);
     }
 
     void add(const View& parameter, int group, double initial, bool master_weights) {
@@ -476,12 +500,14 @@ private:
                 chunks_are_current_ = false;
             }
             if (!present_[i]) continue;
+            if (settled_[i] && gradients_[i].is(gradient)) continue;
             if (!settled_[i]) look_up_parameter(i, keep);
             const Array& p = t.parameter;
             View g = view(gradient, where[i]);
             require_alike(g, where[i], p, its);
             if (extent_of(g).touches(extent_of(p))) require_no_overlap(g, where[i], p, its);
             assign(t.gradient, g);
+            if (settled_[i]) gradients_[i].set(g);
             if (g.keeper) keep.push_back(std::move(g.keeper));
         }
         if (!chunks_are_current_) rechunk();
@@ -491,7 +517,7 @@ private:
         const Where where = Where{step_.c_str(), "params"}[i];
         const py::handle parameter = PyTuple_GET_ITEM(parameters_.ptr(), Py_ssize_t(i));
         Array& before = tensors_[i].parameter;
-        View p = differentiable_[i] ? view(plain(parameter), where) : view(parameter, where);
+        View p = differentiable_[i] ? tracked_view(parameter, where) : view(parameter, where);
         if (p.device != before.device) {
             fail<py::value_error>(where, " must stay on ", device_text(before), ", got it on ", device_text(p));
         }
@@ -513,12 +539,14 @@ private:
     }
 
     // Compares two views of the same shape and dtype. If both are dense, only their pointers can differ.
-    static void assign(Array& to, const Array& from) {
+    void assign(Array& to, const Array& from) {
         if (to.dense && from.dense) {
+            if (to.data == from.data) return;
             to.data = from.data;
         } else {
             to = from;
         }
+        ++version_;
     }
 
     void rechunk() {
@@ -537,6 +565,8 @@ private:
     std::vector<bool> settled_;         // whether its memory never changes, as with CuPy's arrays
     std::vector<bool> present_;         // whether it had a gradient in the latest step
     std::vector<Tensor> tensors_;
+    std::vector<LastSeen> gradients_;
+    std::int64_t version_ = 1;       // of the arrays' memory
     py::list state_;                 // per parameter {slot: array}, for Python to read and save
     std::vector<py::object> owned_;  // the arrays of state_
     std::vector<unsigned> slots_;    // per group, as row_.slots says

@@ -133,6 +133,7 @@ struct ChunkTable {
     int task_count = 0;
     std::unique_ptr<Resident>* resident = nullptr;  // empty if the chunks are new
     bool lasting = false;                           // the resident part stays after the call
+    std::int64_t version = 0;                       // changes with the arrays' memory
 };
 
 // The time of one parameter group.

@@ -238,7 +238,13 @@ public:
         }
     }
 
-    DeviceTable update(const ChunkTable& table);
+    DeviceTable update(const ChunkTable& table) {
+        if (version_ == table.version && !(own_ && is_capturing())) return latest_;
+        version_ = -1;  // if a write fails, the next call writes again
+        latest_ = written(table);
+        version_ = table.version;
+        return latest_;
+    }
 
     // A graph must only read the groups. If it wrote them, each replay would restore the values of the capture.
     const GroupStep* groups(const OptimizerStep& step) {
@@ -264,6 +270,10 @@ public:
     }
 
 private:
+    DeviceTable written(const ChunkTable& table);
+
+    std::int64_t version_ = -1;  // of the latest table
+    DeviceTable latest_;
     Mirror<TensorRow> rows_;
     Mirror<char*> gradients_;
     Mirror<int> first_chunks_;
@@ -355,18 +365,6 @@ GRADFUSE_DEVICE void for_gradients(const Piece& piece, const F& f) {
         f(v);
         if constexpr (Writes) singles.write_gradient(piece.start + at, v);
     }
-}
-
-// True in all threads of the last block that calls this. The tickets then have their initial value again.
-GRADFUSE_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) *shared = atomicAdd(ticket, 1u) == gridDim.x - 1;
-    __syncthreads();
-    const bool last = *shared != 0;
-    if (last && threadIdx.x == 0) *ticket = 0;
-    __threadfence();
-    return last;
 }
 
 }  // namespace GRADFUSE_ISA

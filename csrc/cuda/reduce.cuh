@@ -62,6 +62,18 @@ GRADFUSE_DEVICE T block_reduce(T value, void* shared, const Merge& merge, int wi
     return total;
 }
 
+// True in all threads of the last block that calls this. The tickets then have their initial value again.
+GRADFUSE_DEVICE bool is_last_block(unsigned* ticket, int* shared) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *shared = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    __syncthreads();
+    const bool last = *shared != 0;
+    if (last && threadIdx.x == 0) *ticket = 0;
+    __threadfence();
+    return last;
+}
+
 struct Add {
     template <class T>
     GRADFUSE_DEVICE void operator()(T& a, const T& b) const {

@@ -45,10 +45,11 @@ struct Schedule {
 
 // Stages are fused operations before the reduction and after the map; these do nothing. For each group: `load` loads
 // with the inputs, `before` changes the inputs, `after` changes the output. `before` writes arrays only in the last
-// sweep, because they may be inputs.
+// sweep, because they may be inputs. `end` is called by all threads at the end of a block.
 struct NoStages {
-    static constexpr int extra = 0;       // arrays that load reads
-    static constexpr bool large = false;  // true if the code is so large that a thread should take one vector at a time
+    static constexpr int extra = 0;          // arrays that load reads
+    static constexpr bool large = false;     // true if a thread should take one vector at a time: the code is large
+    static constexpr bool replaces = false;  // what `before` leaves fits the storage type, and can replace the input
     bool wide() const { return true; }
     GRADFUSE_DEVICE NoStages of_group(std::int64_t, std::int64_t) const { return {}; }
     template <class At, class S>
@@ -57,6 +58,7 @@ struct NoStages {
     GRADFUSE_DEVICE void before(const At&, X&, const S&, bool) const {}
     template <class At, class Y>
     GRADFUSE_DEVICE void after(const At&, Y&) const {}
+    GRADFUSE_DEVICE void end() const {}
 };
 
 // Calls a declaration's functions with element j of each vector. There are columns only if Affine is true.
@@ -100,6 +102,7 @@ struct Element<F, Affine, std::index_sequence<I...>, std::index_sequence<C...>> 
 template <class F, class S, class Stages>
 struct Call {
     using T = typename F::T;
+    static_assert(!Stages::replaces || F::inputs == 1);
 
     Call(const F& f, const Grouping& g, const ReduceMapArrays& a, const Stages& stages,
          const Columns<S, F::columns>& columns = {})
@@ -491,12 +494,12 @@ struct Loop : Schedule, Call<F, S, Stages> {
                 default:
                     wait_for_copies<0>();
             }
-            for_resident(s, copied_after(s, step), copied_after(s, step + 1), stages, last, each);
+            for_resident(s, copied_after(s, step), copied_after(s, step + 1), stages, true, last, each);
         }
     }
-    // The same for those from vector `begin` to `end`.
+    // The same for those from vector `begin` to `end`. `is_new`: they have just been copied.
     template <class OfGroup, class Each>
-    GRADFUSE_DEVICE void for_resident(const Share& s, int begin, int end, const OfGroup& stages, bool last,
+    GRADFUSE_DEVICE void for_resident(const Share& s, int begin, int end, const OfGroup& stages, bool is_new, bool last,
                                       const Each& each) const {
 #pragma unroll 1
         for (int v = begin + s.lane; v < end; v += width()) {
@@ -508,10 +511,25 @@ struct Loop : Schedule, Call<F, S, Stages> {
                 count_banks(copy_of(i, v), 16);
                 raw[i] = *copy_of(i, v);
             }
-            stages.load(at, extra);
-            widen_all(at, raw, extra, stages, last, x);
+            if constexpr (OfGroup::replaces) {
+                widen(raw[0], x[0]);
+                if (is_new) replace(at, v, stages, x);
+            } else {
+                stages.load(at, extra);
+                widen_all(at, raw, extra, stages, last, x);
+            }
             each(0, v, at, x);
         }
+    }
+    template <class OfGroup>
+    GRADFUSE_DEVICE void replace(const At& at, int v, const OfGroup& stages, T (&x)[F::inputs][V]) const {
+        Raw<S, V> extra;
+        S stored[V];
+        stages.load(at, extra);
+        stages.before(at, x, extra, true);
+        narrow<S>(x[0], stored);
+#pragma unroll
+        for (int j = 0; j < V; ++j) copy_of(0, v)->set(j, stored[j]);
     }
     // The number of elements that this thread's warp copies.
     GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
@@ -529,7 +547,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
                 map_at_once(s, at, v, count, group, stages, x);
             });
         };
-        const auto for_all = [&](const auto& each) { for_resident(s, 0, s.vectors, stages, false, each); };
+        const auto for_all = [&](const auto& each) { for_resident(s, 0, s.vectors, stages, false, false, each); };
         if constexpr (has_first) {
             return reduce(s, count, warp_size, group, for_new, for_all);
         } else {
@@ -548,7 +566,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         const Part part = reduce_copied(s, stages, this->numbers(s.group));
         const Record whole = exchange_in_cluster(exchange(part.record, present(s)));
         const auto constants = this->f.constants(whole, part.local, this->numbers(s.group, picked), s.at);
-        for_resident(s, 0, s.vectors, stages, true, [&](int, int v, const At& at, const auto& x) {
+        for_resident(s, 0, s.vectors, stages, false, true, [&](int, int v, const At& at, const auto& x) {
             map_vector(s, at, v, part.local, constants, stages, x, [](int, const auto&) {});
         });
         finish(s, whole, picked);
@@ -625,6 +643,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         } else {
             run_in_registers(s, [](int, int, const auto&) {});
         }
+        this->stages.end();
     }
 };
 

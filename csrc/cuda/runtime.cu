@@ -1,6 +1,8 @@
 // The devices, and the device and stream of a call.
 #include <cstring>
+#include <iterator>
 #include <map>
+#include <mutex>
 #include <utility>
 
 #include "cuda/launch.h"
@@ -91,20 +93,35 @@ void write_outside_capture(void* to, const void* from, std::int64_t bytes) {
     check(status);
 }
 
-unsigned* ticket() {
-    const unsigned zero = 0;
-    if (devices::is_capturing()) {  // the graph may run beside the stream's other kernels
-        unsigned* const own = allocate_array<unsigned>(1);
-        write(own, &zero, sizeof zero);
-        return own;
+namespace {
+
+// A counter that no other kernel has. It is never freed: a graph may read it as long as the process lives.
+unsigned* fresh_ticket() {
+    static const unsigned zeros[4096] = {};
+    struct Block {
+        unsigned* next = nullptr;
+        std::size_t left = 0;
+    };
+    static std::mutex mutex;
+    static std::map<int, Block> of_device;
+    const std::lock_guard<std::mutex> lock(mutex);
+    Block& block = of_device[devices::current_device()];
+    if (block.left == 0) {
+        auto* const data = static_cast<unsigned*>(allocate_outside_capture(sizeof zeros));
+        write_outside_capture(data, zeros, sizeof zeros);
+        block = {data, std::size(zeros)};
     }
+    --block.left;
+    return block.next++;
+}
+
+}  // namespace
+
+unsigned* ticket() {
+    if (devices::is_capturing()) return fresh_ticket();  // the graph may run beside the stream's other kernels
     thread_local std::map<std::pair<int, cudaStream_t>, unsigned*> tickets;
     unsigned*& of_stream = tickets[{devices::current_device(), current_stream()}];
-    if (!of_stream) {
-        auto* const fresh = static_cast<unsigned*>(allocate_outside_capture(sizeof zero));
-        write(fresh, &zero, sizeof zero);
-        of_stream = fresh;
-    }
+    if (!of_stream) of_stream = fresh_ticket();
     return of_stream;
 }
 

@@ -27,7 +27,7 @@ namespace emulator {
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2, multiprocessors = 2;
 inline thread_local int device = 0;
-inline bool capturing = false, failing = false, faulted = false;
+inline bool capturing = false, failing = false, faulted = false, skipping = false;
 inline int launches = 0, largest_cluster = 0;
 inline int compute_capability = 90, shared_bytes = 227 * 1024;  // the most that a block may have
 inline std::vector<std::function<void()>> graph;                // the launches of the last capture
@@ -213,6 +213,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* given, void (*kernel)(
                           config.dynamicSmemBytes <= std::max<std::size_t>(emulator::shared_bytes, 48 * 1024) &&
                           (of_cluster == 1 || clusters_exist);
     if (emulator::failing || !possible) return cudaErrorInvalidConfiguration;
+    if (emulator::skipping) return ++emulator::launches, cudaSuccess;
     const K& of_kernel = *static_cast<K*>(arguments[0]);
     if (emulator::capturing) {
         emulator::graph.push_back([=] { run_kernel(kernel, config, of_cluster, of_kernel); });
@@ -262,6 +263,7 @@ GRADFUSE_EXPORTED int gradfuse_emulator_read(const float* at) {  // in a kernel
 GRADFUSE_EXPORTED bool gradfuse_emulator_is_capturing() { return emulator::capturing; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fault(bool on) { emulator::faulted = on; }
 GRADFUSE_EXPORTED bool gradfuse_emulator_has_faulted() { return emulator::faulted; }
+GRADFUSE_EXPORTED void gradfuse_emulator_skip(bool on) { emulator::skipping = on; }  // launches do nothing
 GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
 GRADFUSE_EXPORTED void gradfuse_emulator_device(int compute_capability, int shared_bytes) {
     emulator::largest_cluster = 0;

@@ -30,11 +30,15 @@ struct LabelWeights : Kernel {
     }
 };
 
+struct AddLosses : NoStages {
+    Total total;
+    GRADFUSE_DEVICE void end() const { total.store(); }
+};
+
 template <class S, class F>
-void run(const F& f, const Grouping& grouping, const ReduceMapArrays& a) {
-    const NoStages none;
+void run(const F& f, const Grouping& grouping, const ReduceMapArrays& a, const AddLosses& stages) {
     const Columns<S, 1> weights(grouping, a.column, false, 1);
-    reduce_map<false, true, S>(f, grouping, a, weights, a.column[0] ? nullptr : &none, none);
+    reduce_map<false, true, S>(f, grouping, a, weights, a.column[0] ? nullptr : &stages, stages);
 }
 
 }  // namespace
@@ -69,16 +73,21 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& ar
                                   rows, scratch + rows};
         launch(kernel, 1, kernel.threads / warp_size * std::int64_t(sizeof(double)));
     }
+    AddLosses stages;
+    if (!each) {
+        double* const denominator = counted ? scratch + rows + 1 : nullptr;
+        stages.total = {scratch, rows, scale, denominator, DoubleView(&*loss), ticket()};
+    }
+    if (logits->size == 0) store_without_numbers(stages.total);
     with_storage(logits->dtype, [&](auto storage) {
         using S = decltype(storage);
         using T = Compute<S>;
         if (labels) {
-            run<S>(CrossEntropyOfLabels<T>(op.parameters), grouping, a);
+            run<S>(CrossEntropyOfLabels<T>(op.parameters), grouping, a, stages);
         } else {
-            run<S>(CrossEntropyOfProbabilities<T>(op.parameters), grouping, a);
+            run<S>(CrossEntropyOfProbabilities<T>(op.parameters), grouping, a, stages);
         }
     });
-    if (!each) store_total(scratch, rows, scale, loss, counted ? scratch + rows + 1 : nullptr);
     dlogits.commit();
     loss.commit();
 }

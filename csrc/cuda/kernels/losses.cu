@@ -21,7 +21,8 @@ struct Loss : Kernel {
     View<T> losses;
     bool each;
     T factor;
-    double* totals;
+    double* sums;  // per block
+    Total total;
     std::int64_t size;
 
     GRADFUSE_DEVICE void operator()() const {
@@ -43,7 +44,8 @@ struct Loss : Kernel {
         }
         if (each) return;
         sum = block_reduce(sum, shared_memory<void>(), Add{}, threads);
-        if (threadIdx.x == 0) totals[blockIdx.x] = sum;
+        if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+        total.store();
     }
 };
 
@@ -56,17 +58,18 @@ void run(const double* parameters, Reduction reduction, const Array& pred_, cons
     const double scale = reduction == Reduction::mean ? 1 / double(pred->size) : 1;
     const bool each = reduction == Reduction::none;
     const std::int64_t blocks = blocks_for(pred->size, Kernel::threads * 8, 1024);
-    double* const totals = allocate_array<double>(blocks);
+    double* const sums = each ? nullptr : allocate_array<double>(blocks);
+    const Total total = each ? Total() : Total{sums, blocks, scale, nullptr, DoubleView(&loss), ticket()};
+    if (blocks == 0) return store_without_numbers(total);
     with_storage(pred->dtype, [&](auto storage) {
         using S = decltype(storage);
         using T = Compute<S>;
         const Formula<T> f(parameters);
         const View<T> losses = each ? View<T>(loss) : View<T>();
-        const Loss<Formula<T>, S> kernel{{},     f,    View<S>(pred), View<S>(target), View<S>(dpred),
-                                         losses, each, T(scale),      totals,          pred->size};
+        const Loss<Formula<T>, S> kernel{{},   f,        View<S>(pred), View<S>(target), View<S>(dpred), losses,
+                                         each, T(scale), sums,          total,           pred->size};
         launch(kernel, blocks, scratch_bytes);
     });
-    if (!each) store_total(totals, blocks, scale, loss);
 }
 
 template <template <class> class... Formulas>

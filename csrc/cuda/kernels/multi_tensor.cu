@@ -365,7 +365,7 @@ void step_of(const ChunkTable& table, const OptimizerStep& step, List<Formulas..
 
 }  // namespace
 
-DeviceTable Tables::update(const ChunkTable& table) {
+DeviceTable Tables::written(const ChunkTable& table) {
     const auto is_wide = [](const Array& a) { return a.dense && reinterpret_cast<std::uintptr_t>(a.data) % 16 == 0; };
     std::vector<TensorRow> rows(std::size_t(table.tensor_count));
     std::vector<char*> gradients(rows.size());

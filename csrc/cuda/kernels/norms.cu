@@ -11,10 +11,10 @@ namespace {
 
 // Before the reduction: total = x + add. After the map: the epilogue.
 template <class S, bool All>
-struct ForwardStages {
+struct ForwardStages : NoStages {
     using T = Compute<S>;
     static constexpr int extra = 1;
-    static constexpr bool large = All;
+    static constexpr bool large = All, replaces = true;
 
     const S* add;
     S* total;
@@ -48,9 +48,8 @@ struct ForwardStages {
 
 // Before the reduction: the epilogue's backward, with its input computed again from x. After the map: dx += dtotal.
 template <class Forward, class S, bool All>
-struct BackwardStages {
+struct BackwardStages : NoStages {
     using T = Compute<S>;
-    static constexpr int extra = 0;
     static constexpr bool large = All;
     static constexpr int affine = members<typename Forward::Group, double>;
 
@@ -69,13 +68,14 @@ struct BackwardStages {
     }
     bool wide() const { return is_wide(dtotal); }
 
-    struct OfGroup {
+    struct OfGroup : NoStages {
         const BackwardStages& s;
         std::int64_t first;  // the first of the group's columns
         typename Forward::Constants constants;
 
-        template <int V, class At>
-        GRADFUSE_DEVICE void load(const At&, Raw<S, V>&) const {}
+        GRADFUSE_DEVICE OfGroup(const BackwardStages& s, std::int64_t first,
+                                const typename Forward::Constants& constants)
+            : s(s), first(first), constants(constants) {}
         template <int V, class At>
         GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const Raw<S, V>&, bool) const {
             s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
