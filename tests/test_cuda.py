@@ -728,6 +728,30 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.prelu_backward(g, ctx)) == 2
 
 
+@emulated
+def test_small_workspaces_are_not_asked_of_the_library(on, monkeypatch):
+    import cupy
+
+    made = []
+    over = cupy.ndarray.over.__func__
+    monkeypatch.setattr(cupy.ndarray, "over", classmethod(lambda *args: (made.append(1), over(*args))[1]))
+
+    def arrays(call):
+        made.clear()
+        call()
+        return len(made)
+
+    x, labels = device_array(np.ones((64, 32))), device_array(np.zeros(64), "int64")
+    strided = device_array(np.ones((64, 64)))[:, ::2]
+    vectors = [device_array(np.ones(32)) for _ in range(2)]
+    _, ctx = gradfuse.layer_norm_forward(x, *vectors)
+    assert arrays(lambda: gradfuse.mse_loss(x, x)) == 2  # the results
+    assert arrays(lambda: gradfuse.cross_entropy(x, labels, ignore_index=1)) == 2
+    assert arrays(lambda: gradfuse.softmax(strided)) == 1
+    assert arrays(lambda: gradfuse.layer_norm_backward(x, ctx)) == 3
+    assert arrays(lambda: gradfuse.clip_grad_norm_([x], 1.0)) == 1
+
+
 # Sizes
 
 

@@ -19,9 +19,14 @@ from gradfuse import _core
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 ELEMENTS = {"float32": 1 << 26, "bfloat16": 1 << 27}  # of large arrays: as many bytes in either
-ROWS = ((4096, 1000), (1024, 32768))  # of softmax
+ROWS = ((4096, 1000), (1024, 32768), (1 << 20, 10))  # of softmax
+NORMALIZED = ((8192, 4096), (1 << 20, 10))  # rows of layer norm and RMS norm
 LOGITS = ((4096, 1000), (8192, 32000))
 IMAGES = ((32, 64, 56, 56), (64, 256, 28, 28))
+COLUMNS = (
+    (64, 28, 28, 256),
+    (8192, 4096),
+)  # of batch norm along the last axis: images with channels last, a dense layer
 PARAMETERS = 1 << 26  # of one tensor
 ROTATED = 1 << 28  # bytes that the buffers of a case have together, at least
 MAIN_ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "softplus", "elu", "tanh", "sigmoid")
@@ -376,6 +381,94 @@ def _batch_norm_backward(fused: bool, shape: tuple[int, ...], c: Contest) -> Non
         c.add("torch, cudnn", cudnn)
 
 
+def _batch_norm_elu(shape: tuple[int, ...], c: Contest) -> None:
+    xs, (_, _, weights, biases) = c.column(*shape, scale=2, shift=1), _statistics(c, shape[1])
+    c.gradfuse(
+        lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, activation="elu")[0], xs, weights, biases
+    )
+    if torch := torch_on_gpu():
+        run = cuda_peers.torch_batch_norm_elu(torch)
+        c.torch("torch", run, xs, weights, biases)
+        c.compiled(run, xs, weights, biases)
+
+
+def _batch_norm_elu_backward(shape: tuple[int, ...], c: Contest) -> None:
+    xs, dys, (_, _, weights, biases) = c.column(*shape), c.column(*shape), _statistics(c, shape[1])
+    contexts = [
+        gradfuse.batch_norm_forward(x, None, None, w, b, activation="elu")[1]
+        for x, w, b in zip(xs, weights, biases, strict=True)
+    ]
+    c.gradfuse(gradfuse.batch_norm_backward, dys, contexts)
+    if torch := torch_on_gpu():
+        with_forward = cuda_peers.torch_gradients(torch, cuda_peers.torch_batch_norm_elu(torch))
+        c.torch("torch, with the forward", with_forward, dys, xs, weights, biases)
+
+
+def _batch_norm_columns(shape: tuple[int, ...], c: Contest) -> None:
+    xs, (_, _, weights, biases) = c.column(*shape, scale=2, shift=1), _statistics(c, shape[-1])
+    c.gradfuse(lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, axis=-1)[0], xs, weights, biases)
+    if torch := torch_on_gpu():
+        run = cuda_peers.torch_batch_norm_columns(torch)
+        c.torch("torch", run, xs, weights, biases)
+        c.compiled(run, xs, weights, biases)
+
+
+def _batch_norm_columns_backward(shape: tuple[int, ...], c: Contest) -> None:
+    xs, dys, (_, _, weights, biases) = c.column(*shape), c.column(*shape), _statistics(c, shape[-1])
+    contexts = [
+        gradfuse.batch_norm_forward(x, None, None, w, b, axis=-1)[1]
+        for x, w, b in zip(xs, weights, biases, strict=True)
+    ]
+    c.gradfuse(gradfuse.batch_norm_backward, dys, contexts)
+    if torch := torch_on_gpu():
+        tx, tw, tb = _tensors((xs, weights, biases))
+        saved = [
+            torch.ops.aten.native_batch_norm(x.movedim(-1, 1), w, b, None, None, True, 0.1, 1e-5)
+            for x, w, b in zip(tx, tw, tb, strict=True)
+        ]
+        arrays = [dys, xs, weights, [s[1] for s in saved], [s[2] for s in saved]]
+        c.torch("torch", cuda_peers.torch_batch_norm_columns_backward(torch), *arrays)
+
+
+# ---- norms of rows
+
+
+def _row_vectors(name: str, n: int, c: Contest) -> list[Column]:
+    """Weight, and bias if the norm has one."""
+    count = 2 if name == "layer_norm" else 1
+    return [[c.memory.random(n, dtype=c.dtype, scale=0.1, shift=1)] * c.sets for _ in range(count)]
+
+
+def _row_norm(name: str, shape: tuple[int, int], c: Contest) -> None:
+    xs, vectors = c.column(*shape, scale=2, shift=1), _row_vectors(name, shape[1], c)
+    forward = getattr(gradfuse, f"{name}_forward")
+    c.gradfuse(lambda *a: forward(*a)[0], xs, *vectors)
+    if torch := torch_on_gpu():
+        run = cuda_peers.torch_row_norm(torch, name)
+        c.torch("torch", run, xs, *vectors)
+        c.compiled(run, xs, *vectors)
+
+
+def _row_norm_backward(name: str, shape: tuple[int, int], c: Contest) -> None:
+    dys, xs, vectors = c.column(*shape), c.column(*shape, scale=2, shift=1), _row_vectors(name, shape[1], c)
+    forward = getattr(gradfuse, f"{name}_forward")
+    contexts = [forward(*a)[1] for a in zip(xs, *vectors, strict=True)]
+    c.gradfuse(getattr(gradfuse, f"{name}_backward"), dys, contexts)
+    torch = torch_on_gpu()
+    if not torch:
+        return
+    with_forward = cuda_peers.torch_gradients(torch, cuda_peers.torch_row_norm(torch, name))
+    c.torch("torch, with the forward", with_forward, dys, xs, *vectors)
+    if name == "layer_norm":
+        a, n = torch.ops.aten, [shape[1]]
+        saved = [a.native_layer_norm(x, n, w, b, 1e-5) for x, w, b in zip(*_tensors((xs, *vectors)), strict=True)]
+
+        def run(dy: Any, x: Any, w: Any, b: Any, mean: Any, invstd: Any) -> Any:
+            return a.native_layer_norm_backward(dy, x, n, mean, invstd, w, b, [True, True, True])
+
+        c.torch("torch", run, dys, xs, *vectors, [s[1] for s in saved], [s[2] for s in saved])
+
+
 # ---- optimizers
 
 COMPILED_OPTIMIZERS = ("Adam", "NAdam", "Adamax", "RMSprop")
@@ -603,6 +696,15 @@ def _other_cases(dtype: str) -> Iterator[Case]:
         for fused, suffix in ((False, ""), (True, " + relu + dropout")):
             yield case(f"batch norm{suffix}", images, 3, partial(_batch_norm, fused, images))
             yield case(f"batch norm{suffix} backward", images, 5, partial(_batch_norm_backward, fused, images))
+        yield case("batch norm + elu", images, 3, partial(_batch_norm_elu, images))
+        yield case("batch norm + elu backward", images, 5, partial(_batch_norm_elu_backward, images))
+    for columns in COLUMNS:
+        yield case("batch norm, last axis", columns, 3, partial(_batch_norm_columns, columns))
+        yield case("batch norm, last axis, backward", columns, 5, partial(_batch_norm_columns_backward, columns))
+    for name in ("layer_norm", "rms_norm"):
+        for rows in NORMALIZED:
+            yield case(name, rows, 2, partial(_row_norm, name, rows))
+            yield case(f"{name} backward", rows, 3, partial(_row_norm_backward, name, rows))
 
 
 def _optimizer_cases() -> Iterator[Case]:

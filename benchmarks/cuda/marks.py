@@ -1,4 +1,5 @@
-"""The speed that every row must reach: that of its fastest peer in the same run, and on an H200 that of a prototype."""
+"""The speed that every row must reach: that of its fastest peer in the same run, on an H200 that of a prototype, and a
+share of a copy's speed."""
 
 from __future__ import annotations
 
@@ -30,6 +31,16 @@ PROTOTYPES: dict[str, dict[str, tuple[float, float]]] = {
     "Adam, 10,000 tensors of 100": {"a graph, in L2": (377, 377)},
 }
 
+# The least share of the copy's speed in the same run, on the least bytes.
+SHARES: dict[str, dict[str, float]] = {
+    "softmax": {"1048576x10": 0.7},
+    "layer_norm": {"8192x4096": 0.90, "1048576x10": 0.7},
+    "layer_norm backward": {"8192x4096": 0.85},
+    "rms_norm": {"8192x4096": 0.90},
+    "rms_norm backward": {"8192x4096": 0.85},
+    "batch norm, last axis": {"8192x4096": 0.85},
+}
+
 
 def missed(results: dict[str, Any]) -> list[str]:
     """A line for each row that is slower than its mark."""
@@ -45,4 +56,7 @@ def missed(results: dict[str, Any]) -> list[str]:
         prototype = known[row["dtype"] == "bfloat16"] if known else None
         if prototype and results["machine"].get("gpu") == "NVIDIA H200" and mine > OF_PROTOTYPE * prototype:
             lines.append(f"{name}: {mine:.1f} us, the prototype {prototype}")
+        share = SHARES.get(row["case"], {}).get(row["shape"])
+        if share and (row["copy_share"] or 0) < share:
+            lines.append(f"{name}: {row['copy_share'] or 0:.2f} of a copy's speed, the mark {share}")
     return lines

@@ -149,6 +149,47 @@ def torch_batch_norm_backward(torch: Any, fused: bool) -> Callable[..., Any]:
     return run
 
 
+def torch_batch_norm_elu(torch: Any) -> Callable[..., Any]:
+    f = torch.nn.functional
+    return lambda x, weight, bias: f.elu(f.batch_norm(x, None, None, weight, bias, training=True))
+
+
+def torch_batch_norm_columns(torch: Any) -> Callable[..., Any]:
+    """Batch normalization along the last axis."""
+
+    def run(x: Any, weight: Any, bias: Any) -> Any:
+        y = torch.nn.functional.batch_norm(x.movedim(-1, 1), None, None, weight, bias, training=True)
+        return y.movedim(1, -1)
+
+    return run
+
+
+def torch_batch_norm_columns_backward(torch: Any) -> Callable[..., Any]:
+    backward = torch_batch_norm_backward(torch, False)
+
+    def run(dy: Any, x: Any, weight: Any, mean: Any, invstd: Any) -> Any:
+        dx, *others = backward(dy.movedim(-1, 1), x.movedim(-1, 1), weight, mean, invstd)
+        return dx.movedim(1, -1), *others
+
+    return run
+
+
+def torch_row_norm(torch: Any, name: str) -> Callable[..., Any]:
+    """Layer norm or RMS norm over the last axis."""
+    function = getattr(torch.nn.functional, name)
+    return lambda x, *vectors: function(x, x.shape[-1:], *vectors)
+
+
+def torch_gradients(torch: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradients of a function by autograd, with its forward."""
+
+    def run(dy: Any, *arguments: Any) -> Any:
+        leaves = [a.detach().requires_grad_() for a in arguments]
+        return torch.autograd.grad(function(*leaves), leaves, dy)
+
+    return run
+
+
 def formula_batch_norm_backward(torch: Any, fused: bool) -> Callable[..., Any]:
     """The same by the formula, for torch.compile."""
 

@@ -43,12 +43,19 @@ struct Draw : Kernel {
 
 namespace {
 
-// The values set by the innermost scope of this thread.
+// The values set by the innermost scope of this thread, and how much of the stream's memory the scopes use.
 struct Current {
     cudaStream_t stream = nullptr;
     const devices::Scope::Allocate* allocate = nullptr;
+    std::int64_t used = 0;
 };
 thread_local Current current;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::int64_t kept_bytes = 0;  // so that the sanitizer sees the ends of every workspace
+#else
+constexpr std::int64_t kept_bytes = 256 * 1024;
+#endif
 
 std::string text_of(cudaError_t status) {
     return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
@@ -63,7 +70,19 @@ void check(cudaError_t status) {
 }
 
 cudaStream_t current_stream() { return current.stream; }
-void* allocate(std::int64_t bytes) { return (*current.allocate)(bytes); }
+
+// Small workspaces lie in memory that is kept for each stream, because its kernels run one after the other. Others come
+// from the library that owns the arrays. So do those of a graph, which may run beside the stream's kernels.
+void* allocate(std::int64_t bytes) {
+    const std::int64_t rounded = (bytes + 255) / 256 * 256;
+    if (current.used + rounded > kept_bytes || is_capturing()) return (*current.allocate)(bytes);
+    thread_local std::map<std::pair<int, cudaStream_t>, char*> kept;
+    char*& of_stream = kept[{devices::current_device(), current_stream()}];
+    if (!of_stream) of_stream = static_cast<char*>(allocate_outside_capture(kept_bytes));
+    void* const data = of_stream + current.used;
+    current.used += rounded;
+    return data;
+}
 
 namespace {
 
@@ -178,11 +197,12 @@ Scope::Scope(int device, std::uintptr_t stream, Allocate allocate)
     if (device != previous_) check(cudaSetDevice(device));
     outer_stream_ = reinterpret_cast<std::uintptr_t>(cuda::current.stream);
     outer_allocate_ = cuda::current.allocate;
-    cuda::current = {reinterpret_cast<cudaStream_t>(stream), &allocate_};
+    outer_used_ = cuda::current.used;
+    cuda::current = {reinterpret_cast<cudaStream_t>(stream), &allocate_, outer_used_};
 }
 
 Scope::~Scope() {
-    cuda::current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_};
+    cuda::current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_, outer_used_};
     int device = previous_;
     if (cudaGetDevice(&device) == cudaSuccess && device != previous_) cudaSetDevice(previous_);
 }
