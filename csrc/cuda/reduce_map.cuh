@@ -39,7 +39,7 @@ template <int Threads_, int V_, int K_, Layout L, Kept Where>
 struct Schedule {
     static constexpr int threads = Threads_, V = V_, K = K_;
     static constexpr Layout layout = L;
-    static constexpr bool whole = L != Layout::any, streams = Where == Kept::nowhere,
+    static constexpr bool whole = L != Layout::any, tiled = L == Layout::side_by_side, streams = Where == Kept::nowhere,
                           in_registers = Where == Kept::in_registers, resident = Where == Kept::in_shared_memory;
 };
 
@@ -108,9 +108,11 @@ struct Call {
          const Columns<S, F::columns>& columns = {})
         : f(f), stages(stages), groups(g), columns(columns), out(static_cast<S*>(a.out ? a.out->data : nullptr)) {
         wide = groups.in_vectors(per_access<S>) && is_wide(out) && stages.wide();
+        side_by_side = groups.side_by_side_in_vectors(per_access<S>);
         for (int i = 0; i < F::inputs; ++i) {
             in[i] = static_cast<const S*>(a.in[i]->data);
             wide = wide && is_wide(in[i]);
+            side_by_side = side_by_side && is_wide(in[i]);
         }
         for (int m = 0; m < numbers_in; ++m) group_in[m] = Numbers(a.group_in[m]);
         for (int m = 0; m < F::group_outputs; ++m) group_out[m] = DoubleView(a.group_out[m]);
@@ -148,7 +150,8 @@ struct Call {
     S* out;
     Numbers group_in[numbers_in + 1];
     DoubleView group_out[F::group_outputs + 1];
-    bool wide;  // vectors may be accessed whole
+    bool wide;          // vectors may be accessed whole
+    bool side_by_side;  // vectors of neighboring groups may be accessed whole
 
 private:
     GRADFUSE_DEVICE bool exists(double position) const { return position >= 0 && position < double(groups.length); }
@@ -182,21 +185,26 @@ struct Loop : Schedule, Call<F, S, Stages> {
         : Call<F, S, Stages>(call), width_(width), cluster_(cluster), block_vectors_(int(block_vectors)) {}
 
     // Neighboring threads take neighboring groups.
-    GRADFUSE_HD bool across() const { return !Schedule::whole && this->groups.across; }
+    GRADFUSE_HD bool across() const { return Schedule::tiled || (!Schedule::whole && this->groups.across); }
     GRADFUSE_DEVICE int width() const {
         return Schedule::whole && !Schedule::resident && threads > 256 ? threads : width_;
     }
     GRADFUSE_HD int cluster() const { return Schedule::resident && has_clusters ? cluster_ : 1; }
     // A block has the threads of one resident group, or of several other ones.
-    GRADFUSE_HD int groups_of_block() const { return Schedule::resident ? 1 : threads / width_; }
-    int threads_of_block() const { return Schedule::resident ? width_ : threads; }
+    static constexpr bool one_group = Schedule::resident && !Schedule::tiled;
+    GRADFUSE_HD int groups_of_block() const { return one_group ? 1 : threads / width_; }
+    int threads_of_block() const { return one_group ? width_ : threads; }
     // Shared memory has the records of the threads or warps and that of the block, then the vectors of a resident
     // group, one input after the other.
     GRADFUSE_HD int exchanged() const { return (across() ? threads : threads / warp_size) + 1; }
     GRADFUSE_DEVICE SharedArray<Record> records() const { return {shared_memory<void>(), exchanged()}; }
     GRADFUSE_HD std::int64_t record_bytes() const { return (SharedArray<Record>::bytes(exchanged()) + 15) / 16 * 16; }
+    // Of a resident group; of a tile of neighboring groups, what these have at one position.
+    GRADFUSE_HD std::int64_t vector_bytes() const {
+        return Schedule::tiled ? groups_of_block() * std::int64_t(sizeof(S)) : 16;
+    }
     GRADFUSE_HD std::int64_t shared_bytes() const {
-        return record_bytes() + (Schedule::resident ? F::inputs * std::int64_t(block_vectors_) * 16 : 0);
+        return record_bytes() + (Schedule::resident ? F::inputs * block_vectors_ * vector_bytes() : 0);
     }
 
     // The share of a thread of positions [begin, end) of a group: vectors lane, lane + width ... of the `n` elements
@@ -204,6 +212,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     struct Share {
         std::int64_t group, first, columns, begin, end, at;
         int lane, n, vectors;
+        int groups;  // of this block
 
         GRADFUSE_DEVICE bool exists() const { return begin < end; }
         GRADFUSE_DEVICE void enter(std::int64_t position) {
@@ -221,6 +230,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
         s.begin = 0;
         s.end = exists ? this->groups.length : 0;  // other threads only take part in the exchange
         s.lane = across() ? int(threadIdx.x) / groups_of_block() : int(threadIdx.x) % width();
+        const std::int64_t left = this->groups.count - (group - own_group());
+        s.groups = left < groups_of_block() ? int(left) : groups_of_block();
         s.enter(0);
         return s;
     }
@@ -452,10 +463,12 @@ struct Loop : Schedule, Call<F, S, Stages> {
         finish(s, whole, picked);
     }
 
-    // A vector of this block's elements in shared memory. A thread accesses only those that it has copied itself.
-    GRADFUSE_DEVICE Raw<S, V>* copy_of(int input, int v) const {
+    // A vector of this block's elements in shared memory. A thread accesses only those that it has copied itself,
+    // unless they are a tile.
+    GRADFUSE_DEVICE Raw<S, V>* copy_of(const Share& s, int input, int v) const {
         auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
-        return vectors + input * block_vectors_ + v;
+        const int at = input * block_vectors_ + v;
+        return vectors + (Schedule::tiled ? at * s.groups + own_group() : at);
     }
     GRADFUSE_DEVICE At resident_position(const Share& s, int v) const {
         return {this->groups, s.first, s.at + v * V, V, true};
@@ -466,13 +479,36 @@ struct Loop : Schedule, Call<F, S, Stages> {
         const int rounds = (s.vectors + width() - 1) / width(), vectors = rounds * step / copy_steps * width();
         return vectors < s.vectors ? vectors : s.vectors;
     }
+    // Copies some positions of all groups of a block that lie side by side; `first` is the first group.
+    GRADFUSE_DEVICE void copy_tile(const Share& s, std::int64_t first, std::int64_t begin, int positions) const {
+        const std::int64_t start = this->groups.first(first) + begin * this->groups.step;
+        const int n = this->side_by_side ? per_access<S> : 1, units = s.groups / n;
+#pragma unroll 1
+        for (int k = int(threadIdx.x); k < positions * units; k += threads) {
+            const int position = k / units, group = (k - position * units) * n;
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) {
+                const S* const from = this->in[i] + start + position * this->groups.step + group;
+                S* const to = reinterpret_cast<S*>(shared_memory<char>() + record_bytes()) +
+                              (i * block_vectors_ + position) * s.groups + group;
+                if (this->side_by_side) {
+                    start_copy(to, from);
+                } else {
+                    *to = *from;
+                }
+            }
+        }
+        end_group_of_copies();
+        wait_for_copies<0>();
+        __syncthreads();
+    }
     // Starts to copy this block's elements.
     GRADFUSE_DEVICE void start_copies(const Share& s) const {
         for (int step = 0, v = s.lane; step < copy_steps; ++step) {
             for (const int end = copied_after(s, step + 1); v < end; v += width()) {
                 const At at = resident_position(s, v);
 #pragma unroll
-                for (int i = 0; i < F::inputs; ++i) start_copy(copy_of(i, v), this->in[i] + at.start);
+                for (int i = 0; i < F::inputs; ++i) start_copy(copy_of(s, i, v), this->in[i] + at.start);
             }
             end_group_of_copies();
         }
@@ -508,12 +544,12 @@ struct Loop : Schedule, Call<F, S, Stages> {
             T x[F::inputs][V];
 #pragma unroll
             for (int i = 0; i < F::inputs; ++i) {
-                count_banks(copy_of(i, v), 16);
-                raw[i] = *copy_of(i, v);
+                count_banks(copy_of(s, i, v), Schedule::tiled ? 4 : 16);
+                raw[i] = *copy_of(s, i, v);
             }
             if constexpr (OfGroup::replaces) {
                 widen(raw[0], x[0]);
-                if (is_new) replace(at, v, stages, x);
+                if (is_new) replace(s, at, v, stages, x);
             } else {
                 stages.load(at, extra);
                 widen_all(at, raw, extra, stages, last, x);
@@ -522,17 +558,19 @@ struct Loop : Schedule, Call<F, S, Stages> {
         }
     }
     template <class OfGroup>
-    GRADFUSE_DEVICE void replace(const At& at, int v, const OfGroup& stages, T (&x)[F::inputs][V]) const {
+    GRADFUSE_DEVICE void replace(const Share& s, const At& at, int v, const OfGroup& stages,
+                                 T (&x)[F::inputs][V]) const {
         Raw<S, V> extra;
         S stored[V];
         stages.load(at, extra);
         stages.before(at, x, extra, true);
         narrow<S>(x[0], stored);
 #pragma unroll
-        for (int j = 0; j < V; ++j) copy_of(0, v)->set(j, stored[j]);
+        for (int j = 0; j < V; ++j) copy_of(s, 0, v)->set(j, stored[j]);
     }
-    // The number of elements that this thread's warp copies.
+    // The number of elements of this thread's part: those that its warp copies, or of a tile its own.
     GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
+        if (Schedule::tiled) return s.vectors > s.lane ? (s.vectors - s.lane + width() - 1) / width() : 0;
         const int first = s.lane / warp_size * warp_size, rounds = s.vectors / width(),
                   rest = s.vectors % width() - first;
         return (rounds * warp_size + (rest < 0 ? 0 : rest < warp_size ? rest : warp_size)) * V;
@@ -540,18 +578,23 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // Reduces the part of this thread's warp while others are copied. If the map needs no record, maps it too.
     template <class OfGroup>
     GRADFUSE_DEVICE Part reduce_copied(const Share& s, const OfGroup& stages, const Group& group) const {
-        const int count = elements_of_warp(s);
+        const int count = elements_of_warp(s), lanes = Schedule::tiled ? 1 : warp_size;
         const auto for_new = [&](const auto& each) {
-            for_copied(s, stages, maps_at_once, [&](int k, int v, const At& at, auto& x) {
+            const auto mapped = [&](int k, int v, const At& at, auto& x) {
                 each(k, v, at, x);
                 map_at_once(s, at, v, count, group, stages, x);
-            });
+            };
+            if constexpr (Schedule::tiled) {
+                for_resident(s, 0, s.vectors, stages, true, maps_at_once, mapped);
+            } else {
+                for_copied(s, stages, maps_at_once, mapped);
+            }
         };
         const auto for_all = [&](const auto& each) { for_resident(s, 0, s.vectors, stages, false, false, each); };
         if constexpr (has_first) {
-            return reduce(s, count, warp_size, group, for_new, for_all);
+            return reduce(s, count, lanes, group, for_new, for_all);
         } else {
-            return reduce(s, count, warp_size, group, for_all, for_new);
+            return reduce(s, count, lanes, group, for_all, for_new);
         }
     }
     // Every block of a cluster takes the same number of vectors, the last one what is left.

@@ -2,7 +2,7 @@
 // only on its length, and a block makes the record of one slot. In a second launch each block merges the records of its
 // groups in order and maps some of the elements. It goes backwards through memory, because the elements that the first
 // launch read last are still in the L2 cache. (The last block of a group could merge the records in the first launch,
-// but its counter would need another launch to clear it.)
+// but that needs a counter for each group, which is zero before.)
 #pragma once
 
 #include <cmath>
@@ -41,26 +41,33 @@ Pieces slots_of(const Groups& g) {
     return {g.length, wanted < 1 ? 1 : wanted < 256 ? wanted : 256};
 }
 
-// Pieces in whole vectors are copied into shared memory.
+// Pieces in whole vectors are copied into shared memory: of one group, or of a tile of 32 groups side by side.
 template <class F, class S, class Stages, Layout L>
-using LoopOverPieces = Loop<F, S, Stages,
-                            Schedule<256, per_access<S>, L == Layout::any ? few_vectors<F, S, Stages> : 1, L,
-                                     L == Layout::any ? Kept::nowhere : Kept::in_shared_memory>,
-                            false>;
+using LoopOverPieces =
+    Loop<F, S, Stages,
+         Schedule<256, L == Layout::side_by_side ? 1 : per_access<S>, L == Layout::any ? few_vectors<F, S, Stages> : 1,
+                  L, L == Layout::any ? Kept::nowhere : Kept::in_shared_memory>,
+         false>;
+// Positions of a tile that are copied at a time: 32 KB.
+template <class F, class S>
+constexpr int tile_positions = 32 * 1024 / (warp_size * F::inputs * int(sizeof(S)));
 
 template <class F, class S, class Stages, Layout L>
 struct OfPieces : LoopOverPieces<F, S, Stages, L> {
     using Base = LoopOverPieces<F, S, Stages, L>;
     using Record = typename F::Record;
     using Share = typename Base::Share;
-    static constexpr int blocks_per_multiprocessor = L == Layout::any ? 2 : Threads<F>::blocks(256);
+    static constexpr int blocks_per_multiprocessor = L == Layout::any || Threads<F>::doubles ? 2
+                                                     : L == Layout::side_by_side             ? 3
+                                                                                             : Threads<F>::blocks(256);
 
     Pieces pieces;
     std::int64_t tiles;  // of groups, one tile per block
     Slots<Record> slots;
 
     OfPieces(const Call<F, S, Stages>& call, const Pieces& pieces, const Slots<Record>& slots)
-        : Base(call, width_for(call.groups.across, pieces.each), 1, (pieces.each + Base::V - 1) / Base::V),
+        : Base(call, width_for(call.groups.across, pieces.each), 1,
+               Base::tiled ? tile_positions<F, S> : (pieces.each + Base::V - 1) / Base::V),
           pieces(pieces),
           tiles(blocks_for(call.groups.count, this->groups_of_block())),
           slots(slots) {}
@@ -76,8 +83,25 @@ struct OfPieces : LoopOverPieces<F, S, Stages, L> {
         return s;
     }
 
+    // each(s) for the parts of a piece of a tile, when they have been copied.
+    template <class Each>
+    GRADFUSE_DEVICE void for_tiles(Share s, std::int64_t piece, std::int64_t tile, const Each& each) const {
+        const std::int64_t first = tile * this->groups_of_block(), begin = piece * pieces.each,
+                           left = this->groups.length - begin, end = begin + (left < pieces.each ? left : pieces.each);
+        for (std::int64_t at = begin; at < end; at += this->block_vectors_) {
+            const int positions = int(end - at < this->block_vectors_ ? end - at : this->block_vectors_);
+            __syncthreads();  // the part before is no longer needed
+            this->copy_tile(s, first, at, positions);
+            if (!s.exists()) continue;
+            s.end = at + positions;
+            s.enter(s.begin = at);
+            each(s);
+        }
+    }
+
 private:
     static int width_for(bool across, std::int64_t each) {
+        if (Base::tiled) return Base::threads / warp_size;
         const int most = Base::threads / (across ? warp_size : 1), least = Base::resident ? warp_size : 1;
         const int width = group_width((each + Base::V - 1) / Base::V, Base::resident ? 8 : Base::K, across ? 1 : 8);
         return width < least ? least : width < most ? width : most;
@@ -94,7 +118,14 @@ struct ReduceSlots : OfPieces<F, S, Stages, L> {
         const int present = this->present(s);
         const auto& stages = this->stages.of_group(s.group, 0);
         const auto mine = [&] {
-            if constexpr (ReduceSlots::resident) {
+            if constexpr (ReduceSlots::tiled) {
+                typename ReduceSlots::Part all{};
+                this->for_tiles(s, slot, std::int64_t(blockIdx.x) % this->tiles, [&](const auto& part) {
+                    const auto one = this->reduce_copied(part, stages, this->numbers(s.group));
+                    if (one.count > 0) this->join(all, one);
+                });
+                return all;
+            } else if constexpr (ReduceSlots::resident) {
                 this->start_copies(s);
                 return this->reduce_copied(s, stages, this->numbers(s.group));
             } else {
@@ -113,10 +144,11 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
     using typename Base::Record;
     using typename Base::Share;
     using Constants = typename F::Constants;
-    static constexpr bool maps = F::maps && (F::waits || !F::reduces), copies = maps && MapSlots::resident;
+    static constexpr bool maps = F::maps && (F::waits || !F::reduces),
+                          copies = maps && MapSlots::resident && !MapSlots::tiled;
 
     // So that a block reads more elements than records.
-    GRADFUSE_HD std::int64_t pieces_of_block() const { return 1 + this->slots.count / 512; }
+    GRADFUSE_HD std::int64_t pieces_of_block() const { return this->across() ? 1 : 1 + this->slots.count / 512; }
     std::int64_t blocks() const {
         return this->tiles * ((this->pieces.count + pieces_of_block() - 1) / pieces_of_block());
     }
@@ -135,11 +167,20 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
         if constexpr (maps) {
             const auto& stages = this->stages.of_group(s.group, 0);
             const Constants constants = shared_constants(s, whole);
-            map_piece(s, constants, stages);
-            for (const std::int64_t end = piece + pieces_of_block(); ++piece < end && piece < this->pieces.count;) {
-                s = this->share_of_piece(piece, tile);
-                if constexpr (copies) this->start_copies(s);
+            if constexpr (MapSlots::tiled) {
+                this->for_tiles(s, piece, tile, [&](const Share& part) {
+                    const auto each = [&](int, int v, const auto& at, const auto& x) {
+                        this->map_vector(part, at, v, {}, constants, stages, x, [](int, const auto&) {});
+                    };
+                    this->for_resident(part, 0, part.vectors, stages, true, true, each);
+                });
+            } else {
                 map_piece(s, constants, stages);
+                for (const std::int64_t end = piece + pieces_of_block(); ++piece < end && piece < this->pieces.count;) {
+                    s = this->share_of_piece(piece, tile);
+                    if constexpr (copies) this->start_copies(s);
+                    map_piece(s, constants, stages);
+                }
             }
         }
     }
@@ -203,8 +244,8 @@ inline void clear(const Array* a) {
 struct NoPlain {};  // for calls without kernels for plain stages
 
 // Runs the declarations of a call over channels. Kernels with `plain` stages, if these are enough, are for runs of
-// whole vectors; kernels with `all` stages take any layout. The two sum in different orders. So the reduced arrays must
-// be WideDense, unless there are no plain kernels.
+// whole vectors and for neighboring groups; kernels with `all` stages take any layout. They sum in different orders. So
+// the reduced arrays must be WideDense, unless there are no plain kernels.
 template <class S, class Plain = NoStages, class All = NoStages>
 class ChannelLoop {
 public:
@@ -216,7 +257,10 @@ public:
     template <class F>
     bool on_chip(const F& f) const {
         if (is_empty_) return false;
-        return run(f, [](const auto& call, auto layout) { return loop_on_chip<decltype(layout)::value, false>(call); });
+        return run(f, [](const auto& call, auto layout) {
+            constexpr Layout L = decltype(layout)::value;
+            return loop_on_chip<L == Layout::side_by_side ? Layout::any : L, false>(call);
+        });
     }
 
     // Makes the records of the slots of all groups. Also maps the elements if the map needs no record of a whole group.
@@ -261,8 +305,9 @@ private:
     auto run(const F& f, const Run& run) const {
         const Call<F, S, All> call(f, groups_, arrays_, all_);
         if constexpr (!std::is_same_v<Plain, NoPlain>) {
-            if (plain_ && call.wide) {
-                return run(Call<F, S, Plain>(f, groups_, arrays_, *plain_), Constant<Layout::runs>());
+            if (plain_ && (call.wide || call.groups.across)) {
+                const Call<F, S, Plain> plain(f, groups_, arrays_, *plain_);
+                return call.wide ? run(plain, Constant<Layout::runs>()) : run(plain, Constant<Layout::side_by_side>());
             }
         }
         return run(call, Constant<Layout::any>());
