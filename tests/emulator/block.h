@@ -155,13 +155,16 @@ public:
 
     void start_copy(void* to, const void* from) {
         if (std::uintptr_t(to) % 16 != 0 || std::uintptr_t(from) % 16 != 0) give_up();
-        current_->copies.back().emplace_back(to, from);
+        current_->copies.emplace_back(to, from);
     }
-    void end_group_of_copies() { current_->copies.emplace_back(); }
-    void wait_for_copies(std::size_t open) {  // the last group has not ended
-        auto& groups = current_->copies;
-        for (; groups.size() > open + 1; groups.erase(groups.begin())) {
-            for (const auto& [to, from] : groups.front()) std::memcpy(to, from, 16);
+    void end_group_of_copies() { current_->groups.push_back(current_->copies.size()); }
+    void wait_for_copies(std::size_t open) {
+        Fiber& self = *current_;
+        for (; self.groups.size() - self.groups_done > open; ++self.groups_done) {
+            for (; self.copies_done < self.groups[self.groups_done]; ++self.copies_done) {
+                const auto [to, from] = self.copies[self.copies_done];
+                std::memcpy(to, from, 16);
+            }
         }
     }
 
@@ -170,9 +173,11 @@ private:
         static constexpr std::size_t stack_bytes = 64 * 1024;
         void* place[5];  // where it goes on
         std::unique_ptr<char[]> stack;
-        unsigned thread = 0, phase = 0, arrived_in = 0;
+        unsigned thread = 0, rank = 0, phase = 0, arrived_in = 0;
         const unsigned* waits_for = nullptr;  // goes on when this is no longer `phase`
-        std::vector<std::vector<std::pair<void*, const void*>>> copies;
+        std::vector<std::pair<void*, const void*>> copies;
+        std::vector<std::size_t> groups;  // of copies: where each ends
+        std::size_t copies_done = 0, groups_done = 0;
         void* fake_stack = nullptr;  // the address sanitizer's
     };
     struct Warp {
@@ -189,7 +194,7 @@ private:
         const bool starts = started_ < all_threads() && started_ / threads_ == rank_;
         for (std::size_t k = 0; k < fibers_.size(); ++k) {
             Fiber& fiber = *fibers_[turn_++ % fibers_.size()];
-            const bool goes_on = fiber.waits_for && fiber.thread / threads_ == rank_ && *fiber.waits_for != fiber.phase;
+            const bool goes_on = fiber.waits_for && fiber.rank == rank_ && *fiber.waits_for != fiber.phase;
             if (goes_on || (starts && !fiber.waits_for)) return &fiber;
         }
         if (!starts) return nullptr;
@@ -197,7 +202,7 @@ private:
         return fibers_.back().get();
     }
     unsigned all_threads() const { return threads_ * unsigned(blocks_.size()); }
-    Block& own() { return blocks_[current_->thread / threads_]; }
+    Block& own() { return blocks_[current_->rank]; }
     void clear(Block& block) { std::memset(block.shared.get(), 0xff, shared_bytes_); }
     unsigned lanes_of(unsigned warp) const {
         const unsigned left = threads_ - 32 * warp;
@@ -227,8 +232,8 @@ private:
         enter(self);
     }
     void enter(const Fiber& fiber) const {
-        threadIdx = dim3(fiber.thread % threads_, 0, 0);
-        blockIdx = dim3(first_block_ + fiber.thread / threads_, 0, 0);
+        threadIdx.x = fiber.thread;
+        blockIdx.x = first_block_ + fiber.rank;
     }
 
     static void main() {
@@ -237,8 +242,11 @@ private:
         while (true) {
             Fiber& self = *c.current_;
             while (c.started_ < c.all_threads()) {
-                self.thread = c.started_++;
-                self.copies.assign(1, {});
+                self.rank = c.started_ / c.threads_;
+                self.thread = c.started_++ % c.threads_;
+                self.copies.clear();
+                self.groups.clear();
+                self.copies_done = self.groups_done = 0;
                 c.enter(self);
                 c.kernel_();
                 ++c.ended_;
