@@ -31,7 +31,7 @@ if(GRADFUSE_CUDA STREQUAL "EMULATED")
   # A GPU fuses multiplications and additions where math::fma says so, and nowhere else.
   target_compile_options(gradfuse_cuda PRIVATE ${kernel_flags} ${warnings} -x c++
     -include ${CMAKE_SOURCE_DIR}/tests/emulator/hardware.h $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-mfma>)
-  if(NOT GRADFUSE_SANITIZE)  # a misaligned access is a fault, as on a GPU: see tests/emulator/block.h
+  if(NOT GRADFUSE_SANITIZE)  # a misaligned access is a fault, as on a GPU: see tests/emulator/cluster.h
     target_compile_options(gradfuse_cuda PRIVATE -fsanitize=alignment -fno-sanitize-recover=alignment)
     target_compile_definitions(gradfuse_cuda PRIVATE GRADFUSE_CHECKS_ALIGNMENT)
   endif()

@@ -65,6 +65,5 @@ def emulator():
     yield library
     library.gradfuse_emulator_capture(False)
     library.gradfuse_emulator_fail(False)
-    library.gradfuse_emulator_skip(False)
     library.gradfuse_emulator_fault(False)
     library.gradfuse_emulator_device(90, 227 * 1024)

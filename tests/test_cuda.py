@@ -3,6 +3,7 @@
 import importlib.util
 import operator
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -756,6 +757,19 @@ def test_small_workspaces_are_not_asked_of_the_library(on, emulator, monkeypatch
     assert arrays(lambda: gradfuse.softmax(strided)) == 1
     assert arrays(lambda: gradfuse.layer_norm_backward(x, ctx)) == 3
     assert arrays(lambda: gradfuse.clip_grad_norm_([x], 1.0)) == 1
+
+
+@emulated
+def test_memory_of_a_stream_is_used_again_in_other_threads(on, emulator):
+    x = device_array(np.ones((64, 32)))
+    expected, _ = gradfuse.mse_loss(x, 2 * x)
+    before, losses = emulator.gradfuse_emulator_allocated_by_cuda(), []
+    for _ in range(5):
+        thread = threading.Thread(target=lambda: losses.append(gradfuse.mse_loss(x, 2 * x)[0]))
+        thread.start()
+        thread.join()
+    assert emulator.gradfuse_emulator_allocated_by_cuda() == before
+    assert [to_numpy(loss) for loss in losses] == [to_numpy(expected)] * 5
 
 
 # Sizes

@@ -294,12 +294,8 @@ def _gated_backward(activation: str, n: int, c: Contest) -> None:
     c.gradfuse(lambda dy, a, gate: gradfuse.gated_backward(dy, a, gate, activation), dys, xs, gates)
     if torch := torch_on_gpu():
         act = getattr(torch.nn.functional, activation)
-
-        def eager(dy: Any, a: Any, gate: Any) -> Any:
-            leaves = [t.detach().requires_grad_() for t in (a, gate)]
-            return torch.autograd.grad(act(leaves[1]) * leaves[0], leaves, dy)
-
-        c.torch("torch, with the forward", eager, dys, xs, gates)
+        with_forward = cuda_peers.torch_gradients(torch, lambda a, gate: act(gate) * a)
+        c.torch("torch, with the forward", with_forward, dys, xs, gates)
 
 
 def _maxout(shape: tuple[int, int], c: Contest) -> None:
@@ -381,46 +377,29 @@ def _batch_norm_backward(fused: bool, shape: tuple[int, ...], c: Contest) -> Non
         c.add("torch, cudnn", cudnn)
 
 
-def _batch_norm_elu(shape: tuple[int, ...], c: Contest) -> None:
-    xs, (_, _, weights, biases) = c.column(*shape, scale=2, shift=1), _statistics(c, shape[1])
-    c.gradfuse(
-        lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, activation="elu")[0], xs, weights, biases
-    )
+def _batch_norm_with(options: dict[str, Any], shape: tuple[int, ...], c: Contest) -> None:
+    """With an activation or along another axis, as cuda_peers.torch_batch_norm_with has it too."""
+    xs, (_, _, weights, biases) = c.column(*shape, scale=2, shift=1), _statistics(c, shape[options.get("axis", 1)])
+    c.gradfuse(lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, **options)[0], xs, weights, biases)
     if torch := torch_on_gpu():
-        run = cuda_peers.torch_batch_norm_elu(torch)
+        run = cuda_peers.torch_batch_norm_with(torch, **options)
         c.torch("torch", run, xs, weights, biases)
         c.compiled(run, xs, weights, biases)
 
 
-def _batch_norm_elu_backward(shape: tuple[int, ...], c: Contest) -> None:
-    xs, dys, (_, _, weights, biases) = c.column(*shape), c.column(*shape), _statistics(c, shape[1])
+def _batch_norm_with_backward(options: dict[str, Any], shape: tuple[int, ...], c: Contest) -> None:
+    xs, dys, (_, _, weights, biases) = c.column(*shape), c.column(*shape), _statistics(c, shape[options.get("axis", 1)])
     contexts = [
-        gradfuse.batch_norm_forward(x, None, None, w, b, activation="elu")[1]
+        gradfuse.batch_norm_forward(x, None, None, w, b, **options)[1]
         for x, w, b in zip(xs, weights, biases, strict=True)
     ]
     c.gradfuse(gradfuse.batch_norm_backward, dys, contexts)
-    if torch := torch_on_gpu():
-        with_forward = cuda_peers.torch_gradients(torch, cuda_peers.torch_batch_norm_elu(torch))
-        c.torch("torch, with the forward", with_forward, dys, xs, weights, biases)
-
-
-def _batch_norm_columns(shape: tuple[int, ...], c: Contest) -> None:
-    xs, (_, _, weights, biases) = c.column(*shape, scale=2, shift=1), _statistics(c, shape[-1])
-    c.gradfuse(lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, axis=-1)[0], xs, weights, biases)
-    if torch := torch_on_gpu():
-        run = cuda_peers.torch_batch_norm_columns(torch)
-        c.torch("torch", run, xs, weights, biases)
-        c.compiled(run, xs, weights, biases)
-
-
-def _batch_norm_columns_backward(shape: tuple[int, ...], c: Contest) -> None:
-    xs, dys, (_, _, weights, biases) = c.column(*shape), c.column(*shape), _statistics(c, shape[-1])
-    contexts = [
-        gradfuse.batch_norm_forward(x, None, None, w, b, axis=-1)[1]
-        for x, w, b in zip(xs, weights, biases, strict=True)
-    ]
-    c.gradfuse(gradfuse.batch_norm_backward, dys, contexts)
-    if torch := torch_on_gpu():
+    torch = torch_on_gpu()
+    if not torch:
+        return
+    with_forward = cuda_peers.torch_gradients(torch, cuda_peers.torch_batch_norm_with(torch, **options))
+    c.torch("torch, with the forward", with_forward, dys, xs, weights, biases)
+    if "activation" not in options:
         tx, tw, tb = _tensors((xs, weights, biases))
         saved = [
             torch.ops.aten.native_batch_norm(x.movedim(-1, 1), w, b, None, None, True, 0.1, 1e-5)
@@ -692,15 +671,17 @@ def _other_cases(dtype: str) -> Iterator[Case]:
         yield case(row["name"], (n,), 3, partial(_loss, row["name"], n))
     yield case("maxout of 4", (n >> 10, 1024), 1.25, partial(_maxout, (n >> 10, 1024)))
     yield case("L2 norm", (n,), 1, partial(_norm, n))
+    elu: dict[str, Any] = {"activation": "elu"}
+    last: dict[str, Any] = {"axis": -1}
     for images in IMAGES:
         for fused, suffix in ((False, ""), (True, " + relu + dropout")):
             yield case(f"batch norm{suffix}", images, 3, partial(_batch_norm, fused, images))
             yield case(f"batch norm{suffix} backward", images, 5, partial(_batch_norm_backward, fused, images))
-        yield case("batch norm + elu", images, 3, partial(_batch_norm_elu, images))
-        yield case("batch norm + elu backward", images, 5, partial(_batch_norm_elu_backward, images))
+        yield case("batch norm + elu", images, 3, partial(_batch_norm_with, elu, images))
+        yield case("batch norm + elu backward", images, 5, partial(_batch_norm_with_backward, elu, images))
     for columns in COLUMNS:
-        yield case("batch norm, last axis", columns, 3, partial(_batch_norm_columns, columns))
-        yield case("batch norm, last axis, backward", columns, 5, partial(_batch_norm_columns_backward, columns))
+        yield case("batch norm, last axis", columns, 3, partial(_batch_norm_with, last, columns))
+        yield case("batch norm, last axis, backward", columns, 5, partial(_batch_norm_with_backward, last, columns))
     for name in ("layer_norm", "rms_norm"):
         for rows in NORMALIZED:
             yield case(name, rows, 2, partial(_row_norm, name, rows))

@@ -149,17 +149,13 @@ def torch_batch_norm_backward(torch: Any, fused: bool) -> Callable[..., Any]:
     return run
 
 
-def torch_batch_norm_elu(torch: Any) -> Callable[..., Any]:
+def torch_batch_norm_with(torch: Any, activation: str | None = None, axis: int = 1) -> Callable[..., Any]:
+    """Batch normalization in training along any axis, then an activation."""
     f = torch.nn.functional
-    return lambda x, weight, bias: f.elu(f.batch_norm(x, None, None, weight, bias, training=True))
-
-
-def torch_batch_norm_columns(torch: Any) -> Callable[..., Any]:
-    """Batch normalization along the last axis."""
 
     def run(x: Any, weight: Any, bias: Any) -> Any:
-        y = torch.nn.functional.batch_norm(x.movedim(-1, 1), None, None, weight, bias, training=True)
-        return y.movedim(1, -1)
+        y = f.batch_norm(x.movedim(axis, 1), None, None, weight, bias, training=True).movedim(1, axis)
+        return getattr(f, activation)(y) if activation else y
 
     return run
 

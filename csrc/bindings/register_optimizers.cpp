@@ -275,11 +275,12 @@ public:
     }
     // A reference is made when an address comes twice, because loops that make new arrays would pay for it.
     void set(const View& v) {
-        const bool again = v.source == Source::cupy && v.object.ptr() == address_;
-        reference_ =
-            again ? py::reinterpret_steal<py::object>(PyWeakref_NewRef(v.object.ptr(), nullptr)) : py::object();
+        reference_ = py::object();
+        if (v.source == Source::cupy && v.object.ptr() == address_) {
+            reference_ = py::reinterpret_steal<py::object>(PyWeakref_NewRef(v.object.ptr(), nullptr));
+            if (!reference_) PyErr_Clear();  // of a type without weak references
+        }
         address_ = v.object.ptr();
-        if (again && !reference_) throw py::error_already_set();
     }
 
 private:
@@ -565,13 +566,13 @@ private:
     std::vector<bool> settled_;         // whether its memory never changes, as with CuPy's arrays
     std::vector<bool> present_;         // whether it had a gradient in the latest step
     std::vector<Tensor> tensors_;
-    std::vector<LastSeen> gradients_;
-    std::int64_t version_ = 1;       // of the arrays' memory
-    py::list state_;                 // per parameter {slot: array}, for Python to read and save
-    std::vector<py::object> owned_;  // the arrays of state_
-    std::vector<unsigned> slots_;    // per group, as row_.slots says
-    View on_;                        // the first parameter: its device does the work
-    Clocks clocks_;                  // per group
+    std::vector<LastSeen> gradients_;  // of settled parameters
+    std::int64_t version_ = 1;         // of the arrays' memory
+    py::list state_;                   // per parameter {slot: array}, for Python to read and save
+    std::vector<py::object> owned_;    // the arrays of state_
+    std::vector<unsigned> slots_;      // per group, as row_.slots says
+    View on_;                          // the first parameter: its device does the work
+    Clocks clocks_;                    // per group
     const bool capturable_;
     double grad_scale_ = 1;  // of the latest step
     Chunks chunks_;

@@ -36,10 +36,6 @@ public:
 private:
     const Allocate allocate_;
     const int previous_;  // device
-    // Saved from the scope around this one: an allocation may run Python code, which may call gradfuse.
-    std::uintptr_t outer_stream_ = 0;
-    const Allocate* outer_allocate_ = nullptr;
-    std::int64_t outer_used_ = 0;
 };
 
 // Copies from a device and to a device, after waiting for all its work.

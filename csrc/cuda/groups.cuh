@@ -45,10 +45,8 @@ struct Groups {
         return !across && run.divisor % v == 0 && (one_run || (run_stride % v == 0 && group_stride % v == 0));
     }
 
-    // Whether neighboring groups lie in whole vectors of v elements, aligned to multiples of v.
-    bool side_by_side_in_vectors(int v) const {
-        return across && count % v == 0 && block_stride % v == 0 && step % v == 0;
-    }
+    // Whether neighboring groups are whole vectors of v elements, aligned to multiples of v.
+    bool across_in_vectors(int v) const { return across && count % v == 0 && block_stride % v == 0 && step % v == 0; }
 
     std::int64_t count, length, block_stride, group_stride, run_stride;
     bool one_run;             // every group is contiguous; does not depend on the number of groups
@@ -59,7 +57,7 @@ struct Groups {
 };
 
 // How the elements of groups are accessed: in whole vectors on boundaries of 16 bytes (groups of one run, or of several
-// runs, or of neighboring groups), or in any way. In rows, which are one run, columns have a value per position.
+// runs), in any way, or in tiles of neighboring groups. In rows, which are one run, columns have a value per position.
 enum class Layout { rows, one_run, runs, any, side_by_side };
 
 // V neighboring positions of a group; `count` of them exist.

@@ -36,7 +36,7 @@ int multiprocessors();             // of the current device
 void* allocate_outside_capture(std::int64_t bytes);
 void write_outside_capture(void* to, const void* from, std::int64_t bytes);
 
-// A counter in device memory for a kernel of the current stream. It is 0 before the kernel and must be 0 after it.
+// A counter in device memory for the kernels of this call. It is 0 before each of them and must be 0 after it.
 unsigned* ticket();
 
 template <class T>

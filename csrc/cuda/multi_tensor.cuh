@@ -227,7 +227,6 @@ public:
           first_chunks_(own),
           strides_(own),
           groups_(own),
-          tickets_(own),
           sums_(own),
           constants_(own),
           own_(own) {
@@ -258,11 +257,6 @@ public:
         return groups_.update(step.groups, step.group_count);
     }
 
-    // A counter that is zero before and after every launch.
-    unsigned* ticket() {
-        const unsigned zero = 0;
-        return own_ ? tickets_.update(&zero, 1) : cuda::ticket();
-    }
     double* sums(std::int64_t n) { return sums_.array<double>(n); }
     template <class T>
     T* constants(std::int64_t n) {
@@ -279,7 +273,6 @@ private:
     Mirror<int> first_chunks_;
     Mirror<Strides> strides_;
     Mirror<GroupStep> groups_;
-    Mirror<unsigned> tickets_;
     DeviceMemory sums_, constants_;
     const bool own_;
 };

@@ -25,10 +25,12 @@ struct Threads {
     static constexpr bool doubles = sizeof(typename F::T) == 8;
     static constexpr int most = doubles ? 512 : 1024;
     // Sums in double and columns leave fewer registers for elements.
-    static constexpr bool few = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
-    // Four doubles of a group need 80 registers beside the elements.
-    static constexpr bool fewer = members<typename F::Record, double> > 3 || F::group_outputs > 3;
-    static constexpr int blocks(int threads) { return fewer && !doubles ? most * 3 / 4 / threads : most / threads; }
+    static constexpr bool little_room = F::columns > 0 || sizeof(typename F::Real) > sizeof(typename F::T);
+    // Four doubles of a group need 80 registers.
+    static constexpr bool least_room = members<typename F::Record, double> > 3 || F::group_outputs > 3;
+    static constexpr int blocks(int threads) {
+        return least_room && !doubles ? most * 3 / 4 / threads : most / threads;
+    }
 };
 
 // Where the elements of a group are between the reduction and the map.
@@ -108,11 +110,11 @@ struct Call {
          const Columns<S, F::columns>& columns = {})
         : f(f), stages(stages), groups(g), columns(columns), out(static_cast<S*>(a.out ? a.out->data : nullptr)) {
         wide = groups.in_vectors(per_access<S>) && is_wide(out) && stages.wide();
-        side_by_side = groups.side_by_side_in_vectors(per_access<S>);
+        wide_across = groups.across_in_vectors(per_access<S>);
         for (int i = 0; i < F::inputs; ++i) {
             in[i] = static_cast<const S*>(a.in[i]->data);
             wide = wide && is_wide(in[i]);
-            side_by_side = side_by_side && is_wide(in[i]);
+            wide_across = wide_across && is_wide(in[i]);
         }
         for (int m = 0; m < numbers_in; ++m) group_in[m] = Numbers(a.group_in[m]);
         for (int m = 0; m < F::group_outputs; ++m) group_out[m] = DoubleView(a.group_out[m]);
@@ -150,8 +152,8 @@ struct Call {
     S* out;
     Numbers group_in[numbers_in + 1];
     DoubleView group_out[F::group_outputs + 1];
-    bool wide;          // vectors may be accessed whole
-    bool side_by_side;  // vectors of neighboring groups may be accessed whole
+    bool wide;         // vectors may be accessed whole
+    bool wide_across;  // the inputs' vectors of neighboring groups may be
 
 private:
     GRADFUSE_DEVICE bool exists(double position) const { return position >= 0 && position < double(groups.length); }
@@ -175,14 +177,14 @@ struct Loop : Schedule, Call<F, S, Stages> {
     static constexpr bool has_first = !std::is_void_v<typename F::First>;
     using At = Positions<V, Schedule::layout>;
 
-    int width_;          // threads of a group in a block: a power of two
-    int cluster_;        // blocks of a group
-    int block_vectors_;  // vectors of a group in a block
+    int width_;                   // threads of a group in a block: a power of two
+    int cluster_;                 // blocks of a group
+    std::int64_t block_vectors_;  // vectors of a group in a block
 
     Loop(const Call<F, S, Stages>& call, int width, int cluster = 1)
         : Loop(call, width, cluster, (call.groups.length + V * cluster - 1) / (V * cluster)) {}
     Loop(const Call<F, S, Stages>& call, int width, int cluster, std::int64_t block_vectors)
-        : Call<F, S, Stages>(call), width_(width), cluster_(cluster), block_vectors_(int(block_vectors)) {}
+        : Call<F, S, Stages>(call), width_(width), cluster_(cluster), block_vectors_(block_vectors) {}
 
     // Neighboring threads take neighboring groups.
     GRADFUSE_HD bool across() const { return Schedule::tiled || (!Schedule::whole && this->groups.across); }
@@ -288,7 +290,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         });
     }
 
-    // What each vector x of all inputs takes part in.
+    // The steps for one vector of each input.
     template <class OfGroup>
     GRADFUSE_DEVICE void widen_all(const At& at, const Raw<S, V> (&raw)[F::inputs], const Raw<S, V>& extra,
                                    const OfGroup& stages, bool last, T (&x)[F::inputs][V]) const {
@@ -467,14 +469,14 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // unless they are a tile.
     GRADFUSE_DEVICE Raw<S, V>* copy_of(const Share& s, int input, int v) const {
         auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
-        const int at = input * block_vectors_ + v;
+        const int at = input * int(block_vectors_) + v;
         return vectors + (Schedule::tiled ? at * s.groups + own_group() : at);
     }
     GRADFUSE_DEVICE At resident_position(const Share& s, int v) const {
         return {this->groups, s.first, s.at + v * V, V, true};
     }
     // Copies are waited for in this many steps.
-    static constexpr int copy_steps = 4;
+    static constexpr int copy_steps = most_open_copies + 1;
     GRADFUSE_DEVICE int copied_after(const Share& s, int step) const {  // vectors
         const int rounds = (s.vectors + width() - 1) / width(), vectors = rounds * step / copy_steps * width();
         return vectors < s.vectors ? vectors : s.vectors;
@@ -482,7 +484,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // Copies some positions of all groups of a block that lie side by side; `first` is the first group.
     GRADFUSE_DEVICE void copy_tile(const Share& s, std::int64_t first, std::int64_t begin, int positions) const {
         const std::int64_t start = this->groups.first(first) + begin * this->groups.step;
-        const int n = this->side_by_side ? per_access<S> : 1, units = s.groups / n;
+        const int n = this->wide_across ? per_access<S> : 1, units = s.groups / n;
 #pragma unroll 1
         for (int k = int(threadIdx.x); k < positions * units; k += threads) {
             const int position = k / units, group = (k - position * units) * n;
@@ -490,8 +492,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
             for (int i = 0; i < F::inputs; ++i) {
                 const S* const from = this->in[i] + start + position * this->groups.step + group;
                 S* const to = reinterpret_cast<S*>(shared_memory<char>() + record_bytes()) +
-                              (i * block_vectors_ + position) * s.groups + group;
-                if (this->side_by_side) {
+                              (i * int(block_vectors_) + position) * s.groups + group;
+                if (this->wide_across) {
                     start_copy(to, from);
                 } else {
                     *to = *from;
@@ -499,7 +501,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
             }
         }
         end_group_of_copies();
-        wait_for_copies<0>();
+        wait_for_copies(0);
         __syncthreads();
     }
     // Starts to copy this block's elements.
@@ -517,19 +519,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     template <class OfGroup, class Each>
     GRADFUSE_DEVICE void for_copied(const Share& s, const OfGroup& stages, bool last, const Each& each) const {
         for (int step = 0; step < copy_steps; ++step) {
-            switch (step) {
-                case 0:
-                    wait_for_copies<3>();
-                    break;
-                case 1:
-                    wait_for_copies<2>();
-                    break;
-                case 2:
-                    wait_for_copies<1>();
-                    break;
-                default:
-                    wait_for_copies<0>();
-            }
+            wait_for_copies(copy_steps - 1 - step);
             for_resident(s, copied_after(s, step), copied_after(s, step + 1), stages, true, last, each);
         }
     }
@@ -569,7 +559,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         for (int j = 0; j < V; ++j) copy_of(s, 0, v)->set(j, stored[j]);
     }
     // The number of elements of this thread's part: those that its warp copies, or of a tile its own.
-    GRADFUSE_DEVICE int elements_of_warp(const Share& s) const {
+    GRADFUSE_DEVICE int elements_of_part(const Share& s) const {
         if (Schedule::tiled) return s.vectors > s.lane ? (s.vectors - s.lane + width() - 1) / width() : 0;
         const int first = s.lane / warp_size * warp_size, rounds = s.vectors / width(),
                   rest = s.vectors % width() - first;
@@ -578,7 +568,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // Reduces the part of this thread's warp while others are copied. If the map needs no record, maps it too.
     template <class OfGroup>
     GRADFUSE_DEVICE Part reduce_copied(const Share& s, const OfGroup& stages, const Group& group) const {
-        const int count = elements_of_warp(s), lanes = Schedule::tiled ? 1 : warp_size;
+        const int count = elements_of_part(s), lanes = Schedule::tiled ? 1 : warp_size;
         const auto for_new = [&](const auto& each) {
             const auto mapped = [&](int k, int v, const At& at, auto& x) {
                 each(k, v, at, x);
@@ -753,7 +743,7 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
         return true;
     }
     if constexpr (L != Layout::any) {
-        if constexpr (!Threads<F>::few) {
+        if constexpr (!Threads<F>::little_room) {
             constexpr int K = vectors_in<F, S, Stages>(32);
             if (vectors <= most / 2 * K) {
                 launch_loop<Schedule<most / 2, V, K, L, Kept::in_registers>, Affine>(call, most / 2);
@@ -771,7 +761,7 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
 
 template <Layout L, bool Affine, class F, class S, class Stages>
 void loop_groups(const Call<F, S, Stages>& call) {
-    constexpr int threads = Threads<F>::few ? 256 : Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
+    constexpr int threads = Threads<F>::little_room ? 256 : Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
     if (loop_on_chip<L, Affine>(call)) return;
     const int width = call.groups.across ? threads / warp_size : threads;
     launch_loop<Schedule<threads, per_access<S>, K, L, Kept::nowhere>, Affine>(call, width);

@@ -1,6 +1,7 @@
 // The devices, and the device and stream of a call.
 #include <cstring>
 #include <iterator>
+#include <list>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -43,19 +44,32 @@ struct Draw : Kernel {
 
 namespace {
 
-// The values set by the innermost scope of this thread, and how much of the stream's memory the scopes use.
-struct Current {
-    cudaStream_t stream = nullptr;
-    const devices::Scope::Allocate* allocate = nullptr;
-    std::int64_t used = 0;
+// Memory for the kernels of a call.
+struct Kept {
+    unsigned* ticket = nullptr;
+    char* workspace = nullptr;
 };
-thread_local Current current;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::int64_t kept_bytes = 0;  // so that the sanitizer sees the ends of every workspace
+constexpr std::int64_t workspace_bytes = 0;  // so that the sanitizer sees the ends of every workspace
 #else
-constexpr std::int64_t kept_bytes = 256 * 1024;
+constexpr std::int64_t workspace_bytes = 256 * 1024;
 #endif
+
+struct Current {
+    int device = -1;
+    cudaStream_t stream = nullptr;
+    const devices::Scope::Allocate* allocate = nullptr;
+    std::list<Kept> kept;   // empty, or the memory that this call has taken
+    std::int64_t used = 0;  // of its workspace
+};
+// The scopes of this thread. An allocation may run Python code, which may call gradfuse in a scope of its own.
+thread_local std::list<Current> scopes;
+
+Current& current() {
+    thread_local Current none;
+    return scopes.empty() ? none : scopes.back();
+}
 
 std::string text_of(cudaError_t status) {
     return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
@@ -69,20 +83,7 @@ void check(cudaError_t status) {
     throw Error("CUDA failed: " + text_of(status));
 }
 
-cudaStream_t current_stream() { return current.stream; }
-
-// Small workspaces lie in memory that is kept for each stream, because its kernels run one after the other. Others come
-// from the library that owns the arrays. So do those of a graph, which may run beside the stream's kernels.
-void* allocate(std::int64_t bytes) {
-    const std::int64_t rounded = (bytes + 255) / 256 * 256;
-    if (current.used + rounded > kept_bytes || is_capturing()) return (*current.allocate)(bytes);
-    thread_local std::map<std::pair<int, cudaStream_t>, char*> kept;
-    char*& of_stream = kept[{devices::current_device(), current_stream()}];
-    if (!of_stream) of_stream = static_cast<char*>(allocate_outside_capture(kept_bytes));
-    void* const data = of_stream + current.used;
-    current.used += rounded;
-    return data;
-}
+cudaStream_t current_stream() { return current().stream; }
 
 namespace {
 
@@ -114,8 +115,8 @@ void write_outside_capture(void* to, const void* from, std::int64_t bytes) {
 
 namespace {
 
-// A counter that no other kernel has. It is never freed: a graph may read it as long as the process lives.
-unsigned* fresh_ticket() {
+// A counter that no other call has. It is never freed: a graph may read it as long as the process lives.
+unsigned* fresh_ticket(int device) {
     static const unsigned zeros[4096] = {};
     struct Block {
         unsigned* next = nullptr;
@@ -124,7 +125,7 @@ unsigned* fresh_ticket() {
     static std::mutex mutex;
     static std::map<int, Block> of_device;
     const std::lock_guard<std::mutex> lock(mutex);
-    Block& block = of_device[devices::current_device()];
+    Block& block = of_device[device];
     if (block.left == 0) {
         auto* const data = static_cast<unsigned*>(allocate_outside_capture(sizeof zeros));
         write_outside_capture(data, zeros, sizeof zeros);
@@ -134,14 +135,49 @@ unsigned* fresh_ticket() {
     return block.next++;
 }
 
+// Memory that no call is using, per device and stream. The calls of a stream run one after the other, so the next one
+// there may take what a call gives back, even if its kernels still run.
+class Idle {
+public:
+    void take(Current& c) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        std::list<Kept>& idle = of_stream_[{c.device, c.stream}];
+        if (idle.empty()) idle.push_back({fresh_ticket(c.device), nullptr});
+        c.kept.splice(c.kept.begin(), idle, idle.begin());
+    }
+    void give_back(Current& c) {
+        if (c.kept.empty()) return;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        std::list<Kept>& idle = of_stream_.find({c.device, c.stream})->second;
+        idle.splice(idle.begin(), c.kept);
+    }
+
+private:
+    std::mutex mutex_;
+    std::map<std::pair<int, cudaStream_t>, std::list<Kept>> of_stream_;
+};
+Idle idle;
+
+Kept& kept() {
+    Current& c = current();
+    if (c.kept.empty()) idle.take(c);
+    return c.kept.front();
+}
+
 }  // namespace
 
-unsigned* ticket() {
-    if (devices::is_capturing()) return fresh_ticket();  // the graph may run beside the stream's other kernels
-    thread_local std::map<std::pair<int, cudaStream_t>, unsigned*> tickets;
-    unsigned*& of_stream = tickets[{devices::current_device(), current_stream()}];
-    if (!of_stream) of_stream = fresh_ticket();
-    return of_stream;
+// A graph may run beside the other kernels of its stream.
+unsigned* ticket() { return is_capturing() ? fresh_ticket(current().device) : kept().ticket; }
+
+// Large workspaces and those of a graph come from the library that owns the arrays.
+void* allocate(std::int64_t bytes) {
+    Current& c = current();
+    const std::int64_t rounded = (bytes + 255) / 256 * 256;
+    if (c.used + rounded > workspace_bytes || is_capturing()) return (*c.allocate)(bytes);
+    char*& workspace = kept().workspace;
+    if (!workspace) workspace = static_cast<char*>(allocate_outside_capture(workspace_bytes));
+    c.used += rounded;
+    return workspace + c.used - rounded;
 }
 
 namespace {
@@ -195,21 +231,19 @@ int device_of(const void* pointer) {
 Scope::Scope(int device, std::uintptr_t stream, Allocate allocate)
     : allocate_(std::move(allocate)), previous_(current_device()) {
     if (device != previous_) check(cudaSetDevice(device));
-    outer_stream_ = reinterpret_cast<std::uintptr_t>(cuda::current.stream);
-    outer_allocate_ = cuda::current.allocate;
-    outer_used_ = cuda::current.used;
-    cuda::current = {reinterpret_cast<cudaStream_t>(stream), &allocate_, outer_used_};
+    cuda::scopes.push_back({device, reinterpret_cast<cudaStream_t>(stream), &allocate_, {}, 0});
 }
 
 Scope::~Scope() {
-    cuda::current = {reinterpret_cast<cudaStream_t>(outer_stream_), outer_allocate_, outer_used_};
+    cuda::idle.give_back(cuda::current());
+    cuda::scopes.pop_back();
     int device = previous_;
     if (cudaGetDevice(&device) == cudaSuccess && device != previous_) cudaSetDevice(previous_);
 }
 
 bool is_capturing() {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(cuda::current.stream, &status));
+    check(cudaStreamIsCapturing(cuda::current_stream(), &status));
     return status != cudaStreamCaptureStatusNone;
 }
 

@@ -17,8 +17,8 @@ GRADFUSE_DEVICE void count_banks(const void*, int) {}
 using emulator::count_banks;
 #endif
 
-// Copies 16 bytes from device memory. The copy has finished for this thread when wait_for_copies returns; the last
-// `open` groups of copies may still be open then.
+// Copies 16 bytes from device memory. The copy has finished for this thread when wait_for_copies returns; then only the
+// last `open` groups of copies may still run.
 GRADFUSE_DEVICE void start_copy(void* to, const void* from) {
     count_banks(to, 16);
 #if !defined(__CUDACC__)
@@ -36,12 +36,20 @@ GRADFUSE_DEVICE void end_group_of_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-template <int Open>
-GRADFUSE_DEVICE void wait_for_copies() {
+constexpr int most_open_copies = 3;
+GRADFUSE_DEVICE void wait_for_copies(int open) {
 #if !defined(__CUDACC__)
-    emulator::cluster().wait_for_copies(Open);
+    emulator::cluster().wait_for_copies(std::size_t(open));
 #elif defined(__CUDA_ARCH__)
-    asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
+    if (open == 3) {
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
+    } else if (open == 2) {
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
+    } else if (open == 1) {
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+    } else {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+    }
 #endif
 }
 

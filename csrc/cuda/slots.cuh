@@ -160,6 +160,7 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
     GRADFUSE_DEVICE void operator()() const {
         const std::int64_t block = std::int64_t(gridDim.x) - 1 - blockIdx.x, tile = block % this->tiles;
         std::int64_t piece = block / this->tiles * pieces_of_block();
+        const std::int64_t end = piece + pieces_of_block();
         Share s = this->share_of_piece(piece, tile);
         if constexpr (copies) this->start_copies(s);
         const Record whole = merged(s);
@@ -167,31 +168,30 @@ struct MapSlots : OfPieces<F, S, Stages, L> {
         if constexpr (maps) {
             const auto& stages = this->stages.of_group(s.group, 0);
             const Constants constants = shared_constants(s, whole);
-            if constexpr (MapSlots::tiled) {
-                this->for_tiles(s, piece, tile, [&](const Share& part) {
-                    const auto each = [&](int, int v, const auto& at, const auto& x) {
-                        this->map_vector(part, at, v, {}, constants, stages, x, [](int, const auto&) {});
-                    };
-                    this->for_resident(part, 0, part.vectors, stages, true, true, each);
-                });
-            } else {
-                map_piece(s, constants, stages);
-                for (const std::int64_t end = piece + pieces_of_block(); ++piece < end && piece < this->pieces.count;) {
-                    s = this->share_of_piece(piece, tile);
-                    if constexpr (copies) this->start_copies(s);
-                    map_piece(s, constants, stages);
-                }
+            map_piece(s, piece, tile, constants, stages);
+            while (++piece < end && piece < this->pieces.count) {
+                s = this->share_of_piece(piece, tile);
+                if constexpr (copies) this->start_copies(s);
+                map_piece(s, piece, tile, constants, stages);
             }
         }
     }
 
 private:
     template <class OfGroup>
-    GRADFUSE_DEVICE void map_piece(Share& s, const Constants& constants, const OfGroup& stages) const {
-        if constexpr (copies) {
-            this->for_copied(s, stages, true, [&](int, int v, const auto& at, const auto& x) {
-                this->map_vector(s, at, v, {}, constants, stages, x, [](int, const auto&) {});
+    GRADFUSE_DEVICE void map_piece(Share& s, std::int64_t piece, std::int64_t tile, const Constants& constants,
+                                   const OfGroup& stages) const {
+        const auto map = [&](const Share& part) {
+            return [&, &part = part](int, int v, const auto& at, const auto& x) {
+                this->map_vector(part, at, v, {}, constants, stages, x, [](int, const auto&) {});
+            };
+        };
+        if constexpr (MapSlots::tiled) {
+            this->for_tiles(s, piece, tile, [&](const Share& part) {
+                this->for_resident(part, 0, part.vectors, stages, true, true, map(part));
             });
+        } else if constexpr (copies) {
+            this->for_copied(s, stages, true, map(s));
         } else {
             this->for_chunks(s, true, [&](int begin) { this->map_chunk(s, begin, {}, constants, stages); });
         }

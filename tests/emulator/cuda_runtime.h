@@ -1,6 +1,6 @@
 // CUDA's words on the host: kernels run as they stand, cluster after cluster in descending order.
 //
-// Barriers, shuffles and shared memory are real (block.h), and so is a fault: after one every call fails. Streams are
+// Barriers, shuffles and shared memory are real (cluster.h), and so is a fault: after one every call fails. Streams are
 // not here: every call has finished when it returns.
 #pragma once
 
@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "block.h"
+#include "cluster.h"
 
 #define __global__
 #define __device__
@@ -27,8 +27,8 @@ namespace emulator {
 // Devices: two of them, and whose memory is whose.
 constexpr int devices = 2, multiprocessors = 2;
 inline thread_local int device = 0;
-inline bool capturing = false, failing = false, faulted = false, skipping = false;
-inline int launches = 0, largest_cluster = 0;
+inline bool capturing = false, failing = false, faulted = false;
+inline int launches = 0, largest_cluster = 0, allocated = 0;
 inline int compute_capability = 90, shared_bytes = 227 * 1024;  // the most that a block may have
 inline std::vector<std::function<void()>> graph;                // the launches of the last capture
 struct Allocation {
@@ -143,6 +143,7 @@ inline cudaError_t outside_capture() {
 }
 inline cudaError_t cudaMalloc(void** at, std::size_t bytes) {
     if (outside_capture() != cudaSuccess) return outside_capture();
+    ++emulator::allocated;
     *at = std::malloc(bytes ? bytes : 1);
     return *at ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -213,7 +214,6 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* given, void (*kernel)(
                           config.dynamicSmemBytes <= std::max<std::size_t>(emulator::shared_bytes, 48 * 1024) &&
                           (of_cluster == 1 || clusters_exist);
     if (emulator::failing || !possible) return cudaErrorInvalidConfiguration;
-    if (emulator::skipping) return ++emulator::launches, cudaSuccess;
     const K& of_kernel = *static_cast<K*>(arguments[0]);
     if (emulator::capturing) {
         emulator::graph.push_back([=] { run_kernel(kernel, config, of_cluster, of_kernel); });
@@ -263,7 +263,6 @@ GRADFUSE_EXPORTED int gradfuse_emulator_read(const float* at) {  // in a kernel
 GRADFUSE_EXPORTED bool gradfuse_emulator_is_capturing() { return emulator::capturing; }
 GRADFUSE_EXPORTED void gradfuse_emulator_fault(bool on) { emulator::faulted = on; }
 GRADFUSE_EXPORTED bool gradfuse_emulator_has_faulted() { return emulator::faulted; }
-GRADFUSE_EXPORTED void gradfuse_emulator_skip(bool on) { emulator::skipping = on; }  // launches do nothing
 GRADFUSE_EXPORTED void gradfuse_emulator_fail(bool on) { emulator::failing = on; }
 GRADFUSE_EXPORTED void gradfuse_emulator_device(int compute_capability, int shared_bytes) {
     emulator::largest_cluster = 0;
@@ -278,4 +277,5 @@ GRADFUSE_EXPORTED void gradfuse_emulator_count_banks(bool on) {
 GRADFUSE_EXPORTED int gradfuse_emulator_banks() { return emulator::banks.most(); }
 GRADFUSE_EXPORTED int gradfuse_emulator_bank_accesses() { return int(emulator::banks.counted()); }
 GRADFUSE_EXPORTED int gradfuse_emulator_largest_cluster() { return emulator::largest_cluster; }
+GRADFUSE_EXPORTED int gradfuse_emulator_allocated_by_cuda() { return emulator::allocated; }  // times
 GRADFUSE_EXPORTED int gradfuse_emulator_launches() { return emulator::launches; }

@@ -196,9 +196,9 @@ struct Copies : Kernel {
         end_group_of_copies();
         start_copy(shared + 4, from + 4);
         end_group_of_copies();
-        wait_for_copies<1>();
+        wait_for_copies(1);
         out[0] = shared[3], out[1] = shared[4];
-        wait_for_copies<0>();
+        wait_for_copies(0);
         out[2] = shared[4];
     }
 };

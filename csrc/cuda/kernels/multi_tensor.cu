@@ -301,8 +301,9 @@ struct LargeStep : Kernel {
 // The dtype of all tensors if a thread should take a vector of elements: they are arguments, large, and in whole
 // vectors. Smaller arrays are as fast in chunks, in one launch.
 std::optional<DType> dtype_of_large(const DeviceTable& table) {
+    if (table.rows || table.chunk_count <= 8 * multiprocessors()) return std::nullopt;
     const DType dtype = table.given[0].dtype;
-    if (table.rows || dtype == DType::f64 || table.chunk_count <= 8 * multiprocessors()) return std::nullopt;
+    if (dtype == DType::f64) return std::nullopt;
     for (int t = 0; t < table.tensor_count; ++t) {
         if (table.given[t].dtype != dtype || !table.given[t].wide) return std::nullopt;
     }
@@ -328,7 +329,7 @@ void launch_step(const DeviceTable& table, const OptimizerStep& step, Tables& ta
         throw std::invalid_argument("groups must fit this GPU's shared memory, got " +
                                     std::to_string(step.group_count) + " of them: give arrays alike one group");
     }
-    const Step<Formula, Slots> kernel{{{}, table}, {step, tables}, tables.ticket()};
+    const Step<Formula, Slots> kernel{{{}, table}, {step, tables}, ticket()};
     launch(kernel, table.chunk_count > 0 ? table.chunk_count : 1, shared_bytes);
 }
 
