@@ -162,7 +162,7 @@ public:
 
     explicit Columns(const Grouping& g, const Array* const* columns, bool per_run, std::int64_t periods,
                      T no_weight = 1)
-        : periods_(periods), per_period_(per_run ? g.runs : g.length()), run_(g.run, g.length()), per_run_(per_run) {
+        : periods_(periods), per_period_(per_run ? g.runs : g.length()), run_(per_run ? g.run : 1, g.length()), per_run_(per_run) {
         for (int c = 0; c < N; ++c) {
             data_[c] = columns[c] ? columns[c]->data : nullptr;
             computed_[c] = columns[c] && columns[c]->dtype != dtype_of();
@@ -184,7 +184,7 @@ public:
     }
     GRADFUSE_DEVICE std::int64_t first(std::int64_t group) const { return group % periods_ * per_period_; }
     GRADFUSE_DEVICE std::int64_t index(std::int64_t group, std::int64_t position) const {
-        return first(group) + (per_run_ ? run_.divide(position) : position);
+        return first(group) + run_.divide(position);
     }
 
     template <int V, Layout L, int M>
@@ -208,10 +208,12 @@ private:
 #pragma unroll
             for (int j = 0; j < V; ++j) to[j] = value;
         } else if (!p.whole) {
+            std::int64_t column = p.position;
+            std::int64_t left = run_.divisor - run_.split(column);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const std::int64_t position = p.position + j;
-                to[j] = j < p.count ? at(c, first + (per_run_ ? run_.divide(position) : position)) : T(0);
+                to[j] = j < p.count ? at(c, first + column) : T(0);
+                if (--left == 0) ++column, left = run_.divisor;
             }
         } else if (computed_[c]) {
             View<T>(const_cast<void*>(data_[c]), true).read(first + p.position, V, true, to);
@@ -224,7 +226,7 @@ private:
     bool computed_[N];
     T absent_[N];
     std::int64_t periods_, per_period_;
-    Divider run_;
+    Divider run_;  // positions of a column
     bool per_run_;
 };
 

@@ -11,7 +11,9 @@
 
 #if defined(__CUDACC__)
 #define GRADFUSE_KERNEL(entry) reinterpret_cast<const void*>(entry)
+#define GRADFUSE_CALLED __device__ __noinline__
 #else
+#define GRADFUSE_CALLED
 #define __grid_constant__
 #define GRADFUSE_KERNEL(entry) entry
 #endif

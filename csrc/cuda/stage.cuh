@@ -31,22 +31,51 @@ public:
 
     template <int V>
     GRADFUSE_DEVICE void forward(T (&x)[V]) const {
-        const_cast<Stage*>(this)->visit([&](const auto& f) {
-#pragma unroll
-            for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
-        });
+        in_parts(x, x, [&](auto part, const auto&) { return forward_of(*this, part); });
     }
     // Replaces dy by the gradient at x, the input of forward.
     template <int V>
     GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&x)[V]) const {
-        const_cast<Stage*>(this)->visit([&](const auto& f) {
-            constexpr bool from_y = std::remove_reference_t<decltype(f)>::info.saves == Saves::y;
-#pragma unroll
-            for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], from_y ? f.forward(x[j]) : x[j]);
-        });
+        in_parts(dy, x, [&](auto part, const auto& at) { return backward_of(*this, part, at); });
     }
 
 private:
+    template <int N>
+    struct Part {
+        T v[N];
+    };
+    // Functions that are called: inlined, the formulas of the whole list would be most of a kernel.
+    template <int N>
+    GRADFUSE_CALLED static Part<N> forward_of(const Stage& stage, Part<N> x) {
+        const_cast<Stage&>(stage).visit([&](const auto& f) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) x.v[j] = f.forward(x.v[j]);
+        });
+        return x;
+    }
+    template <int N>
+    GRADFUSE_CALLED static Part<N> backward_of(const Stage& stage, Part<N> dy, Part<N> x) {
+        const_cast<Stage&>(stage).visit([&](const auto& f) {
+            constexpr bool from_y = std::remove_reference_t<decltype(f)>::info.saves == Saves::y;
+#pragma unroll
+            for (int j = 0; j < N; ++j) dy.v[j] = f.backward(dy.v[j], from_y ? f.forward(x.v[j]) : x.v[j]);
+        });
+        return dy;
+    }
+    // y = f(y, x) for parts of a vector.
+    template <int V, class F>
+    static GRADFUSE_DEVICE void in_parts(T (&y)[V], const T (&x)[V], const F& f) {
+        constexpr int N = V < 4 ? V : 4;
+#pragma unroll
+        for (int begin = 0; begin < V; begin += N) {
+            Part<N> part, at;
+#pragma unroll
+            for (int j = 0; j < N; ++j) part.v[j] = y[begin + j], at.v[j] = x[begin + j];
+            part = f(part, at);
+#pragma unroll
+            for (int j = 0; j < N; ++j) y[begin + j] = part.v[j];
+        }
+    }
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable  // f is a host function in the constructor
 #endif

@@ -9,13 +9,18 @@
 namespace gradfuse::cuda {
 inline namespace GRADFUSE_ISA {
 
-// Quotients and remainders of indices, in 32 bits if all indices fit.
+// Quotients and remainders of indices below `size`. Below 2^31 a product replaces the division: it is exact because
+// inverse * divisor - 2^shift < divisor <= 2^(shift - 31).
 struct Divider {
     explicit Divider(std::int64_t divisor = 1, std::int64_t size = 0)
-        : divisor(divisor), narrow(size <= 0xffffffff && divisor <= 0xffffffff) {}
+        : divisor(divisor), narrow(size <= std::int64_t(1) << 31 && divisor > 0 && divisor <= std::int64_t(1) << 31) {
+        if (!narrow) return;
+        while (divisor > std::int64_t(1) << (shift - 31)) ++shift;
+        inverse = std::uint32_t(((std::uint64_t(1) << shift) + std::uint64_t(divisor) - 1) / std::uint64_t(divisor));
+    }
 
     GRADFUSE_HD std::int64_t divide(std::int64_t i) const {
-        return narrow ? std::int64_t(std::uint32_t(i) / std::uint32_t(divisor)) : i / divisor;
+        return narrow ? std::int64_t(std::uint64_t(std::uint32_t(i)) * inverse >> shift) : i / divisor;
     }
 
     // Removes the last axis, of this length, from an index, and returns the index along it.
@@ -26,6 +31,8 @@ struct Divider {
     }
 
     std::int64_t divisor;
+    std::uint32_t inverse = 0;
+    int shift = 31;
     bool narrow;
 };
 
