@@ -46,7 +46,7 @@ gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for
 
 wheel: $(VENV)/.tools  ## a wheel in dist, CUDA kernels for every architecture included where nvcc is found
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
-		"--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=80-real;90-real;100-real;120" .
+		"--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=80-real;90-real;100-real;120-real" .
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behavior and thread sanitizers
 	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)

@@ -702,7 +702,14 @@ def test_launches(on, emulator):
     assert launches(lambda: gradfuse.clip_grad_value_(grads, 1.0)) == 1
     assert launches(lambda: gradfuse.elu(x)) == 1
     assert launches(lambda: gradfuse.dropout_forward(x, rng=1)) == 1
-    assert launches(lambda: gradfuse.softmax(x)) == 1
+    for name in ("softmax", "log_softmax"):
+        assert launches(lambda name=name: getattr(gradfuse, name)(x)) == 1
+        assert launches(lambda name=name: getattr(gradfuse, f"{name}_backward")(x, x)) == 1
+    for name, count in {"layer_norm": 2, "rms_norm": 1}.items():
+        forward, backward = (getattr(gradfuse, f"{name}_{way}") for way in ("forward", "backward"))
+        _, ctx = forward(x, *vectors[:count])
+        assert launches(lambda forward=forward, count=count: forward(x, *vectors[:count])) == 1
+        assert launches(lambda backward=backward, ctx=ctx: backward(x, ctx)) == 2
     assert launches(lambda: gradfuse.mse_loss(x, x)) == 1
     labels = device_array(np.zeros(64), "int64")
     assert launches(lambda: gradfuse.cross_entropy(x, labels)) == 1

@@ -8,20 +8,22 @@ inline namespace GRADFUSE_ISA {
 
 constexpr std::int64_t most_slots = 256;
 
-// For rows in whole vectors whose elements fit in registers: computes the dx of a slot of rows, and keeps the slot's
-// column sums in registers.
-template <class F, class S, class Stages, class Schedule>
-struct SlotsOfRows : Loop<F, S, Stages, Schedule, true> {
-    using Base = Loop<F, S, Stages, Schedule, true>;
+// For rows of vectors: computes the dx of a slot of rows, and the slot's column sums. Short rows, less than a vector
+// for each lane of a warp, are in registers, and the sums too.
+template <class F, class S, class Stages>
+struct SlotsOfShortRows : Loop<F, S, Stages, Schedule<256, 4, 1, Layout::rows, Kept::in_registers>, true> {
+    using Base = Loop<F, S, Stages, Schedule<256, 4, 1, Layout::rows, Kept::in_registers>, true>;
     using T = typename F::T;
-    static constexpr int V = Base::V, K = Base::K;
-    static constexpr int blocks_per_multiprocessor = 512 / Base::threads;
+    static constexpr int V = Base::V, K = Base::K, blocks_per_multiprocessor = 3;
 
     int rows_per_slot, slots;
     T* sums;  // [sum][slot][column]
 
-    SlotsOfRows(const Base& loop, std::int64_t rows_per_slot, T* sums, std::int64_t slots)
-        : Base(loop), rows_per_slot(int(rows_per_slot)), slots(int(slots)), sums(sums) {}
+    explicit SlotsOfShortRows(const Call<F, S, Stages>& call)
+        : Base(call, group_width(call.groups.length / V, K)), rows_per_slot(0), slots(0), sums(nullptr) {}
+
+    std::int64_t most() const { return most_slots * this->groups_of_block(); }
+    std::int64_t blocks() const { return blocks_for(slots, this->groups_of_block()); }
 
     GRADFUSE_DEVICE void operator()() const {
         T total[F::column_sums][K][V] = {};
@@ -46,6 +48,115 @@ private:
                 View<T>(sums, true).store(first + at.position, V, true, total[m][k]);
             }
         });
+    }
+};
+
+// Longer rows are in shared memory, and the sums too. A block has a slot; it copies the next row while it works on one,
+// if there is room for both.
+template <class F, class S, class Stages>
+struct SlotsOfRows : Loop<F, S, Stages, Schedule<512, per_access<S>, 1, Layout::rows, Kept::in_shared_memory>, true> {
+    using Base = Loop<F, S, Stages, Schedule<512, per_access<S>, 1, Layout::rows, Kept::in_shared_memory>, true>;
+    using T = typename F::T;
+    using Share = typename Base::Share;
+    using Part = Access<T, 4>;  // of a vector
+    static constexpr int V = Base::V, parts = V / 4, blocks_per_multiprocessor = 2;
+
+    int rows_per_slot, slots, buffers;
+    T* sums;  // [sum][slot][column]
+
+    SlotsOfRows(const Call<F, S, Stages>& call, int buffers)
+        : Base(call, width_for(call.groups.length / V)), rows_per_slot(0), slots(0), buffers(buffers), sums(nullptr) {}
+
+    std::int64_t most() const { return most_slots * Base::threads / this->width_; }
+    std::int64_t blocks() const { return slots; }
+    std::int64_t copy_bytes() const { return F::inputs * this->block_vectors_ * std::int64_t(16); }
+    std::int64_t shared_bytes() const {
+        return this->record_bytes() + buffers * copy_bytes() +
+               F::column_sums * this->block_vectors_ * V * std::int64_t(sizeof(T));
+    }
+
+    GRADFUSE_DEVICE void operator()() const {
+        const std::int64_t first = std::int64_t(blockIdx.x) * rows_per_slot, left = this->groups.count - first;
+        const int rows = int(left < rows_per_slot ? left : rows_per_slot);
+        const bool ahead = buffers > 1;
+        Share s = this->share(first);
+        clear(s);
+        if (ahead) copy(s);
+        for (int r = 1; r <= rows; ++r) {
+            Share next = this->share(r < rows ? first + r : this->groups.count);
+            if (ahead) {
+                next.buffer = 1 - s.buffer;
+                copy(next);
+                wait_for_copies(1);
+            } else {
+                copy(s);
+                wait_for_copies(0);
+            }
+            take_row(s);
+            s = next;
+            __syncthreads();  // before the next records are exchanged
+        }
+        store(this->share(first));
+    }
+
+private:
+    static int width_for(std::int64_t vectors) {
+        const int width = group_width(vectors, 2);
+        return width < warp_size ? warp_size : width < Base::threads ? width : Base::threads;
+    }
+    GRADFUSE_DEVICE Part* sum(int m, int part, int v) const {
+        auto* const all =
+            shared_memory<char>() + this->record_bytes() + buffers * F::inputs * int(this->block_vectors_) * 16;
+        auto* const at = reinterpret_cast<Part*>(all) + (m * parts + part) * int(this->block_vectors_) + v;
+        count_banks(at, 16);
+        return at;
+    }
+    GRADFUSE_DEVICE void clear(const Share& s) const {
+        for (int v = s.lane; v < s.vectors; v += this->width()) {
+            for (int i = 0; i < F::column_sums * parts; ++i) *sum(i / parts, i % parts, v) = {};
+        }
+    }
+    GRADFUSE_DEVICE void copy(const Share& s) const {
+#pragma unroll 1
+        for (int v = s.lane; v < s.vectors; v += this->width()) {
+#pragma unroll
+            for (int i = 0; i < F::inputs; ++i) {
+                start_copy(this->copy_of(s, i, v), this->in[i] + this->resident_position(s, v).start);
+            }
+        }
+        end_group_of_copies();
+    }
+    GRADFUSE_DEVICE void take_row(const Share& s) const {
+        const auto& stages = this->stages.of_group(s.group, s.columns);
+        const auto for_row = [&](const auto& each) { this->for_resident(s, 0, s.vectors, stages, false, false, each); };
+        const auto part =
+            this->reduce(s, this->elements_of_part(s), warp_size, this->numbers(s.group), for_row, for_row);
+        const auto whole = this->exchange(part.record, this->present(s));
+        const auto constants = this->f.constants(whole, part.local, this->numbers(s.group), 0);
+        this->for_resident(s, 0, s.vectors, stages, false, true, [&](int, int v, const auto& at, const auto& x) {
+            T terms[F::column_sums][V];
+            this->map_vector(s, at, v, part.local, constants, stages, x, [&](int j, const auto& values) {
+#pragma unroll
+                for (int m = 0; m < F::column_sums; ++m) terms[m][j] = values.v[1 + m];
+            });
+#pragma unroll
+            for (int i = 0; i < F::column_sums * parts; ++i) {
+                Part* const to = sum(i / parts, i % parts, v);
+                Part total = *to;
+#pragma unroll
+                for (int j = 0; j < 4; ++j) total.element[j] += terms[i / parts][i % parts * 4 + j];
+                *to = total;
+            }
+        });
+    }
+    GRADFUSE_DEVICE void store(const Share& s) const {
+        for (int v = s.lane; v < s.vectors; v += this->width()) {
+            for (int i = 0; i < F::column_sums * parts; ++i) {
+                const std::int64_t slot = std::int64_t(i / parts) * slots + blockIdx.x;
+                auto* const to = sums + slot * this->groups.length + v * V + i % parts * 4;
+                *reinterpret_cast<Part*>(to) = *sum(i / parts, i % parts, v);
+            }
+        }
     }
 };
 
@@ -170,17 +281,30 @@ void merge_slots(const T* sums, std::int64_t slots, std::int64_t columns, const 
     launch(kernel, N * kernel.tiles, kernel.threads * std::int64_t(sizeof(double)));
 }
 
-template <int Threads, int K, class F, class S, class Stages>
-void slots_of_rows(const Call<F, S, Stages>& call, std::int64_t vectors, const Array* const* to) {
-    using T = typename F::T;
-    using Rows = Schedule<Threads, per_access<S>, K, Layout::rows, Kept::in_registers>;
-    const Loop<F, S, Stages, Rows, true> loop(call, Threads > 256 ? Threads : group_width(vectors, K));
-    const std::int64_t most = most_slots * loop.groups_of_block(), rows = call.groups.count;
-    const std::int64_t per_slot = (rows + most - 1) / most, slots = (rows + per_slot - 1) / per_slot;
-    T* const sums = allocate_array<T>(F::column_sums * slots * call.groups.length);
-    launch(SlotsOfRows<F, S, Stages, Rows>(loop, per_slot, sums, slots), blocks_for(slots, loop.groups_of_block()),
-           loop.shared_bytes());
-    merge_slots<T, F::column_sums>(sums, slots, call.groups.length, to);
+template <class F, class Kernel>
+void launch_slots(Kernel kernel, const Array* const* to) {
+    const std::int64_t rows = kernel.groups.count, columns = kernel.groups.length, most = kernel.most();
+    kernel.rows_per_slot = int((rows + most - 1) / most);
+    kernel.slots = int((rows + kernel.rows_per_slot - 1) / kernel.rows_per_slot);
+    kernel.sums = allocate_array<typename F::T>(F::column_sums * kernel.slots * columns);
+    launch(kernel, kernel.blocks(), kernel.shared_bytes(), kernel.threads_of_block());
+    merge_slots<typename F::T, F::column_sums>(kernel.sums, kernel.slots, columns, to);
+}
+
+// False if a row does not fit in the shared memory of a block.
+template <class F, class S, class Stages>
+bool slots_of_rows(const Call<F, S, Stages>& call, const Array* const* to) {
+    if (call.groups.length < warp_size * per_access<S>) {
+        launch_slots<F>(SlotsOfShortRows<F, S, Stages>(call), to);
+        return true;
+    }
+    for (int buffers = 2; buffers > 0; --buffers) {
+        const SlotsOfRows<F, S, Stages> kernel(call, buffers);
+        if (kernel.shared_bytes() > most_shared_bytes()) continue;
+        launch_slots<F>(kernel, to);
+        return true;
+    }
+    return false;
 }
 
 template <class F, class S, class Stages>
@@ -194,20 +318,17 @@ void sums_of_columns(const Call<F, S, Stages>& call, const Grouping& g, const Re
 template <class S, class F, class Plain, class All>
 void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays& a,
                             const Columns<S, F::columns>& columns, const Plain* plain, const All& all) {
-    constexpr int V = per_access<S>, K = vectors_in<F, S, Plain>(Threads<F>::doubles ? 16 : 32);
     const bool wanted = a.column_sum[0] || a.column_sum[1];
-    if (!wanted) return reduce_map<true, true, S>(f, g, a, columns, plain, all);
     const Call<F, S, All> call(f, g, a, all, columns);
-    const std::int64_t vectors = g.length() / V;
-    const bool rows =
-        plain && call.wide && call.groups.one_run && columns.whole(V) && !a.column_per_run && a.periods == 1;
-    if (!rows || vectors > 512 * K || g.count() == 0) {
-        sums_of_columns(call, g, a);
-        return reduce_map<true, true, S>(f, g, a, columns, plain, all);
+    if constexpr (has_vectors<S>) {
+        const bool rows = plain && call.wide && call.groups.one_run && columns.whole(per_access<S>) &&
+                          !a.column_per_run && a.periods == 1;
+        if (wanted && rows && g.count() > 0) {
+            if (slots_of_rows(Call<F, S, Plain>(f, g, a, *plain, columns), a.column_sum)) return;
+        }
     }
-    const Call<F, S, Plain> plain_call(f, g, a, *plain, columns);
-    if (vectors <= 256 * K) return slots_of_rows<256, K>(plain_call, vectors, a.column_sum);
-    slots_of_rows<512, K>(plain_call, vectors, a.column_sum);
+    if (wanted) sums_of_columns(call, g, a);
+    reduce_map<true, true, S>(f, g, a, columns, plain, all);
 }
 
 }  // namespace GRADFUSE_ISA

@@ -162,7 +162,10 @@ public:
 
     explicit Columns(const Grouping& g, const Array* const* columns, bool per_run, std::int64_t periods,
                      T no_weight = 1)
-        : periods_(periods), per_period_(per_run ? g.runs : g.length()), run_(per_run ? g.run : 1, g.length()), per_run_(per_run) {
+        : periods_(periods),
+          per_period_(per_run ? g.runs : g.length()),
+          run_(per_run ? g.run : 1, g.length()),
+          per_run_(per_run) {
         for (int c = 0; c < N; ++c) {
             data_[c] = columns[c] ? columns[c]->data : nullptr;
             computed_[c] = columns[c] && columns[c]->dtype != dtype_of();

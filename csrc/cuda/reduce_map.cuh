@@ -51,6 +51,7 @@ struct Schedule {
 struct NoStages {
     static constexpr int extra = 0;          // arrays that load reads
     static constexpr bool large = false;     // true if a thread should take one vector at a time: the code is large
+    static constexpr bool calls = false;     // true if an activation is called: a thread needs more registers
     static constexpr bool replaces = false;  // what `before` leaves fits the storage type, and can replace the input
     bool wide() const { return true; }
     GRADFUSE_DEVICE NoStages of_group(std::int64_t, std::int64_t) const { return {}; }
@@ -214,7 +215,8 @@ struct Loop : Schedule, Call<F, S, Stages> {
     struct Share {
         std::int64_t group, first, columns, begin, end, at;
         int lane, n, vectors;
-        int groups;  // of this block
+        int groups;      // of this block
+        int buffer = 0;  // of the shared memory, where its copies are
 
         GRADFUSE_DEVICE bool exists() const { return begin < end; }
         GRADFUSE_DEVICE void enter(std::int64_t position) {
@@ -469,7 +471,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
     // unless they are a tile.
     GRADFUSE_DEVICE Raw<S, V>* copy_of(const Share& s, int input, int v) const {
         auto* const vectors = reinterpret_cast<Raw<S, V>*>(shared_memory<char>() + record_bytes());
-        const int at = input * int(block_vectors_) + v;
+        const int at = (s.buffer * F::inputs + input) * int(block_vectors_) + v;
         return vectors + (Schedule::tiled ? at * s.groups + own_group() : at);
     }
     GRADFUSE_DEVICE At resident_position(const Share& s, int v) const {
@@ -682,13 +684,23 @@ struct Loop : Schedule, Call<F, S, Stages> {
 
 // ---- schedules
 
+// Arrays of doubles have kernels for any layout only: those for vectors would be a fifth of the extension.
+template <class S>
+constexpr bool has_vectors = sizeof(S) < 8;
+
+template <class S, Layout L>
+constexpr int vector_of = L == Layout::side_by_side               ? 1
+                          : L == Layout::any && per_access<S> > 4 ? 4
+                                                                  : per_access<S>;
+
 // The number of a group's vectors that a thread holds in this many registers.
-template <class F, class S, class Stages>
+template <class F, class S, class Stages, Layout L>
 constexpr int vectors_in(int registers) {
-    return Stages::large ? 1 : registers / ((F::inputs + Stages::extra) * per_access<S> * int(sizeof(Compute<S>)) / 4);
+    constexpr int words = (F::inputs + Stages::extra) * vector_of<S, L> * int(sizeof(Compute<S>)) / 4;
+    return L == Layout::any && Stages::large ? 1 : registers / words;
 }
-template <class F, class S, class Stages>
-constexpr int few_vectors = vectors_in<F, S, Stages>(16);
+template <class F, class S, class Stages, Layout L>
+constexpr int few_vectors = vectors_in<F, S, Stages, L>(16);
 
 template <class Schedule, bool Affine, class F, class S, class Stages>
 void launch_loop(const Call<F, S, Stages>& call, int width) {
@@ -717,12 +729,15 @@ int cluster_for(const Call& call) {
     return bytes(1) <= most ? 1 : 0;
 }
 
+// Vectors of 8 elements with two columns, or with two inputs and an activation, need more than 64 registers.
+template <class F, class S, class Stages>
+constexpr bool needs_room = sizeof(S) == 2 && (F::columns > 1 || (F::inputs > 1 && Stages::calls));
+
 // False if a group does not fit in the shared memory of a cluster.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_in_shared_memory(const Call<F, S, Stages>& call) {
-    // Two columns of 16 bits need more than 64 registers.
-    constexpr int threads = F::columns > 1 && sizeof(S) == 2 ? 512 : Threads<F>::most;
-    using Resident = Loop<F, S, Stages, Schedule<threads, per_access<S>, 1, L, Kept::in_shared_memory>, Affine>;
+    constexpr int threads = needs_room<F, S, Stages> ? 512 : Threads<F>::most;
+    using Resident = Loop<F, S, Stages, Schedule<threads, vector_of<S, L>, 1, L, Kept::in_shared_memory>, Affine>;
     const int cluster = cluster_for<Resident>(call);
     if (cluster == 0) return false;
     const std::int64_t bytes = Resident(call, threads, cluster).shared_bytes();
@@ -734,7 +749,7 @@ bool loop_in_shared_memory(const Call<F, S, Stages>& call) {
 // False if a group does not fit in the registers of a block or the shared memory of a cluster.
 template <Layout L, bool Affine, class F, class S, class Stages>
 bool loop_on_chip(const Call<F, S, Stages>& call) {
-    constexpr int V = per_access<S>, most = Threads<F>::most, few = few_vectors<F, S, Stages>;
+    constexpr int V = vector_of<S, L>, most = Threads<F>::most, few = few_vectors<F, S, Stages, L>;
     const std::int64_t vectors = (call.groups.length + V - 1) / V;
     const bool across = call.groups.across;
     if (vectors <= 256 / (across ? warp_size : 1) * few) {
@@ -744,7 +759,7 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
     }
     if constexpr (L != Layout::any) {
         if constexpr (!Threads<F>::little_room) {
-            constexpr int K = vectors_in<F, S, Stages>(32);
+            constexpr int K = vectors_in<F, S, Stages, L>(32);
             if (vectors <= most / 2 * K) {
                 launch_loop<Schedule<most / 2, V, K, L, Kept::in_registers>, Affine>(call, most / 2);
                 return true;
@@ -759,12 +774,14 @@ bool loop_on_chip(const Call<F, S, Stages>& call) {
     return false;
 }
 
-template <Layout L, bool Affine, class F, class S, class Stages>
+// Groups of any layout; of those in whole vectors, the ones that are too long for the other kernels.
+template <bool Affine, class F, class S, class Stages>
 void loop_groups(const Call<F, S, Stages>& call) {
-    constexpr int threads = Threads<F>::little_room ? 256 : Threads<F>::most / 2, K = few_vectors<F, S, Stages>;
-    if (loop_on_chip<L, Affine>(call)) return;
+    constexpr Layout any = Layout::any;
+    constexpr int threads = Threads<F>::little_room ? 256 : Threads<F>::most / 2, K = few_vectors<F, S, Stages, any>;
+    if (loop_on_chip<any, Affine>(call)) return;
     const int width = call.groups.across ? threads / warp_size : threads;
-    launch_loop<Schedule<threads, per_access<S>, K, L, Kept::nowhere>, Affine>(call, width);
+    launch_loop<Schedule<threads, vector_of<S, any>, K, any, Kept::nowhere>, Affine>(call, width);
 }
 
 // Kernels with `plain` stages, if given, are for rows in whole vectors; kernels with `all` stages take any layout.
@@ -774,10 +791,13 @@ void reduce_map(const F& f, const Grouping& g, const ReduceMapArrays& a, const C
                 const Plain* plain, const All& all) {
     if (g.length() == 0 || g.count() == 0) return;
     const Call<F, S, All> call(f, g, a, all, columns);
-    if (!plain || !call.wide || !call.groups.one_run || !columns.whole(per_access<S>)) {
-        return loop_groups<Layout::any, Affine>(call);
+    if constexpr (has_vectors<S>) {
+        if (plain && call.wide && call.groups.one_run && columns.whole(per_access<S>)) {
+            const Call<F, S, Plain> plain_call(f, g, a, *plain, columns);
+            if (loop_on_chip<Layout::one_run, PlainAffine>(plain_call)) return;
+        }
     }
-    loop_groups<Layout::one_run, PlainAffine>(Call<F, S, Plain>(f, g, a, *plain, columns));
+    loop_groups<Affine>(call);
 }
 
 // Calls f with a row of the list, for the compute type T.

@@ -80,7 +80,12 @@ std::string text_of(cudaError_t status) {
 void check(cudaError_t status) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // clears the error, which the next call would report otherwise
-    throw Error("CUDA failed: " + text_of(status));
+    std::string text = "CUDA failed: " + text_of(status);
+    if (status == cudaErrorNoKernelImageForDevice) {
+        text += ". gradfuse was built with " GRADFUSE_BUILT_CUDA
+                "; build it on this machine, with GRADFUSE_CUDA_ARCHITECTURES=native";
+    }
+    throw Error(text);
 }
 
 cudaStream_t current_stream() { return current().stream; }

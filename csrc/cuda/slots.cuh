@@ -43,11 +43,11 @@ Pieces slots_of(const Groups& g) {
 
 // Pieces in whole vectors are copied into shared memory: of one group, or of a tile of 32 groups side by side.
 template <class F, class S, class Stages, Layout L>
-using LoopOverPieces =
-    Loop<F, S, Stages,
-         Schedule<256, L == Layout::side_by_side ? 1 : per_access<S>, L == Layout::any ? few_vectors<F, S, Stages> : 1,
-                  L, L == Layout::any ? Kept::nowhere : Kept::in_shared_memory>,
-         false>;
+using ScheduleOfPieces =
+    Schedule<256, vector_of<S, L>, L == Layout::any && !Stages::calls ? few_vectors<F, S, Stages, L> : 1, L,
+             L == Layout::any ? Kept::nowhere : Kept::in_shared_memory>;
+template <class F, class S, class Stages, Layout L>
+using LoopOverPieces = Loop<F, S, Stages, ScheduleOfPieces<F, S, Stages, L>, false>;
 // Positions of a tile that are copied at a time: 32 KB.
 template <class F, class S>
 constexpr int tile_positions = 32 * 1024 / (warp_size * F::inputs * int(sizeof(S)));
@@ -57,9 +57,10 @@ struct OfPieces : LoopOverPieces<F, S, Stages, L> {
     using Base = LoopOverPieces<F, S, Stages, L>;
     using Record = typename F::Record;
     using Share = typename Base::Share;
-    static constexpr int blocks_per_multiprocessor = L == Layout::any || Threads<F>::doubles ? 2
-                                                     : L == Layout::side_by_side             ? 3
-                                                                                             : Threads<F>::blocks(256);
+    static constexpr int blocks_per_multiprocessor = L == Layout::any ? 2
+                                                     : L == Layout::side_by_side || needs_room<F, S, Stages>
+                                                         ? 3
+                                                         : Threads<F>::blocks(256);
 
     Pieces pieces;
     std::int64_t tiles;  // of groups, one tile per block
@@ -241,17 +242,13 @@ inline void clear(const Array* a) {
     if (a) launch(Clear{{}, DoubleView(a), a->size}, blocks_for(a->size, Clear::threads));
 }
 
-struct NoPlain {};  // for calls without kernels for plain stages
-
-// Runs the declarations of a call over channels. Kernels with `plain` stages, if these are enough, are for runs of
-// whole vectors and for neighboring groups; kernels with `all` stages take any layout. They sum in different orders. So
-// the reduced arrays must be WideDense, unless there are no plain kernels.
-template <class S, class Plain = NoStages, class All = NoStages>
+// Runs the declarations of a call over channels. Layouts have kernels of their own, which sum in different orders. So
+// the reduced arrays must be WideDense, or InVectors false.
+template <class S, class Stages = NoStages, bool InVectors = true>
 class ChannelLoop {
 public:
-    ChannelLoop(const ChannelShape& shape, const ReduceMapArrays& arrays, std::optional<Plain> plain = Plain(),
-                const All& all = {})
-        : groups_(channels_of(shape, 2)), arrays_(arrays), plain_(plain), all_(all), is_empty_(shape.size() == 0) {}
+    ChannelLoop(const ChannelShape& shape, const ReduceMapArrays& arrays, const Stages& stages = {})
+        : groups_(channels_of(shape, 2)), arrays_(arrays), stages_(stages), is_empty_(shape.size() == 0) {}
 
     // One launch. False if groups do not fit in the registers or the shared memory of a block, or are empty.
     template <class F>
@@ -303,19 +300,17 @@ private:
 
     template <class F, class Run>
     auto run(const F& f, const Run& run) const {
-        const Call<F, S, All> call(f, groups_, arrays_, all_);
-        if constexpr (!std::is_same_v<Plain, NoPlain>) {
-            if (plain_ && (call.wide || call.groups.across)) {
-                const Call<F, S, Plain> plain(f, groups_, arrays_, *plain_);
-                return call.wide ? run(plain, Constant<Layout::runs>()) : run(plain, Constant<Layout::side_by_side>());
-            }
+        const Call<F, S, Stages> call(f, groups_, arrays_, stages_);
+        if constexpr (InVectors && has_vectors<S>) {
+            if (call.wide) return run(call, Constant<Layout::runs>());
+            if (call.groups.across) return run(call, Constant<Layout::side_by_side>());
         }
         return run(call, Constant<Layout::any>());
     }
-    template <template <class, class, class, Layout> class Kernel, Layout L, class F, class Stages>
-    static void launch_pieces(const Call<F, S, Stages>& call, const Pieces& pieces,
+    template <template <class, class, class, Layout> class Kernel, Layout L, class F, class OwnStages>
+    static void launch_pieces(const Call<F, S, OwnStages>& call, const Pieces& pieces,
                               const Slots<typename F::Record>& slots) {
-        const Kernel<F, S, Stages, L> kernel(call, pieces, slots);
+        const Kernel<F, S, OwnStages, L> kernel(call, pieces, slots);
         launch(kernel, kernel.blocks(), kernel.shared_bytes(), kernel.threads_of_block());
     }
     void clear_numbers() const {
@@ -324,8 +319,7 @@ private:
 
     const Grouping groups_;
     const ReduceMapArrays arrays_;
-    const std::optional<Plain> plain_;
-    const All all_;
+    const Stages stages_;
     const bool is_empty_;
 };
 

@@ -18,8 +18,16 @@ constexpr std::size_t largest_formula(List<Formulas...>) {
     return largest;
 }
 
-// A formula of the list with its constants, or none.
-template <class T>
+template <template <class> class Formula, template <class> class... Formulas>
+constexpr int row_of(List<Formulas...>) {
+    int row = 0;
+    (void)((std::is_same_v<Formula<float>, Formulas<float>> || (++row, false)) || ...);
+    return row;
+}
+
+// A formula of the list with its constants, or none. A call takes AtOnce elements: more of them take less time each,
+// and more code and registers.
+template <class T, int AtOnce = 1>
 class Stage {
 public:
     Stage() = default;
@@ -31,12 +39,24 @@ public:
 
     template <int V>
     GRADFUSE_DEVICE void forward(T (&x)[V]) const {
-        in_parts(x, x, [&](auto part, const auto&) { return forward_of(*this, part); });
+        if (is_relu()) {
+            const Relu<T> f(nullptr);
+#pragma unroll
+            for (int j = 0; j < V; ++j) x[j] = f.forward(x[j]);
+        } else if (*this) {
+            in_parts(x, x, [&](auto part, const auto&) { return forward_of(*this, part); });
+        }
     }
     // Replaces dy by the gradient at x, the input of forward.
     template <int V>
     GRADFUSE_DEVICE void backward(T (&dy)[V], const T (&x)[V]) const {
-        in_parts(dy, x, [&](auto part, const auto& at) { return backward_of(*this, part, at); });
+        if (is_relu()) {
+            const Relu<T> f(nullptr);
+#pragma unroll
+            for (int j = 0; j < V; ++j) dy[j] = f.backward(dy[j], x[j]);
+        } else if (*this) {
+            in_parts(dy, x, [&](auto part, const auto& at) { return backward_of(*this, part, at); });
+        }
     }
 
 private:
@@ -44,6 +64,8 @@ private:
     struct Part {
         T v[N];
     };
+    static constexpr int relu = row_of<Relu>(Activations{});
+    GRADFUSE_DEVICE bool is_relu() const { return row_ == relu; }
     // Functions that are called: inlined, the formulas of the whole list would be most of a kernel.
     template <int N>
     GRADFUSE_CALLED static Part<N> forward_of(const Stage& stage, Part<N> x) {
@@ -65,7 +87,7 @@ private:
     // y = f(y, x) for parts of a vector.
     template <int V, class F>
     static GRADFUSE_DEVICE void in_parts(T (&y)[V], const T (&x)[V], const F& f) {
-        constexpr int N = V < 4 ? V : 4;
+        constexpr int N = V < AtOnce ? V : AtOnce;
 #pragma unroll
         for (int begin = 0; begin < V; begin += N) {
             Part<N> part, at;

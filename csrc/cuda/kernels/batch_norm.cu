@@ -18,17 +18,14 @@ GRADFUSE_DEVICE void add(const At& at, const S* what, Compute<S> (&to)[V]) {
     for (int j = 0; j < V; ++j) to[j] += more[j];
 }
 
-// Kernels without All support only a residual, ReLU and dropout after the affine.
-bool is_plain(const ChannelOp& op) { return op.before.row < 0 && is_at_most_relu(op.after); }
-
 // v = before(x); y = dropout(after(z + residual)).
-template <class S, bool All>
+template <class S>
 struct ForwardStages : NoStages {
     using T = Compute<S>;
-    static constexpr bool large = All;
+    static constexpr bool calls = true;
 
     Stage<T> first;
-    Epilogue<T, All ? Ending::any : Ending::relu> epilogue;
+    Epilogue<T> epilogue;
     const S* residual;
 
     ForwardStages(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays&)
@@ -38,7 +35,7 @@ struct ForwardStages : NoStages {
     GRADFUSE_DEVICE const ForwardStages& of_group(std::int64_t, std::int64_t) const { return *this; }
     template <int V, class At>
     GRADFUSE_DEVICE void before(const At&, T (&x)[1][V], const Raw<S, V>&, bool) const {
-        if (All && first) first.forward(x[0]);
+        first.forward(x[0]);
     }
     template <int V, class At>
     GRADFUSE_DEVICE void after(const At& at, T (&y)[V]) const {
@@ -49,14 +46,14 @@ struct ForwardStages : NoStages {
 
 // dz (which is also dresidual) from dy and z, where z is computed again from x. Then dx through the gradient of
 // `before`.
-template <class S, bool All>
+template <class S>
 struct BackwardStages : NoStages {
     using T = Compute<S>;
     using Affine = ChannelAffine<T>;
-    static constexpr bool large = All;
+    static constexpr bool calls = true;
 
     Stage<T> first;
-    Epilogue<T, All ? Ending::any : Ending::relu> epilogue;
+    Epilogue<T> epilogue;
     const S *x, *residual;
     S* dresidual;
     Numbers numbers[4];
@@ -81,7 +78,7 @@ struct BackwardStages : NoStages {
         }
         template <int V, class At>
         GRADFUSE_DEVICE void before(const At& at, T (&x)[2][V], const Raw<S, V>&, bool last) const {
-            if (All && s.first) s.first.forward(x[1]);
+            s.first.forward(x[1]);
             s.epilogue.backward(at, x[0], [&](T(&z)[V]) {
 #pragma unroll
                 for (int j = 0; j < V; ++j) z[j] = Affine().map(constants, 0, x[1][j]).v[0];
@@ -91,7 +88,7 @@ struct BackwardStages : NoStages {
         }
         template <int V, class At>
         GRADFUSE_DEVICE void after(const At& at, T (&dx)[V]) const {
-            if (!All || !s.first) return;
+            if (!s.first) return;
             T raw[V];
             at.read(s.x, raw);
             s.first.backward(dx, raw);
@@ -234,11 +231,9 @@ struct DenseRunning {
     const std::optional<DenseInOut> mean, var;
 };
 
-template <class S, template <class, bool> class Stages>
-ChannelLoop<S, Stages<S, false>, Stages<S, true>> fused(const ChannelOp& op, const ChannelArrays& a,
-                                                        const ReduceMapArrays& r) {
-    const auto plain = is_plain(op) ? std::optional(Stages<S, false>(op, a, r)) : std::nullopt;
-    return {op.shape, r, plain, Stages<S, true>(op, a, r)};
+template <class S, template <class> class Stages>
+ChannelLoop<S, Stages<S>> fused(const ChannelOp& op, const ChannelArrays& a, const ReduceMapArrays& r) {
+    return {op.shape, r, Stages<S>(op, a, r)};
 }
 
 }  // namespace
@@ -263,12 +258,7 @@ void batch_norm(const ChannelOp& op, const ChannelArrays& given, double eps, con
         using T = Compute<S>;
         const BatchNormTraining<T> f(eps, running.momentum, running.unbiased);
         const auto loop = fused<S, ForwardStages>(op, a, r);
-        if (loop.on_chip(f)) return;
-        const BatchMoments<T> moments;
-        if (op.before.row < 0) return loop.map(f, ChannelLoop<S>(op.shape, r).reduce(moments));
-        const ForwardStages<S, true> before(op, a, r);
-        const ChannelLoop<S, NoPlain, ForwardStages<S, true>> read(op.shape, r, NoPlain(), before);
-        loop.map(f, read.reduce(moments));
+        if (!loop.on_chip(f)) loop.map(f, loop.reduce(BatchMoments<T>()));
     });
     moved.commit();
 }
@@ -325,7 +315,9 @@ void batch_moments(const ChannelShape& shape, const Array& x_, double* moments) 
     r.group_out[0] = count, r.group_out[1] = mean, r.group_out[2] = squares;
     with_storage(x_.dtype, [&](auto storage) {
         using S = decltype(storage);
-        const ChannelLoop<S> loop(shape, r);
+        ChannelOp op;
+        op.shape = shape;
+        const auto loop = fused<S, ForwardStages>(op, {}, r);
         const BatchMoments<Compute<S>> f;
         loop.finish(f, loop.reduce(f));
     });

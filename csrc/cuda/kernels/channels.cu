@@ -39,7 +39,7 @@ void max_norm(const ChannelShape& shape, double limit, const Array& w_) {
     r.in[0] = &*w, r.out = &*w;
     with_storage(w_.dtype, [&](auto s) {
         using S = decltype(s);
-        const ChannelLoop<S, NoPlain> loop(shape, r);
+        const ChannelLoop<S, NoStages, false> loop(shape, r);
         const MaxNorm<Compute<S>> f(limit);
         loop.map(f, loop.reduce(f));
     });

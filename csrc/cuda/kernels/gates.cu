@@ -10,7 +10,9 @@ namespace {
 template <class T>
 struct Gate {
     static constexpr bool large = true;  // it has every activation
-    Stage<T> activation;
+    Stage<T, 4> activation;
+
+    explicit Gate(const Activation& activation) : activation(activation) {}
 
     // y = a * act(gate)
     template <int V>
@@ -27,7 +29,7 @@ struct Gate {
         activated(x[2], f);
         multiply(x[0], f, y[0]);
         multiply(x[0], x[1], y[1]);
-        if (activation) activation.backward(y[1], x[2]);
+        activation.backward(y[1], x[2]);
     }
 
 private:
@@ -35,7 +37,7 @@ private:
     GRADFUSE_DEVICE void activated(const T (&z)[V], T (&f)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; ++j) f[j] = z[j];
-        if (activation) activation.forward(f);
+        activation.forward(f);
     }
     template <int V>
     static GRADFUSE_DEVICE void multiply(const T (&a)[V], const T (&b)[V], T (&to)[V]) {
@@ -51,7 +53,7 @@ private:
 void gated_forward(const Activation& activation, const Array& a, const Array& gate, const Array& y) {
     with_storage(a.dtype, [&](auto s) {
         using S = decltype(s);
-        map<per_access<S>, S>(Gate<Compute<S>>{Stage<Compute<S>>(activation)}, {&y}, a, gate);
+        map<per_access<S>, S>(Gate<Compute<S>>(activation), {&y}, a, gate);
     });
 }
 
@@ -59,7 +61,7 @@ void gated_backward(const Activation& activation, const Array& dy, const Array& 
                     const Array& dgate) {
     with_storage(a.dtype, [&](auto s) {
         using S = decltype(s);
-        map<per_access<S>, S>(Gate<Compute<S>>{Stage<Compute<S>>(activation)}, {&da, &dgate}, dy, a, gate);
+        map<per_access<S>, S>(Gate<Compute<S>>(activation), {&da, &dgate}, dy, a, gate);
     });
 }
 

@@ -9,7 +9,7 @@ inline namespace GRADFUSE_ISA {
 
 namespace {
 
-// Before the reduction: total = x + add. After the map: the epilogue.
+// Before the reduction: total = x + add. After the map: the epilogue, if All.
 template <class S, bool All>
 struct ForwardStages : NoStages {
     using T = Compute<S>;
@@ -18,7 +18,7 @@ struct ForwardStages : NoStages {
 
     const S* add;
     S* total;
-    Epilogue<T, All ? Ending::any : Ending::none, ElementOrder> epilogue;
+    std::conditional_t<All, Epilogue<T, ElementOrder>, NoEpilogue> epilogue;
 
     ForwardStages(const NormOperation& op, const NormArrays& a)
         : add(pointer<S>(a.add)), total(pointer<S>(a.total)), epilogue(op.activation, op.dropout, op.numbers) {}
@@ -54,7 +54,7 @@ struct BackwardStages : NoStages {
     static constexpr int affine = members<typename Forward::Group, double>;
 
     const S* dtotal;
-    Epilogue<T, All ? Ending::any : Ending::none, ElementOrder> epilogue;
+    std::conditional_t<All, Epilogue<T, ElementOrder>, NoEpilogue> epilogue;
     Forward norm;
     Columns<S, Forward::columns> columns;
     Numbers statistics[Forward::group_outputs], group_in[affine + 1];
@@ -134,7 +134,7 @@ void forward(const NormOperation& op, const NormArrays& a, const GroupDoubles* s
     r.in[0] = a.x, r.out = a.y;
     for (int k = 0; k < Forward::group_outputs; ++k) r.group_out[k] = statistics[k];
     const Columns<S, Forward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, f.no_weight());
-    const ForwardStages<S, false> plain(op, a);
+    const ForwardStages<S, !has_vectors<S>> plain(op, a);
     const bool is_plain = op.activation.row < 0 && op.dropout.threshold == 0;
     reduce_map<true, true, S>(f, op.grouping, r, columns, is_plain ? &plain : nullptr, ForwardStages<S, true>(op, a));
 }
@@ -145,7 +145,7 @@ void backward(const NormOperation& op, const NormArrays& a, const GroupDoubles* 
     const Backward f(op.parameters);
     const Forward norm(op.parameters);
     ReduceMapArrays r = affine_arrays(op, a);
-    BackwardStages<Forward, S, false> plain(op, a, r, norm);
+    BackwardStages<Forward, S, !has_vectors<S>> plain(op, a, r, norm);
     BackwardStages<Forward, S, true> all(op, a, r, norm);
     const Columns<S, Backward::columns> columns(op.grouping, r.column, r.column_per_run, r.periods, norm.no_weight());
     if (members<typename Backward::Group, double> > numbers) r.group_in[numbers] = r.group_in[0];
