@@ -45,7 +45,7 @@ gpu:  ## build for this machine's GPU, test and measure there; OUTPUT=folder for
 	tools/gpu.sh $(or $(OUTPUT),benchmarks/results)
 
 wheel: $(VENV)/.tools  ## a wheel in dist, CUDA kernels for every architecture included where nvcc is found
-	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist --config-settings=install.strip=true \
 		"--config-settings=cmake.define.GRADFUSE_CUDA_ARCHITECTURES=80-real;90-real;100-real;120-real" .
 
 sanitize: $(VENV)/.tools  ## the extension's tests under address, undefined-behavior and thread sanitizers

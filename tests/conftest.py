@@ -29,6 +29,12 @@ def kernels(request):
     return helpers.Kernels(request.param)
 
 
+@pytest.fixture
+def cpu():
+    """gradfuse's functions on the CPU, for tests of its threads."""
+    return helpers.Kernels("cpu")
+
+
 @pytest.fixture(params=helpers.DEVICES)
 def device(request, monkeypatch):
     """gradfuse's optimizers and clipping functions on each device; the tests give and see NumPy arrays."""

@@ -144,12 +144,12 @@ def test_glu_defaults_and_context(kernels, rng):
     np.testing.assert_allclose(y, x[:, :5] / (1 + np.exp(-x[:, 5:])), rtol=1e-14)
 
 
-def test_number_of_threads(kernels, rng, threads):
+def test_number_of_threads(cpu, rng, threads):
     a, gate, g = inputs(rng, (3001, 130), "float32")
     results = []
     for n in (1, 4, 7):
         threads(n)
-        results.append((kernels.gated(a, gate), *kernels.gated_backward(g, a, gate)))
+        results.append((cpu.gated(a, gate), *cpu.gated_backward(g, a, gate)))
     for other in results[1:]:
         for first, second in zip(other, results[0], strict=True):
             assert_identical(first, second)

@@ -356,12 +356,12 @@ def test_a_sample_does_not_depend_on_its_neighbors(kernels, rng, dtype, name, wi
         ("group_norm", (2, 6, 40_000), {"num_groups": 2}),
     ]
 )
-def test_number_of_threads(kernels, rng, threads, name, shape, where):
+def test_number_of_threads(cpu, rng, threads, name, shape, where):
     x, g, vectors = inputs(rng, name, shape, where, "float32")
     results = []
     for n in (1, 4, 7):
         threads(n)
-        results.append(run(kernels, name, x, g, vectors, **where, activation="silu", dropout=0.2, rng=3)[0])
+        results.append(run(cpu, name, x, g, vectors, **where, activation="silu", dropout=0.2, rng=3)[0])
     for other in results[1:]:
         for key, value in results[0].items():
             assert_identical(other[key], value)

@@ -22,13 +22,13 @@ def inputs(shape, dtype="float32"):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_number_of_threads(kernels, threads, operation, shape):
+def test_number_of_threads(cpu, threads, operation, shape):
     x, g = inputs(shape)
     results = []
     for n in (1, 4, 7):
         threads(n)
         assert gradfuse.get_num_threads() == n
-        results.append(OPERATIONS[operation](kernels, x, g))
+        results.append(OPERATIONS[operation](cpu, x, g))
     for other in results[1:]:
         for a, b in zip(other, results[0], strict=True):
             assert_identical(a, b)
@@ -36,13 +36,13 @@ def test_number_of_threads(kernels, threads, operation, shape):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("operation", ["mish", "batch_norm_training", "cross_entropy", "mse_loss", "dropout", "prelu"])
-def test_number_of_threads_by_dtype(kernels, threads, operation, dtype):
+def test_number_of_threads_by_dtype(cpu, threads, operation, dtype):
     for shape in SHAPES:
         x, g = inputs(shape, dtype)
         threads(1)
-        expected = OPERATIONS[operation](kernels, x, g)
+        expected = OPERATIONS[operation](cpu, x, g)
         threads(4)
-        for a, b in zip(OPERATIONS[operation](kernels, x, g), expected, strict=True):
+        for a, b in zip(OPERATIONS[operation](cpu, x, g), expected, strict=True):
             assert_identical(a, b)
 
 

@@ -47,7 +47,7 @@ struct Schedule {
 
 // Stages are fused operations before the reduction and after the map; these do nothing. For each group: `load` loads
 // with the inputs, `before` changes the inputs, `after` changes the output. `before` writes arrays only in the last
-// sweep, because they may be inputs. `end` is called by all threads at the end of a block.
+// sweep, because they may be inputs. All threads call `end` at the end of a block, which had this many groups.
 struct NoStages {
     static constexpr int extra = 0;          // arrays that load reads
     static constexpr bool large = false;     // true if a thread should take one vector at a time: the code is large
@@ -61,7 +61,7 @@ struct NoStages {
     GRADFUSE_DEVICE void before(const At&, X&, const S&, bool) const {}
     template <class At, class Y>
     GRADFUSE_DEVICE void after(const At&, Y&) const {}
-    GRADFUSE_DEVICE void end() const {}
+    GRADFUSE_DEVICE void end(int) const {}
 };
 
 // Calls a declaration's functions with element j of each vector. There are columns only if Affine is true.
@@ -678,7 +678,7 @@ struct Loop : Schedule, Call<F, S, Stages> {
         } else {
             run_in_registers(s, [](int, int, const auto&) {});
         }
-        this->stages.end();
+        this->stages.end(groups_of_block());
     }
 };
 

@@ -11,28 +11,39 @@ namespace {
 
 // For a mean over the rows that count: {1 / s, s}, where s is the sum of their labels' weights.
 struct LabelWeights : Kernel {
-    static constexpr int threads = 1024;
-
     Numbers labels, weights;
     CrossEntropyParameters p;
     std::int64_t rows;
-    double* rate;
+    double *sums, *rate;
+    unsigned* ticket;
+
+    std::int64_t blocks() const { return rows > 0 ? blocks_for(rows, 8 * threads, threads) : 1; }
 
     GRADFUSE_DEVICE void operator()() const {
         double sum = 0;
-        for (std::int64_t i = threadIdx.x; i < rows; i += threads) {
+        for (std::int64_t i = std::int64_t(blockIdx.x) * threads + threadIdx.x; i < rows;
+             i += std::int64_t(gridDim.x) * threads) {
             const double label = labels.get(i);
             const bool counts = label != p.ignore && label >= 0 && label < p.classes;
             sum += counts ? weights.get(std::int64_t(label)) : 0;
         }
-        sum = block_reduce(sum, shared_memory<void>(), Add{}, threads);
+        sum = of_block(sum);
+        if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+        if (!is_last_block(ticket, shared_memory<int>())) return;
+        const volatile double* const all = sums;  // written by other blocks in this launch
+        sum = of_block(threadIdx.x < gridDim.x ? all[threadIdx.x] : 0);
         if (threadIdx.x == 0) rate[0] = 1 / sum, rate[1] = sum;
+    }
+
+private:
+    static GRADFUSE_DEVICE double of_block(double sum) {
+        return block_reduce(sum, shared_memory<void>(), Add{}, threads);
     }
 };
 
 struct AddLosses : NoStages {
     Total total;
-    GRADFUSE_DEVICE void end() const { total.store(); }
+    GRADFUSE_DEVICE void end(int groups) const { total.store(groups); }
 };
 
 template <class S, class F>
@@ -69,9 +80,11 @@ void cross_entropy(const CrossEntropyOperation& op, const CrossEntropyArrays& ar
         a.in[1] = &*target, a.group_in[0] = the_rate;
     }
     if (counted) {
-        const LabelWeights kernel{{},   Numbers(a.group_in[0]), Numbers({a.column[0], 1, 0}), op.parameters,
-                                  rows, scratch + rows};
-        launch(kernel, 1, kernel.threads / warp_size * std::int64_t(sizeof(double)));
+        LabelWeights kernel{
+            {},      Numbers(a.group_in[0]), Numbers({a.column[0], 1, 0}), op.parameters, rows, nullptr, scratch + rows,
+            ticket()};
+        kernel.sums = allocate_array<double>(kernel.blocks());
+        launch(kernel, kernel.blocks(), kernel.threads / warp_size * std::int64_t(sizeof(double)));
     }
     AddLosses stages;
     if (!each) {
