@@ -52,12 +52,10 @@ int Divisor::read(py::handle object, const Where& where, std::int64_t channels) 
 std::string Pair::what() const { return "two integers in [" + std::to_string(low) + ", " + std::to_string(high) + "]"; }
 
 std::pair<std::int64_t, std::int64_t> Pair::read(py::handle object, const Where& where) const {
-    std::pair<std::int64_t, std::int64_t> p;
-    try {
-        p = object.cast<decltype(p)>();
-    } catch (const py::cast_error&) {
-        fail<py::type_error>(where, " must be two integers, got ", describe(object));
-    }
+    const bool is_pair = PyTuple_Check(object.ptr()) || PyList_Check(object.ptr());
+    if (!is_pair || py::len(object) != 2) fail<py::type_error>(where, " must be two integers, got ", describe(object));
+    const py::tuple both(py::reinterpret_borrow<py::object>(object));
+    const std::pair<std::int64_t, std::int64_t> p{integer_of(both[0], where), integer_of(both[1], where)};
     if (std::min(p.first, p.second) < low || std::max(p.first, p.second) > high) {
         fail<py::value_error>(where, " must be ", what(), ", got (", p.first, ", ", p.second, ")");
     }
@@ -77,7 +75,7 @@ std::string choices_text(const char* const (&names)[3]) {
 
 int choice_of(py::handle object, const Where& where, const char* const (&names)[3]) {
     if (!PyUnicode_Check(object.ptr())) fail<py::type_error>(where, " must be a string, got ", describe(object));
-    const auto text = object.cast<std::string>();
+    const std::string text = utf8(object);
     for (int k = 0; k < 3 && names[k]; ++k) {
         if (text == names[k]) return k;
     }
@@ -121,6 +119,7 @@ std::optional<View> Saved::view(const Args& args, const char* name) const {
 }
 
 std::vector<double> doubles_of(const View& v) {
+    Reading::check();
     std::vector<double> values(std::size_t(v.size));
     Reader<double>(v).load(0, v.size, values.data());
     return values;

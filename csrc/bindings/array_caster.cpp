@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "bindings/reading.h"
 #include "cpu/tile.h"
 
 namespace gradfuse {
@@ -208,7 +209,16 @@ View view(py::handle object, const Where& where) {
         foreign_view(object, where, v);
         if (v.dtype == DType::i32 || v.dtype == DType::i64) fail_dtype(where, text_of(v.dtype));
     }
+    Reading::note(v);
     return v;
+}
+
+bool runs_code(py::handle object) { return !PyArray_Check(object.ptr()) && foreign_runs_code(object); }
+
+bool is_at(py::handle object, Source source, const void* data, std::int64_t size) {
+    if (source != Source::numpy) return foreign_is_at(object, source, data, size);
+    auto* const a = reinterpret_cast<PyArrayObject*>(object.ptr());
+    return PyArray_DATA(a) == data && PyArray_SIZE(a) == size;
 }
 
 View writeable_view(py::handle object, const Where& where) {
@@ -224,6 +234,7 @@ void require_writeable(const View& v, const Where& where) {
     if (overlaps_itself(v)) {
         fail<py::value_error>(where, " must not overlap itself, got strides that put two elements in one place");
     }
+    Reading::note_written(v);
 }
 
 void require_shape(const View& v, const Where& where, const Shape& shape) {
@@ -328,6 +339,7 @@ std::optional<View> integer_view(py::handle object, const Where& where) {
     v.object = v.keeper;
     v.dtype = DType::i64;
     fill_form(reinterpret_cast<PyArrayObject*>(v.keeper.ptr()), v);
+    Reading::note(v);
     return v;
 }
 

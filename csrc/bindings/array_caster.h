@@ -36,6 +36,12 @@ struct View : Array {
 // A float array argument; TypeError for another kind or dtype.
 View view(py::handle object, const Where& where);
 
+// Whether reading it may run code of the caller: anything without an interface in C.
+bool runs_code(py::handle object);
+
+// Whether an array still has this memory, as far as its library can be asked.
+bool is_at(py::handle object, Source source, const void* data, std::int64_t size);
+
 // A float array that will be written: ValueError if it is read-only or if two elements have the same address.
 View writeable_view(py::handle object, const Where& where);
 void require_writeable(const View& v, const Where& where);
@@ -147,6 +153,10 @@ View tracked_view(py::handle object, const Where& where);  // view(plain(object)
 py::object foreign_empty(const View& owner, const Shape& shape, DType dtype);
 std::uintptr_t stream_of(const View& v);  // the current stream of its library
 bool is_immutable(const View& v);
+// PyTorch counts the writes of a tensor, so that autograd notices them. `arrays`: one like `like`, or a tuple of them.
+void count_writes(py::handle like, py::handle arrays);
+bool foreign_runs_code(py::handle object);
+bool foreign_is_at(py::handle object, Source source, const void* data, std::int64_t size);
 py::object numpy_dtype(DType dtype);
 DType dtype_from_numpy(py::handle dtype, const Where& where);  // float types, and 32 or 64 bit integers
 bool is_dense(const Array& a);

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "bindings/array_caster.h"
+#include "bindings/gil.h"
+#include "bindings/reading.h"
 #include "bindings/vocabulary.h"
 #include "core/backend.h"
 #include "core/devices.h"
@@ -19,16 +21,17 @@ template <class F>
 void compute(const View& on, std::int64_t elements, const F& f) {
     // A call with more elements than this, or on a GPU (the queue may be full), lets other Python threads run.
     constexpr std::int64_t release_gil_above = 16384;
+    Reading::check();
     if (on.on_device()) {
         std::vector<Workspace> workspaces;
         const devices::Scope scope(on.device, stream_of(on), [&](std::int64_t bytes) {
-            const py::gil_scoped_acquire acquire;
+            const Acquired acquired;
             return workspaces.emplace_back(on, bytes).data();
         });
-        const py::gil_scoped_release release;
+        const Released released;
         f(devices::backend());
     } else if (elements > release_gil_above) {
-        const py::gil_scoped_release release;
+        const Released released;
         f(cpu_backend());
     } else {
         f(cpu_backend());

@@ -9,6 +9,7 @@
 
 #include "bindings/array_caster.h"
 #include "bindings/dlpack.h"
+#include "bindings/reading.h"
 #include "core/devices.h"
 
 namespace gradfuse {
@@ -19,7 +20,8 @@ namespace {
 struct Words {
     static PyObject* word(const char* text) { return PyUnicode_InternFromString(text); }
     PyObject *data = word("data"), *ptr = word("ptr"), *device_id = word("device_id"), *dtype = word("dtype"),
-             *shape = word("shape"), *strides = word("strides"), *requires_grad = word("requires_grad");
+             *shape = word("shape"), *strides = word("strides"), *requires_grad = word("requires_grad"),
+             *is_neg = word("is_neg");
 };
 const Words& words() {
     static const Words* const all = new Words;
@@ -42,7 +44,7 @@ std::int64_t integer(py::handle object) {
 struct Library {
     Source source = Source::dlpack;
     const dlpack::ExchangeApi* api = nullptr;
-    bool immutable = false;
+    bool immutable = false, torch = false;
     py::object type;
 };
 
@@ -64,15 +66,31 @@ const Library& library_of(py::handle object) {
     kind.type = py::reinterpret_borrow<py::object>(type);
     kind.api = exchange_api(type);
     kind.immutable = interop().attr("is_immutable")(object).cast<bool>();
+    kind.torch = interop().attr("is_torch")(object).cast<bool>();
     if (kind.api) {
         kind.source = Source::exchange_api;
     } else if (interop().attr("is_cupy")(object).cast<bool>()) {
         kind.source = Source::cupy;
     } else if (py::hasattr(type, "__cuda_array_interface__") && !kind.immutable &&
-               !interop().attr("is_torch")(object).cast<bool>()) {  // torch CPU tensors have the attribute too
+               !kind.torch) {  // torch CPU tensors have the attribute too
         kind.source = Source::array_interface;
     }
     return known->emplace(type, kind).first->second;
+}
+
+void require_memory(const View& v, const void* data, const Where& where) {
+    if (!data && v.size > 0) fail<py::value_error>(where, " must have memory, got an array without any");
+}
+
+// PyTorch negates the imaginary part of a conjugate by a mark on the view; who reads the memory must know the mark.
+// Such a view is never dense, for its elements lie between the real ones.
+void require_own_sign(py::handle object, const View& v, const Where& where) {
+    if (v.dense && v.size != 1) return;
+    PyObject* const self[] = {object.ptr()};
+    const auto negated = py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(words().is_neg, self, 1, nullptr));
+    if (!negated) return clear_error();  // of a library without such marks
+    if (negated.ptr() != Py_True) return;
+    fail<py::value_error>(where, " must not be a lazily negated view, got one: call resolve_neg() first");
 }
 
 void require_dims(std::int64_t ndim, const Where& where) {
@@ -115,6 +133,7 @@ void read_form(View& v, const Where& where, const py::tuple& shape, const py::ob
         step *= v.shape[d];
     }
     v.dense = is_dense(v);
+    require_memory(v, v.data, where);
 }
 
 void cupy_view(py::handle object, const Where& where, View& v) {
@@ -128,6 +147,7 @@ void cupy_view(py::handle object, const Where& where, View& v) {
 
 void cuda_interface_view(py::handle object, const Where& where, View& v) {
     require_cuda(where);
+    Reading::note_foreign_code();
     const py::dict interface = object.attr("__cuda_array_interface__");
     const py::tuple data = interface["data"];
     v.dtype = dtype_from_numpy(py::module_::import("numpy").attr("dtype")(interface["typestr"]), where);
@@ -164,7 +184,7 @@ void tensor_view(const dlpack::Tensor& t, const Where& where, View& v) {
     if (t.device.type == dlpack::cuda || t.device.type == dlpack::cuda_managed) {
         require_cuda(where);
         v.device = std::int16_t(t.device.id);
-        if (v.source == Source::dlpack && interop().attr("is_torch")(v.object).cast<bool>()) {
+        if (v.source == Source::dlpack && library_of(v.object).torch) {
             fail<py::type_error>(where,
                                  " is on a CUDA device, and for that PyTorch must have DLPack's exchange API (2.10 or "
                                  "later)");
@@ -188,6 +208,7 @@ void tensor_view(const dlpack::Tensor& t, const Where& where, View& v) {
         step *= v.shape[d];
     }
     v.dense = is_dense(v);
+    require_memory(v, t.data, where);
 }
 
 // The tensor inside a DLPack capsule of either version.
@@ -216,12 +237,16 @@ void dlpack_view(py::handle object, const Where& where, View& v) {
         fail<py::type_error>(where, " must be an array (NumPy, or any object with __dlpack__), got ", describe(object));
     }
     const dlpack::Tensor* t = nullptr;
+    Reading::note_foreign_code();
     try {
         v.keeper = capsule_of(object);
         t = tensor_of(v.keeper.ptr(), v.writeable);
         if (!t) throw py::error_already_set();
     } catch (py::error_already_set& e) {
-        fail<py::type_error>(where, " could not be read through DLPack: ", std::string(py::str(e.value())));
+        const std::string reason = utf8(py::str(e.value()));
+        e.restore();
+        clear_error();
+        fail<py::type_error>(where, " could not be read through DLPack: ", reason);
     }
     tensor_view(*t, where, v);
 }
@@ -231,11 +256,12 @@ void exchange_view(py::handle object, const dlpack::ExchangeApi& api, const Wher
     // A tensor that autograd follows is refused with the message of its library, as in the Python protocol.
     const auto tracked = py::getattr(object, words().requires_grad, py::bool_(false));
     if (tracked.ptr() == Py_True || api.tensor_from_object(object.ptr(), &t) != 0) {
-        PyErr_Clear();
+        clear_error();
         dlpack_view(object, where, v);
         return;
     }
     tensor_view(t, where, v);
+    require_own_sign(object, v, where);
 }
 
 struct AllocationError {
@@ -255,7 +281,7 @@ py::object exchange_empty(const dlpack::ExchangeApi& api, const View& owner, con
     AllocationError error;
     void* object = nullptr;
     if (api.allocate(&prototype, &managed, &error, AllocationError::set) != 0) {
-        PyErr_Clear();
+        clear_error();
         fail<std::runtime_error>("the result could not be allocated: ", error.text);
     }
     if (api.object_from_managed(managed, &object) != 0) throw py::error_already_set();
@@ -294,9 +320,11 @@ View tracked_view(py::handle object, const Where& where) {
         v.object = object;
         v.name = *where.part ? where.part : where.argument;
         tensor_view(t, where, v);
+        require_own_sign(object, v, where);
+        Reading::note(v);
         return v;
     }
-    PyErr_Clear();
+    clear_error();
     return view(plain(object), where);
 }
 
@@ -326,6 +354,30 @@ std::uintptr_t stream_of(const View& v) {
         return std::uintptr_t(integer(attribute((*current)(int(v.device)), words().ptr)));
     }
     return 0;
+}
+
+bool foreign_runs_code(py::handle object) {
+    const Source source = library_of(object).source;
+    return source == Source::array_interface || source == Source::dlpack;
+}
+
+bool foreign_is_at(py::handle object, Source source, const void* data, std::int64_t size) {
+    if (source != Source::exchange_api) return true;  // a DLPack capsule keeps its memory, CuPy never moves an array
+    dlpack::Tensor t;
+    if (library_of(object).api->tensor_from_object(object.ptr(), &t) != 0) {
+        clear_error();
+        return false;
+    }
+    std::int64_t now = 1;
+    for (int d = 0; d < t.ndim; ++d) now *= t.shape[d];
+    return static_cast<const char*>(t.data) + t.byte_offset == data && now == size;
+}
+
+void count_writes(py::handle like, py::handle arrays) {
+    if (!library_of(like).torch) return;
+    static const auto* const increment =
+        new py::object(py::module_::import("torch").attr("autograd").attr("graph").attr("increment_version"));
+    if (!PyObject_CallOneArg(increment->ptr(), arrays.ptr())) clear_error();  // tensors of inference mode do not count
 }
 
 bool is_immutable(const View& v) { return library_of(v.object).immutable; }

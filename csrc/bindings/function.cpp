@@ -1,13 +1,18 @@
 #include "bindings/function.h"
 
+#include "bindings/reading.h"
+
 namespace gradfuse {
 
 namespace {
 
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) noexcept {
     const auto* f = static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
+    const Reading reading;
     try {
-        return f->body(Args(*f, values, count, keywords)).release().ptr();
+        py::object result = f->body(Args(*f, values, count, keywords));
+        reading.finish();
+        return result.release().ptr();
     } catch (py::error_already_set& e) {
         e.restore();
     } catch (const py::builtin_exception& e) {
@@ -21,6 +26,22 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObje
 }
 
 }  // namespace
+
+void clear_error() {
+    if (!PyErr_Occurred()) return;
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError) ||
+        PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        throw py::error_already_set();
+    }
+    PyErr_Clear();
+}
+
+std::string utf8(py::handle text) {
+    const auto bytes =
+        py::reinterpret_steal<py::object>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    return {PyBytes_AS_STRING(bytes.ptr()), std::size_t(PyBytes_GET_SIZE(bytes.ptr()))};
+}
 
 std::ostream& operator<<(std::ostream& text, const Where& w) {
     text << w.function;
@@ -49,7 +70,7 @@ Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObjec
                 while (at < total && PyUnicode_Compare(f.names[std::size_t(at)].ptr(), key) != 0) ++at;
             }
             if (at == total) {
-                fail<py::type_error>(f.name, ": unexpected argument '", PyUnicode_AsUTF8(key), "'; the signature is ",
+                fail<py::type_error>(f.name, ": unexpected argument '", utf8(key), "'; the signature is ",
                                      f.doc.substr(0, f.doc.find('\n')));
             }
             if (at < filled || named[at]) fail<py::type_error>(f.name, ": argument ", name(at), " given twice");
@@ -64,10 +85,11 @@ Args::Args(const Function& f, PyObject* const* values, Py_ssize_t count, PyObjec
 
 double number_of(py::handle object, const Where& where) {
     PyObject* const o = object.ptr();
+    if (!PyFloat_CheckExact(o)) Reading::note_foreign_code();
     const bool other = PyBool_Check(o) || PyUnicode_Check(o);
     const double value = other ? -1 : PyFloat_AsDouble(o);
     if (other || (value == -1 && PyErr_Occurred())) {
-        PyErr_Clear();
+        clear_error();
         fail<py::type_error>(where, " must be a number, got ", describe(o));
     }
     return value;
@@ -81,11 +103,12 @@ double number_in(py::handle object, const Where& where, const Interval& interval
 
 std::int64_t integer_of(py::handle object, const Where& where) {
     PyObject* const o = object.ptr();
+    if (!PyLong_CheckExact(o)) Reading::note_foreign_code();
     const auto index = PyBool_Check(o) ? py::object() : py::reinterpret_steal<py::object>(PyNumber_Index(o));
     int overflow = 0;
     const long long value = index ? PyLong_AsLongLongAndOverflow(index.ptr(), &overflow) : 0;
     if (!index || overflow) {
-        PyErr_Clear();
+        clear_error();
         fail<py::type_error>(where, " must be an integer, got ", describe(o));
     }
     return value;

@@ -158,6 +158,13 @@ private:
     PyObject* slots_[max_args];
 };
 
+// Clears the Python error, so that one of ours can take its place. An interrupt, an exit, and an error for want of
+// memory or stack is thrown instead: the caller must see those.
+void clear_error();
+
+// A Python string as UTF-8, with escapes for what has no UTF-8.
+std::string utf8(py::handle text);
+
 // A Python integer but not a bool; TypeError for anything else.
 std::int64_t integer_of(py::handle object, const Where& where);
 

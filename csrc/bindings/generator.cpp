@@ -11,10 +11,33 @@ std::uint64_t word(py::handle value, const Where& where) {
     const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     const unsigned long long v = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
     if (PyErr_Occurred()) {
-        PyErr_Clear();
+        clear_error();
         fail<py::value_error>(where, " must be in [0, 2**64), got ", std::string(py::str(value)));
     }
     return v;
+}
+
+// The arguments of a method, in the order of the names; null where one is missing. pybind11 would end the process on a
+// keyword without UTF-8, and its messages are pages.
+using Given = std::vector<py::object>;
+Given arguments(const char* function, std::initializer_list<const char*> names, const py::args& by_place,
+                const py::kwargs& by_name) {
+    if (by_place.size() > names.size()) {
+        fail<py::type_error>(function, ": takes at most ", names.size(), " arguments, got ", by_place.size());
+    }
+    Given given(names.size());
+    for (std::size_t i = 0; i < by_place.size(); ++i) given[i] = by_place[i];
+    for (const auto& [name, value] : by_name) {
+        const auto place = std::find(names.begin(), names.end(), utf8(name));
+        if (place == names.end()) fail<py::type_error>(function, ": unexpected argument '", utf8(name), "'");
+        py::object& at = given[std::size_t(place - names.begin())];
+        if (at) fail<py::type_error>(function, ": argument ", *place, " given twice");
+        at = py::reinterpret_borrow<py::object>(value);
+    }
+    return given;
+}
+void require(const py::object& given, const char* function, const char* name) {
+    if (!given) fail<py::type_error>(function, ": missing argument ", name);
 }
 
 void refuse_capture(const char* text) {
@@ -77,7 +100,7 @@ Drawn Generator::next(const View& x) {
 std::uint64_t Generator::stream() const {
     std::uint64_t now = stream_;
     if (const auto count = count_) {
-        const py::gil_scoped_release release;
+        const Released released;
         devices::read(device_, &now, count->data(), sizeof now);
     }
     return now;
@@ -87,7 +110,7 @@ void Generator::take(const Generator& state) {
     seed_ = state.seed_;
     stream_ = state.stream_;
     if (const auto count = count_) {  // a captured graph may still use this count
-        const py::gil_scoped_release release;
+        const Released released;
         devices::set(device_, count->data(), &stream_, sizeof stream_);
     }
 }
@@ -109,17 +132,30 @@ void register_generator(py::module_& m) {
                           "count and dtype.\ncapturable=True keeps the count of streams on the GPU that first draws "
                           "one, so that each replay of a CUDA graph draws new numbers; reading `stream` then waits "
                           "for that GPU.\nThe random bits are those of Philox4x32-10 (Salmon et al. 2011).")
-        .def(py::init([](const py::object& seed, bool capturable) {
-                 return Generator(word(seed, {"Generator", "seed"}), 0, capturable);
-             }),
-             py::arg("seed"), py::arg("capturable") = false)
+        .def(py::init([](const py::args& by_place, const py::kwargs& by_name) {
+            const Given given = arguments("Generator", {"seed", "capturable"}, by_place, by_name);
+            require(given[0], "Generator", "seed");
+            const bool capturable = given[1] && Flag().read(given[1], {"Generator", "capturable"});
+            return Generator(word(given[0], {"Generator", "seed"}), 0, capturable);
+        }))
         .def_property_readonly("seed", &Generator::seed, "The 64-bit seed.")
         .def_property_readonly("stream", &Generator::stream, "The next call's stream number.")
         .def_property_readonly("capturable", &Generator::capturable, "Whether CUDA graphs may capture its draws.")
-        .def("state_dict", generator_state, "The state, as {'seed': int, 'stream': int}.")
         .def(
-            "load_state_dict", [](Generator& g, const py::object& state) { g.take(generator_of(state)); },
-            py::arg("state"), "Restores a state from state_dict().")
+            "state_dict",
+            [](const Generator& g, const py::args& by_place, const py::kwargs& by_name) {
+                arguments("Generator.state_dict", {}, by_place, by_name);
+                return generator_state(g);
+            },
+            "The state, as {'seed': int, 'stream': int}.")
+        .def(
+            "load_state_dict",
+            [](Generator& g, const py::args& by_place, const py::kwargs& by_name) {
+                const Given given = arguments("Generator.load_state_dict", {"state"}, by_place, by_name);
+                require(given[0], "Generator.load_state_dict", "state");
+                g.take(generator_of(given[0]));
+            },
+            "Restores a state from state_dict().")
         .def("__repr__",
              [](const Generator& g) {
                  return "Generator(seed=" + std::to_string(g.seed()) + ", stream=" + std::to_string(g.stream()) + ")";

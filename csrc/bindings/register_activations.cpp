@@ -58,7 +58,7 @@ Activation AnActivation::read(py::handle object, const Where& where) const {
         fail<py::type_error>(where, " must be a name, a pair (name, {parameter: value}) or None, got ",
                              describe(object));
     }
-    const std::string wanted = name.cast<std::string>();
+    const std::string wanted = utf8(name);
     for (int row = 0; row < Activations::size; ++row) {
         if (wanted == activation_row(row).name) a.row = row;
     }

@@ -107,7 +107,7 @@ public:
     std::vector<double> values() const {
         if (!array_) return values_;
         std::vector<double> read(static_cast<std::size_t>(count_));
-        const py::gil_scoped_release release;
+        const Released released;
         devices::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
         return read;
     }
@@ -167,7 +167,7 @@ std::vector<bool> axes_of(py::handle given, const Where& where, const View& x) {
          PyTuple_Check(given.ptr()) ? py::tuple(py::reinterpret_borrow<py::tuple>(given)) : py::make_tuple(given)) {
         const Py_ssize_t axis = PyNumber_AsSsize_t(a.ptr(), nullptr);
         if (PyBool_Check(a.ptr()) || PyErr_Occurred()) {
-            PyErr_Clear();
+            clear_error();
             fail<py::type_error>(where, " must be an integer or a tuple of them, got ", describe(given));
         }
         if (axis < -x.ndim || axis >= x.ndim || named[std::size_t(axis < 0 ? axis + x.ndim : axis)]) {
@@ -207,12 +207,13 @@ void read_values(const py::tuple& from, double* to) {
 }
 
 // A new array of the type that `like` is computed in: a NumPy array on the CPU, else an array of the owner's library.
+// NumPy resizes no view, so nobody can free the memory under a plan.
 py::object full(const View& like, double value) {
     py::tuple shape(std::size_t(like.ndim));
     for (int d = 0; d < like.ndim; ++d) shape[std::size_t(d)] = like.shape[d];
     const char* const dtype = computes_in_double(like.dtype) ? "float64" : "float32";
     if (like.on_device()) return interop().attr("full")(like.object, shape, dtype, like.device, value);
-    return py::module_::import("numpy").attr("full")(shape, value, dtype);
+    return py::module_::import("numpy").attr("full")(shape, value, dtype).attr("view")();
 }
 
 // A plan's clocks, on the host and for a device also in its memory. A device may skip a step, or replay it in a graph,
@@ -237,7 +238,7 @@ public:
     std::vector<Clock> read() const {
         std::vector<Clock> now = host_;
         if (memory_) {
-            const py::gil_scoped_release release;
+            const Released released;
             devices::read(device_, now.data(), memory_->data(), bytes());
         }
         return now;
@@ -278,7 +279,7 @@ public:
         reference_ = py::object();
         if (v.source == Source::cupy && v.object.ptr() == address_) {
             reference_ = py::reinterpret_steal<py::object>(PyWeakref_NewRef(v.object.ptr(), nullptr));
-            if (!reference_) PyErr_Clear();  // of a type without weak references
+            if (!reference_) clear_error();  // of a type without weak references
         }
         address_ = v.object.ptr();
     }
@@ -302,6 +303,7 @@ public:
           present_(parameters.size(), true),
           gradients_(parameters.size()),
           capturable_(capturable) {
+        const Reading reading;
         const Where where{name_.c_str(), "params"};
         std::vector<View> views;
         std::vector<py::object> plain_ones;  // the views' objects
@@ -310,6 +312,7 @@ public:
             differentiable_.push_back(py::hasattr(parameters_[i], "requires_grad"));
             plain_ones.push_back(plain(parameters_[i]));
             views.push_back(writeable_view(plain_ones[i], where[i]));
+            parameters_run_code_ = parameters_run_code_ || runs_code(plain_ones[i]);
             settled_.push_back(views[i].source == Source::cupy && !differentiable_[i]);
             require_device(views[i], where[i], views[0], "the first");
         }
@@ -356,6 +359,8 @@ public:
         const std::vector<GroupStep> steps = read_groups(groups, grad_scale);
         const py::tuple gradients = arg::grads.kind.read(grads, {step_.c_str(), "grads"});
         std::vector<py::object> keep;
+        std::optional<Reading> reading;  // only where it is needed: it costs a tenth of a step over thousands of arrays
+        if (parameters_run_code_ || any_runs_code(gradients)) reading.emplace();
         look_up(gradients, keep);
 
         const ChunkTable table = chunks_.table(tensors_, true, version_);
@@ -379,6 +384,7 @@ public:
         step.skip = policy == Nonfinite::skip;
         step.capturable = capturable_;
         work([&](const Backend& b) { b.optimizer_step(table, step); });
+        if (on_.source == Source::exchange_api) count_writes(on_.object, parameters_);
         clocks_.count(!step.skip && !capturable_);
         grad_scale_ = grad_scale;
         return norm ? norm->object(false) : py::none();
@@ -386,12 +392,13 @@ public:
 
     // Copies parameters to their master weights, after something other than a step has changed them.
     void refresh_master_weights() {
+        const Reading reading;
         std::vector<py::object> keep;
         for (std::size_t i = 0; i < tensors_.size(); ++i) {
             if (!tensors_[i].master) continue;
             look_up_parameter(i, keep);
             const py::object parameter = plain(parameters_[i]);
-            copy_master(view(parameter, {name_.c_str()}), state_[i]["master"]);
+            copy_master(view(parameter, {name_.c_str()}), masters_[i]);
         }
     }
 
@@ -448,6 +455,7 @@ private:
             t.master = static_cast<float*>(new_array("master", 0));
             copy_master(parameter, owned_.back());
         }
+        masters_.push_back(t.master ? owned_.back() : py::none());
         state_.append(named);
         tensors_.push_back(t);
     }
@@ -475,6 +483,10 @@ private:
             }
         }
         return steps;
+    }
+
+    static bool any_runs_code(const py::tuple& arrays) {
+        return std::any_of(arrays.begin(), arrays.end(), [](py::handle a) { return !a.is_none() && runs_code(a); });
     }
 
     std::string text_of_slots(unsigned slots) const {
@@ -532,6 +544,7 @@ private:
     }
 
     static void copy_master(const View& parameter, const py::object& to) {
+        Reading::check();
         if (parameter.on_device()) {
             interop().attr("assign")(to, parameter.object);
         } else {
@@ -562,6 +575,7 @@ private:
     const int index_;
     const std::string name_, step_;
     const py::tuple parameters_;
+    bool parameters_run_code_ = false;
     std::vector<bool> differentiable_;  // whether it is a tensor that autograd may follow
     std::vector<bool> settled_;         // whether its memory never changes, as with CuPy's arrays
     std::vector<bool> present_;         // whether it had a gradient in the latest step
@@ -570,6 +584,7 @@ private:
     std::int64_t version_ = 1;         // of the arrays' memory
     py::list state_;                   // per parameter {slot: array}, for Python to read and save
     std::vector<py::object> owned_;    // the arrays of state_
+    std::vector<py::object> masters_;  // of these the master weights, None where there are none
     std::vector<unsigned> slots_;      // per group, as row_.slots says
     View on_;                          // the first parameter: its device does the work
     Clocks clocks_;                    // per group

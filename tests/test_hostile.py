@@ -1,0 +1,296 @@
+"""Arguments whose code does harm, tensors without memory, text without UTF-8, and the end of the interpreter."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import assert_identical
+
+import gradfuse
+
+
+class Resizes:
+    """An argument that empties another array of the call while it is read."""
+
+    def __init__(self, victim):
+        self.victim, self.own = victim, np.ones(victim.shape, victim.dtype)
+
+    def strike(self):
+        self.victim.resize((0,), refcheck=False)
+
+    def __float__(self):
+        self.strike()
+        return 1.0
+
+    def __index__(self):
+        self.strike()
+        return 1
+
+    def __dlpack__(self, **options):
+        self.strike()
+        return self.own.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+def labels(x):
+    return np.zeros(len(x), "i8")
+
+
+REENTRANT = {
+    "number": lambda x: gradfuse.elu(x, alpha=Resizes(x)),
+    "axis": lambda x: gradfuse.softmax(x, axis=Resizes(x)),
+    "array after": lambda x: gradfuse.relu_backward(x, Resizes(x)),
+    "array before": lambda x: gradfuse.mse_loss(x, Resizes(x)),
+    "out": lambda x: gradfuse.elu(np.ones_like(x), alpha=Resizes(x), out=x),
+    "labels": lambda x: gradfuse.cross_entropy(x, labels(x), label_smoothing=Resizes(x)),
+    "weight": lambda x: gradfuse.layer_norm_forward(Resizes(x), x, None, axis=(0, 1)),
+    "random": lambda x: gradfuse.dropout_forward(x, rng=Resizes(x)),
+    "list": lambda x: gradfuse.clip_grad_norm_([x, Resizes(x)], 1.0),
+    "gradients": lambda x: gradfuse.optim.SGD([x.copy(), x.copy()]).step([x, Resizes(x)]),
+    "parameters": lambda x: gradfuse.optim.SGD([x, x.copy()]).step([x.copy(), Resizes(x)]),
+}
+
+
+@pytest.mark.parametrize("call", REENTRANT.values(), ids=REENTRANT)
+def test_an_array_resized_by_another_argument(call):
+    x = np.ones((400, 100), "f4")
+    with pytest.raises(ValueError, match=r"resized|shape"):
+        call(x)
+
+
+class Raises:
+    def __init__(self, error):
+        self.error = error
+
+    def strike(self, **_):
+        raise self.error
+
+    __float__ = __index__ = __dlpack__ = strike
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+PASSING = {
+    "number": lambda bad: gradfuse.elu(np.ones(3), alpha=bad),
+    "axis": lambda bad: gradfuse.softmax(np.ones(3), axis=bad),
+    "array": lambda bad: gradfuse.relu(bad),
+    "seed": lambda bad: gradfuse.dropout_forward(np.ones(3), rng=bad),
+    "generator": lambda bad: gradfuse.Generator(bad),
+    "axes": lambda bad: gradfuse.max_norm_(np.ones((3, 3)), 1.0, axis=bad),
+    "gradient": lambda bad: gradfuse.optim.SGD([np.ones(3)]).step([bad]),
+    "clipping": lambda bad: gradfuse.clip_grad_norm_([bad], 1.0),
+    "labels": lambda bad: gradfuse.cross_entropy(np.ones((3, 3)), bad),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, RecursionError])
+@pytest.mark.parametrize("call", PASSING.values(), ids=PASSING)
+def test_interrupts_pass(call, error):
+    with pytest.raises(error):
+        call(Raises(error("stop")))
+
+
+@pytest.mark.parametrize("call", PASSING.values(), ids=PASSING)
+def test_other_errors_become_one_sentence(call):
+    with pytest.raises((TypeError, ValueError)) as error:
+        call(Raises(OSError("a long story")))
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_that_calls_gradfuse_on_itself_ends():
+    class Itself:
+        def __dlpack__(self, **_):
+            return gradfuse.relu(self)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    with pytest.raises(RecursionError):
+        gradfuse.relu(Itself())
+
+
+FUNCTIONS = [name for name in gradfuse._core.__all__ if callable(getattr(gradfuse._core, name))]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_keyword_without_utf8(name):
+    with pytest.raises(TypeError, match=r"unexpected argument '\\udc80'|missing argument|at most"):
+        getattr(gradfuse._core, name)(**{"\udc80": 1})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda text: gradfuse.mse_loss(np.ones(3), np.ones(3), reduction=text),
+        lambda text: gradfuse.gated(np.ones(3), np.ones(3), activation=text),
+        lambda text: gradfuse.gated(np.ones(3), np.ones(3), activation=("elu", {text: 1.0})),
+        lambda text: gradfuse.clip_grad_norm_([np.ones(3)], 1.0, nonfinite=text),
+        lambda text: gradfuse.Generator(1).load_state_dict({text: 1, "seed": 2}),
+    ],
+)
+def test_text_without_utf8(call):
+    with pytest.raises((TypeError, ValueError), match="udc80"):
+        call("\udc80")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gradfuse.Generator(), "Generator: missing argument seed"),
+        (lambda: gradfuse.Generator(1, True, 3), "Generator: takes at most 2 arguments, got 3"),
+        (lambda: gradfuse.Generator(1, seed=2), "Generator: argument seed given twice"),
+        (lambda: gradfuse.Generator(1, capturable=1), "Generator: capturable must be True or False, got 1"),
+        (lambda: gradfuse.Generator(1).state_dict(1), "Generator.state_dict: takes at most 0 arguments, got 1"),
+        (lambda: gradfuse.Generator(1).load_state_dict(), "Generator.load_state_dict: missing argument state"),
+        (lambda: gradfuse.Generator(1).load_state_dict(states={}), "unexpected argument 'states'"),
+    ],
+)
+def test_generator_messages(call, message):
+    with pytest.raises(TypeError) as error:
+        call()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_daemon_threads_at_the_end():
+    code = """
+import numpy as np, gradfuse, threading, time
+x = np.ones(1 << 22, "f4")
+o = gradfuse.optim.Adam([x.copy()])
+def kernel():
+    while True: gradfuse.mish(x)
+def step():
+    while True: o.step([x])
+for f in (kernel, kernel, step): threading.Thread(target=f, daemon=True).start()
+time.sleep(0.2)
+"""
+    runs = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(run.communicate(timeout=60)[1], run.returncode) for run in runs] == [(b"", 0)] * 3
+
+
+def test_master_weights_are_the_optimizers_own():
+    p = np.full(1000, 2, np.float16)
+    opt = gradfuse.optim.SGD([p], lr=0.5, master_weights=True)
+    own, given = opt.state[0]["master"], np.zeros(1, np.float32)
+    opt.state[0]["master"] = given
+    p[:] = 3
+    opt.refresh_master_weights()
+    assert_identical(given, np.zeros(1, np.float32))
+    assert_identical(own, np.full(1000, 3, np.float32))
+    opt.state.clear()
+    opt.step([np.ones_like(p)])
+    assert_identical(p, np.full(1000, 2.5, np.float16))
+
+
+def test_nobody_frees_a_state():
+    opt = gradfuse.optim.Adam([np.ones(1000)])
+    for name, array in opt.state[0].items():
+        with pytest.raises(ValueError, match="own"):
+            array.resize((0,), refcheck=False)
+        assert array.shape == (1000,), name
+
+
+# ---- PyTorch
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+WITHOUT_MEMORY = {
+    "zero tensor": lambda torch: torch._efficientzerotensor((4,)),
+    "resized to 0, as FSDP does": lambda torch: emptied(torch.ones(4)),
+    "meta": lambda torch: torch.ones(4, device="meta"),
+}
+
+
+def emptied(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("make", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY)
+def test_tensors_without_memory(torch, make):
+    for call in (
+        lambda t: gradfuse.relu(t),
+        lambda t: gradfuse.relu(torch.ones(4), out=t),
+        lambda t: gradfuse.optim.SGD([torch.ones(4)]).step([t]),
+        lambda t: gradfuse.optim.SGD([t]),
+        lambda t: gradfuse.clip_grad_norm_([t], 1.0),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"must have memory|could not be read"):
+            call(make(torch))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_stand_for_others(torch):
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode(), pytest.raises((TypeError, ValueError)):
+        gradfuse.relu(torch.ones(3))
+    with pytest.raises((TypeError, ValueError)):
+        torch.func.functionalize(gradfuse.relu)(torch.ones(3))
+
+
+def test_a_tensor_resized_by_another_argument(torch):
+    x = torch.ones(1000)
+
+    class Bad:
+        def __float__(self):
+            emptied(x)
+            return 1.0
+
+    with pytest.raises(ValueError, match="resized"):
+        gradfuse.elu(x, alpha=Bad())
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 1), (1,)])
+def test_lazily_negated_tensors(torch, shape):
+    z = torch.complex(torch.ones(shape), torch.ones(shape))
+    with pytest.raises(ValueError, match="resolve_neg"):
+        gradfuse.relu(z.conj().imag)
+    with pytest.raises(ValueError, match="resolve_neg"):
+        gradfuse.relu(torch.ones(shape), out=z.conj().imag)
+    assert torch.equal(gradfuse.relu(z.imag), torch.ones(shape))
+    assert torch.equal(gradfuse.relu(-z.conj().imag.resolve_neg()), torch.ones(shape))
+
+
+def test_autograd_hears_of_writes(torch):
+    w = torch.ones(3, requires_grad=True)
+    t = torch.tensor([-1.0, 2.0, 3.0])
+    y = (w * t).sum()
+    gradfuse.relu(t, out=t)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+def test_writes_are_counted(torch):
+    def written(t, call):
+        before = t._version
+        call()
+        return t._version - before
+
+    x, mean, var = torch.ones(5, 4), torch.zeros(4), torch.ones(4)
+    p, g = torch.ones(4, requires_grad=True), torch.ones(4)
+    opt = gradfuse.optim.SGD([p])
+    assert written(x, lambda: gradfuse.relu(torch.ones(5, 4), out=x)) == 1
+    assert written(x, lambda: gradfuse.relu(x)) == 0
+    assert written(x, lambda: gradfuse.clip_grad_norm_([x], 1.0)) == 1
+    assert written(x, lambda: gradfuse.clip_grad_value_([x], 1.0)) == 1
+    assert written(x, lambda: gradfuse.max_norm_(x, 1.0)) == 1
+    assert written(mean, lambda: gradfuse.batch_norm_forward(x, mean, var)) == 1
+    assert written(var, lambda: gradfuse.batch_norm_forward(x, mean, var)) == 1
+    assert written(mean, lambda: gradfuse.batch_norm(x, mean, var)) == 0
+    assert written(p, lambda: opt.step([g])) == 1
+    assert written(g, lambda: opt.step([g])) == 0
+    with pytest.raises(ValueError, match="finite"):
+        written(g, lambda: gradfuse.clip_grad_norm_([g * np.inf], 1.0, nonfinite="raise"))
+    with torch.inference_mode():  # its tensors have no counter
+        t = torch.full((3,), -1.0)
+        gradfuse.relu(t, out=t)
+        assert torch.equal(t, torch.zeros(3))
