@@ -1,7 +1,9 @@
 """Arguments whose code does harm, tensors without memory, text without UTF-8, and the end of the interpreter."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -192,6 +194,73 @@ def test_nobody_frees_a_state():
         with pytest.raises(ValueError, match="own"):
             array.resize((0,), refcheck=False)
         assert array.shape == (1000,), name
+
+
+class Owned(np.ndarray):
+    """An array that may refer to what refers to it."""
+
+
+def owner_of(make, *arrays):
+    owned = [np.ones(a.shape, a.dtype).view(Owned) for a in arrays]
+    owned[0].owner = make(*owned)
+    return [weakref.ref(a) for a in owned]
+
+
+X, V = np.ones((4, 3)), np.ones(3)
+CYCLES = {
+    "optimizer": (lambda p, q: gradfuse.optim.Adam([p, q]), X, V),
+    "batch_norm": (lambda x, w, b: gradfuse.batch_norm_forward(x, None, None, w, b, residual=x.copy())[1], X, V, V),
+    "layer_norm": (lambda x, w, b: gradfuse.layer_norm_forward(x, w, b)[1], X, V, V),
+    "prelu": (lambda x, w: gradfuse.prelu_forward(x, w)[1], X, V),
+    "maxout": (lambda x: gradfuse.maxout_forward(x, 3)[1], X),
+    "glu": (lambda x: gradfuse.glu_forward(x, axis=0)[1], X),
+    "rrelu": (lambda x: gradfuse.rrelu_forward(x, rng=1)[1], X),
+}
+
+
+@pytest.mark.parametrize("case", CYCLES.values(), ids=CYCLES)
+def test_cycles_are_collected(case):
+    make, *arrays = case
+    references = owner_of(make, *arrays)
+    gc.collect()
+    assert [r() for r in references] == [None] * len(arrays)
+
+
+def test_the_collector_frees_nothing_that_is_used():
+    x, g = np.random.default_rng(0).standard_normal((2, 4, 3))
+    _, ctx = gradfuse.batch_norm_forward(x.copy(), None, None, residual=x.copy())
+    opt = gradfuse.optim.Adam([x])
+    expected = gradfuse.batch_norm_backward(g, ctx)[0].copy()
+    gc.collect()
+    assert_identical(gradfuse.batch_norm_backward(g, ctx)[0], expected)
+    opt.step([g])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a: gradfuse.relu(a),
+        lambda a: gradfuse.relu(np.ones(2), out=a),
+        lambda a: gradfuse.clip_grad_norm_([a], 1.0),
+        lambda a: gradfuse.optim.SGD([a]),
+        lambda a: gradfuse.optim.SGD([np.ones(2)]).step([a]),
+        lambda a: gradfuse.cross_entropy(np.ones((2, 2)), a.astype("i8")),
+    ],
+)
+def test_a_mask_is_not_dropped(call):
+    with pytest.raises(TypeError, match="without a mask, got a masked array: fill it first"):
+        call(np.ma.masked_array(np.array([1.0, 999.0]), [False, True]))
+
+
+@pytest.mark.parametrize("seed", [np.ones((2, 1)).view(np.matrix), "x", -1, None, True, 1.5], ids=repr)
+def test_the_seed_of_pretraining(seed):
+    from gradfuse import nn, training
+
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises((TypeError, ValueError), match="pretrain_layers: seed must be an integer >= 0"):
+        training.pretrain_layers(model, np.ones((4, 4), "f4"), epochs=1, seed=seed, progress=False)
+    with pytest.raises(TypeError, match="pretrain_layers: model must be a Sequential, got list"):
+        training.pretrain_layers([], np.ones((4, 4), "f4"), epochs=1, progress=False)
 
 
 # ---- PyTorch

@@ -75,7 +75,15 @@ void fill_form(PyArrayObject* a, View& v) {
     v.writeable = PyArray_ISWRITEABLE(a);
 }
 
+// A masked array's mask would be lost.
+void refuse_masked(py::handle a, const Where& where) {
+    static const auto* const masked = new py::object(py::module_::import("numpy.ma").attr("MaskedArray"));
+    if (!py::isinstance(a, *masked)) return;
+    fail<py::type_error>(where, " must be an array without a mask, got a masked array: fill it first");
+}
+
 void numpy_view(PyArrayObject* a, const Where& where, View& v) {
+    if (!PyArray_CheckExact(a)) refuse_masked(reinterpret_cast<PyObject*>(a), where);
     if (!dtype_of_number(PyArray_TYPE(a), v.dtype)) {
         fail_dtype(where, py::str(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))));
     }
@@ -332,6 +340,7 @@ std::optional<View> integer_view(py::handle object, const Where& where) {
         return v;
     }
     auto* array = reinterpret_cast<PyArrayObject*>(a.ptr());
+    if (!PyArray_CheckExact(array)) refuse_masked(a, where);
     if (!PyTypeNum_ISINTEGER(PyArray_TYPE(array)) || PyArray_NDIM(array) > Array::max_dims) return std::nullopt;
     v.keeper =
         py::reinterpret_steal<py::object>(PyArray_FROM_OTF(a.ptr(), NPY_INT64, NPY_ARRAY_CARRAY | NPY_ARRAY_FORCECAST));

@@ -83,6 +83,24 @@ const Kind& context_of(const Args& args) {  // for functions called "..._backwar
     return context_of<Kind>(args, function.substr(0, function.find("backward")) + "forward");
 }
 
+// For a class whose objects hold Python objects: the garbage collector sees those that Kind::held(f) calls f with. They
+// need not be cleared: in every cycle there is another object that can be.
+template <class Kind>
+py::custom_type_setup collected() {
+    return py::custom_type_setup([](PyHeapTypeObject* type) {
+        type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+        type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+            int stop = visit(reinterpret_cast<PyObject*>(Py_TYPE(self)), arg);
+            auto* const instance = reinterpret_cast<py::detail::instance*>(self);
+            if (stop || !instance->get_value_and_holder().holder_constructed()) return stop;
+            py::cast<const Kind&>(py::handle(self)).held([&](py::handle o) {
+                if (o && !stop) stop = visit(o.ptr(), arg);
+            });
+            return stop;
+        };
+    });
+}
+
 // An array that a context keeps: the caller's array, not a copy. Absent if the forward had no such argument.
 class Saved {
 public:
@@ -92,6 +110,7 @@ public:
         if (v) *this = *v;
     }
 
+    py::handle object() const { return object_; }
     // ValueError if its shape or dtype has changed since the forward.
     std::optional<View> view(const Args& args, const char* name) const;
 

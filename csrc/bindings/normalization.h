@@ -7,6 +7,11 @@ namespace gradfuse {
 
 // The context of a backward: references to the forward's arrays, and the statistics that the forward used.
 struct NormalizationContext : Context {
+    template <class F>
+    void held(const F& f) const {
+        for (const Saved* saved : {&x, &weight, &bias}) f(saved->object());
+    }
+
     Saved x, weight, bias;  // x: what was normalized
     std::optional<Doubles> statistics[NormInfo::max_statistics];
     Drawn drawn;

@@ -19,6 +19,13 @@ namespace {
 
 struct ChannelContext : NormalizationContext {
     ChannelOp op;
+    template <class F>
+    void held(const F& f) const {
+        NormalizationContext::held(f);
+        f(residual.object());
+        f(moments.object());
+    }
+
     Saved residual;
     Saved moments;  // of the whole batch, if the phases are separate calls
 };
@@ -318,7 +325,7 @@ py::object batch_norm_finish(const Args& args) {
 }  // namespace
 
 void register_channels(py::module_& m) {
-    py::class_<ChannelContext>(m, "ChannelContext",
+    py::class_<ChannelContext>(m, "ChannelContext", collected<ChannelContext>(),
                                "What the backward of batch_norm_forward or bias_act_forward needs. It refers to the "
                                "arrays given to the forward and makes no copies.");
     const std::string

@@ -9,6 +9,11 @@ constexpr Word<Divisor> num_pieces{"num_pieces"};
 namespace {
 
 struct MaxoutContext : Context {
+    template <class F>
+    void held(const F& f) const {
+        f(x.object());
+    }
+
     Saved x;
     ChannelShape shape;
     int pieces;
@@ -39,7 +44,8 @@ py::object maxout_backward(const Args& args) {
 }  // namespace
 
 void register_maxout(py::module_& m) {
-    py::class_<MaxoutContext>(m, "MaxoutContext", "What maxout_backward needs. It holds x.");
+    py::class_<MaxoutContext>(m, "MaxoutContext", collected<MaxoutContext>(),
+                              "What maxout_backward needs. It holds x.");
     define(
         m, "maxout_forward", {arg::x, arg::num_pieces, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
         {"(y, ctx), y = the maximum over num_pieces groups of the channels on axis.",

@@ -57,35 +57,41 @@ void require_disjoint(const std::vector<View>& arrays, const Where& where) {
     }
 }
 
-// The list of arrays that clipping writes in place.
+// The list of arrays that clipping writes in place. A None in it counts as an array without elements.
 struct Gradients {
     explicit Gradients(const Args& args) : list(args(arg::grads)) {
         const Where where = args.where(arg::grads);
         std::vector<std::int64_t> sizes;
         views.reserve(list.size());
         for (const py::handle item : list) {
-            views.push_back(writeable_view(item, where[views.size()]));
+            if (item.is_none()) {
+                views.emplace_back();
+            } else {
+                views.push_back(writeable_view(item, where[views.size()]));
+                if (!on) on = views.back();
+            }
             sizes.push_back(views.back().size);
         }
         require_disjoint(views, where);
         tensors.resize(views.size());
         for (std::size_t k = 0; k < views.size(); ++k) {
-            require_device(views[k], where[k], views[0], "the first");
+            if (!list[k].is_none()) require_device(views[k], where[k], *on, "the first");
             tensors[k].gradient = views[k];
         }
         chunks = Chunks(sizes);
     }
 
-    // Calls f(backend, table) unless the list is empty.
+    // Calls f(backend, table) unless the list has no array.
     template <class F>
     void compute(const F& f) {
-        if (views.empty()) return;
-        gradfuse::compute(views[0], chunks.elements(),
+        if (!on) return;
+        gradfuse::compute(*on, chunks.elements(),
                           [&](const Backend& backend) { f(backend, chunks.table(tensors, false)); });
     }
 
     py::tuple list;
     std::vector<View> views;
+    std::optional<View> on;  // the first array
     std::vector<Tensor> tensors;
     Chunks chunks;
 };
@@ -133,7 +139,7 @@ py::object clip_grad_norm(const Args& args) {
     const Nonfinite policy = args(arg::nonfinite);
     const bool per_array = args(arg::per_array);
     Gradients g(args);
-    Norms norms(g.views.empty() ? View() : g.views[0], per_array, std::int64_t(g.views.size()));
+    Norms norms(g.on.value_or(View()), per_array, std::int64_t(g.views.size()));
     const auto clip = [&](const Backend& b, const ChunkTable& table) {
         b.clip_to_norm(table, per_array, norms.data(), limit, policy == Nonfinite::propagate);
     };
@@ -409,6 +415,13 @@ public:
         work([&](const Backend& b) { b.set_groups(chunks_.table(tensors_, true, version_), step); });
     }
 
+    template <class F>
+    void held(const F& f) const {
+        f(parameters_);
+        f(state_);
+        for (const py::object& array : owned_) f(array);
+    }
+
     std::int64_t t() const { return clocks_.t(); }
     py::list state() const { return state_; }
     py::list clocks() const {
@@ -641,7 +654,8 @@ void register_optimizers(py::module_& m) {
                         read_values(py::tuple(py::reinterpret_borrow<py::object>(args(arg::values))), values);
                         return py::object(py::int_(optimizer_row(int(args(arg::row))).slots(values)));
                     });
-    py::class_<Plan>(m, "Plan", "An optimizer's arrays, their state and the tasks into which a step is divided.")
+    py::class_<Plan>(m, "Plan", collected<Plan>(),
+                     "An optimizer's arrays, their state and the tasks into which a step is divided.")
         .def(py::init<int, const py::list&, const py::list&, const py::list&, bool, bool>(), py::arg("row"),
              py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),
              py::arg("capturable"))
@@ -655,7 +669,8 @@ void register_optimizers(py::module_& m) {
         .def_property("clocks", &Plan::clocks, &Plan::set_clocks);
 
     const std::string arrays =
-        "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory.";
+        "grads is a list of arrays of any shapes (float16, bfloat16, float32 or float64) that share no memory; a None "
+        "in it, of a parameter without a gradient, counts as an array without elements.";
     const std::string errors = ", for a read-only array or two that overlap";
     define(m, "clip_grad_norm_",
            {arg::grads, arg::max_norm, arg::nonfinite = "propagate", keyword_only, arg::per_array = false}, "Any",

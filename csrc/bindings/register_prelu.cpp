@@ -9,6 +9,12 @@ constexpr Word<AnArray> slope{"weight"};
 namespace {
 
 struct PReluContext : Context {
+    template <class F>
+    void held(const F& f) const {
+        f(x.object());
+        f(weight.object());
+    }
+
     Saved x, weight;
     ChannelShape shape;
 };
@@ -46,7 +52,8 @@ py::object prelu_backward(const Args& args) {
 }  // namespace
 
 void register_prelu(py::module_& m) {
-    py::class_<PReluContext>(m, "PReluContext", "What prelu_backward needs. It holds x and weight.");
+    py::class_<PReluContext>(m, "PReluContext", collected<PReluContext>(),
+                             "What prelu_backward needs. It holds x and weight.");
     define(m, "prelu_forward", {arg::x, arg::slope, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
            {"(y, ctx), y = x if x > 0 else weight * x.",
             "weight has shape (1,), or (C,) for the C channels on `axis`. y has the shape of x; weight and y have its "

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradfuse import optim
 from gradfuse._arrays import Array, namespace
-from gradfuse._checks import BELOW_ONE, number
+from gradfuse._checks import BELOW_ONE, integer, number
 from gradfuse.data import Batches
 from gradfuse.nn.layer import Layer, modes_kept
 from gradfuse.nn.linear import Linear
@@ -78,6 +78,9 @@ def pretrain_layers(
     Raises ValueError for a model without two Linear layers, or a noise outside [0, 1).
     Source: Hinton, Osindero and Teh 2006; Bengio et al. 2007; denoising: Vincent et al. 2008.
     """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"pretrain_layers: model must be a Sequential, got {type(model).__name__}")
+    seed = integer("pretrain_layers: seed", seed)
     starts = [i for i, layer in enumerate(model) if isinstance(layer, Linear)]
     if len(starts) < 2:
         raise ValueError(f"pretrain_layers: model must have at least two Linear layers, got {len(starts)}")
