@@ -679,7 +679,7 @@ void register_optimizers(py::module_& m) {
             "written if norm <= max_norm. per_array=True clips each array by its own norm and returns a list of the "
             "norms. " +
                 arrays +
-                " If the norm is not finite, nonfinite='propagate' scales the arrays anyway, 'skip' does not change "
+                "\nIf the norm is not finite, nonfinite='propagate' scales the arrays anyway, 'skip' does not change "
                 "them, and 'raise' does not change them and raises ValueError.\nFor arrays on a GPU the norms are a "
                 "float64 array on that GPU, of shape () or (n,), and only 'raise' waits for the GPU.",
             "Pascanu, Mikolov and Bengio 2013; torch.nn.utils.clip_grad_norm_", errors},
