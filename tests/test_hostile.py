@@ -174,6 +174,42 @@ time.sleep(0.2)
     assert [(run.communicate(timeout=60)[1], run.returncode) for run in runs] == [(b"", 0)] * 3
 
 
+def test_children_of_fork():
+    """They draw masks of their own, and their optimizers are not at work because the parent's was."""
+    code = """
+import os, threading, numpy as np, gradfuse
+def mask():
+    return (gradfuse.dropout_forward(np.ones(256, "f4"))[0] > 0).tobytes()
+def child(f):
+    r, w = os.pipe()
+    if os.fork() == 0:
+        os.write(w, f())
+        os._exit(0)
+    os.wait()
+    return os.read(r, 256)
+masks = [mask(), child(mask), child(mask), mask()]
+assert len(set(masks)) == 4
+p = np.zeros(1_000_000, "f4")
+opt, stop = gradfuse.optim.Adam([p]), []
+def work():
+    while not stop: opt.step([p])
+thread = threading.Thread(target=work)
+thread.start()
+def use():
+    try:
+        opt.state_dict()
+        return b"free"
+    except RuntimeError:
+        return b"busy"
+states = {child(use) for _ in range(10)}
+stop.append(1)
+thread.join()
+assert states == {b"free"}, states
+"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
 def test_master_weights_are_the_optimizers_own():
     p = np.full(1000, 2, np.float16)
     opt = gradfuse.optim.SGD([p], lr=0.5, master_weights=True)

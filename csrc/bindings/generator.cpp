@@ -1,4 +1,5 @@
 #include "bindings/bindings.h"
+#include "bindings/fork.h"
 
 namespace gradfuse {
 
@@ -117,7 +118,12 @@ void Generator::take(const Generator& state) {
 
 Rng Random::read(py::handle object, const Where& where) const {
     if (object.is_none()) {
-        static Generator process(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
+        static Generator process(0);
+        static int seeded_in = -1;  // a child draws numbers of its own
+        if (seeded_in != generation()) {
+            process = Generator(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
+            seeded_in = generation();
+        }
         return Rng(process);
     }
     if (py::isinstance<Generator>(object)) return Rng(object.cast<Generator&>());

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bindings/chunks.h"
+#include "bindings/fork.h"
 #include "bindings/formula.h"
 #include "cpu/tile.h"
 #include "formulas/optimizers/list.h"
@@ -345,13 +346,14 @@ public:
 
     // f(*arguments); an error if another call of this plan is running, in another thread or around this call.
     py::object exclusively(const py::function& f, const py::args& arguments) {
-        if (busy_.exchange(true)) {
+        const int busy = generation() + 1;  // in a child nobody is at work, whoever was in its parent
+        if (busy_.exchange(busy) == busy) {
             throw std::runtime_error(name_ +
                                      ": this optimizer is already running, in another thread or around this call");
         }
         const struct Release {
-            std::atomic<bool>& busy;
-            ~Release() { busy = false; }
+            std::atomic<int>& busy;
+            ~Release() { busy = 0; }
         } release{busy_};
         return f(*arguments);
     }
@@ -606,7 +608,7 @@ private:
     Chunks chunks_;
     std::vector<Chunks> retired_;
     bool chunks_are_current_ = true;
-    std::atomic<bool> busy_{false};
+    std::atomic<int> busy_{0};
 };
 
 const char* kind_text(Kind kind) { return kind == Kind::number ? "number" : kind == Kind::pair ? "pair" : "flag"; }
