@@ -342,16 +342,41 @@ def test_tensors_that_stand_for_others(torch):
         torch.func.functionalize(gradfuse.relu)(torch.ones(3))
 
 
-def test_a_tensor_resized_by_another_argument(torch):
-    x = torch.ones(1000)
+class Empties:
+    """An argument that takes a tensor's memory away while it is read."""
 
-    class Bad:
-        def __float__(self):
-            emptied(x)
-            return 1.0
+    def __init__(self, victim):
+        self.victim = victim
 
+    def __float__(self):
+        emptied(self.victim)
+        return 1.0
+
+    def __index__(self):
+        emptied(self.victim)
+        return 0
+
+    def __hash__(self):
+        return hash("alpha")
+
+    def __eq__(self, other):
+        emptied(self.victim)
+        return other == "alpha"
+
+
+TENSORS = {
+    "number": lambda x: gradfuse.elu(x, alpha=Empties(x)),
+    "axis": lambda x: gradfuse.softmax(x, axis=Empties(x)),
+    "seed": lambda x: gradfuse.dropout_forward(x, rng=Empties(x)),
+    "axes": lambda x: gradfuse.max_norm_(x, 1.0, axis=Empties(x)),
+    "parameter": lambda x: gradfuse.gated(x, x, activation=("elu", {Empties(x): 1.0})),
+}
+
+
+@pytest.mark.parametrize("call", TENSORS.values(), ids=TENSORS)
+def test_a_tensor_resized_by_another_argument(torch, call):
     with pytest.raises(ValueError, match="resized"):
-        gradfuse.elu(x, alpha=Bad())
+        call(torch.ones(1000))
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 1), (1,)])

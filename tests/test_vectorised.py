@@ -97,20 +97,17 @@ DECLARED += ["CrossEntropyOfLabels<D>", "CrossEntropyOfProbabilities<D>", "PRelu
 def test_declarations(functions, declared, loop, dtype, isa):
     """Its loops over elements are packed; where the reduction has functions for itself, each of them.
 
-    `reduce` itself has none if it calls functions that have them.
+    Baseline is built for size. There a function may have no loop, and call the one that has it.
     """
     first = declared.replace("<D>", f"<{dtype}>")
     pattern = rf"gradfuse::{isa}::{loop}<gradfuse::{isa}::{first}[,>]"
     found = {name: code for name, code in functions.items() if re.search(pattern, name) and "cold" not in name}
     vectors = {name: sum(packed(code, isa, kind) for kind in SUFFIX) for name, code in found.items()}
     assert sum(vectors.values()) >= 4
-
-    def named(pattern):
-        return [name for name in found if re.search(pattern, name)]
-
-    of_reduction = named("::second<") or named("::for_positions<") or named(r"::reduce\(")
-    for name in of_reduction + named(r"::map_position\("):
-        assert vectors[name] > 0, name
+    for name, count in vectors.items():
+        if re.search(r"::(?:reduce\(|second<|map_position\()", name):
+            only_calls = isa == "baseline" and re.search("call .*::(?:second|for_positions)<", found[name])
+            assert count > 0 or only_calls, name
 
 
 OTHERS = ["maxout", "gated_forward", "gated_backward", "dropout_tile<float>"]

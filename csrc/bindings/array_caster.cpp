@@ -223,8 +223,8 @@ View view(py::handle object, const Where& where) {
 
 bool runs_code(py::handle object) { return !PyArray_Check(object.ptr()) && foreign_runs_code(object); }
 
-bool is_at(py::handle object, Source source, const void* data, std::int64_t size) {
-    if (source != Source::numpy) return foreign_is_at(object, source, data, size);
+bool has_memory_at(py::handle object, Source source, const void* data, std::int64_t size) {
+    if (source != Source::numpy) return foreign_has_memory_at(object, source, data, size);
     auto* const a = reinterpret_cast<PyArrayObject*>(object.ptr());
     return PyArray_DATA(a) == data && PyArray_SIZE(a) == size;
 }

@@ -40,7 +40,7 @@ View view(py::handle object, const Where& where);
 bool runs_code(py::handle object);
 
 // Whether an array still has this memory, as far as its library can be asked.
-bool is_at(py::handle object, Source source, const void* data, std::int64_t size);
+bool has_memory_at(py::handle object, Source source, const void* data, std::int64_t size);
 
 // A float array that will be written: ValueError if it is read-only or if two elements have the same address.
 View writeable_view(py::handle object, const Where& where);
@@ -156,7 +156,7 @@ bool is_immutable(const View& v);
 // PyTorch counts the writes of a tensor, so that autograd notices them. `arrays`: one like `like`, or a tuple of them.
 void count_writes(py::handle like, py::handle arrays);
 bool foreign_runs_code(py::handle object);
-bool foreign_is_at(py::handle object, Source source, const void* data, std::int64_t size);
+bool foreign_has_memory_at(py::handle object, Source source, const void* data, std::int64_t size);
 py::object numpy_dtype(DType dtype);
 DType dtype_from_numpy(py::handle dtype, const Where& where);  // float types, and 32 or 64 bit integers
 bool is_dense(const Array& a);

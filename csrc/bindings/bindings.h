@@ -25,13 +25,13 @@ void compute(const View& on, std::int64_t elements, const F& f) {
     if (on.on_device()) {
         std::vector<Workspace> workspaces;
         const devices::Scope scope(on.device, stream_of(on), [&](std::int64_t bytes) {
-            const Acquired acquired;
+            const WithGil with_gil;
             return workspaces.emplace_back(on, bytes).data();
         });
-        const Released released;
+        const WithoutGil without_gil;
         f(devices::backend());
     } else if (elements > release_gil_above) {
-        const Released released;
+        const WithoutGil without_gil;
         f(cpu_backend());
     } else {
         f(cpu_backend());
@@ -83,17 +83,17 @@ const Kind& context_of(const Args& args) {  // for functions called "..._backwar
     return context_of<Kind>(args, function.substr(0, function.find("backward")) + "forward");
 }
 
-// For a class whose objects hold Python objects: the garbage collector sees those that Kind::held(f) calls f with. They
-// need not be cleared: in every cycle there is another object that can be.
+// For a class whose objects hold Python objects: the garbage collector sees those that Kind::traverse(f) calls f with.
+// They need not be cleared: in every cycle there is another object that can be.
 template <class Kind>
-py::custom_type_setup collected() {
+py::custom_type_setup garbage_collected() {
     return py::custom_type_setup([](PyHeapTypeObject* type) {
         type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
         type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
             int stop = visit(reinterpret_cast<PyObject*>(Py_TYPE(self)), arg);
             auto* const instance = reinterpret_cast<py::detail::instance*>(self);
             if (stop || !instance->get_value_and_holder().holder_constructed()) return stop;
-            py::cast<const Kind&>(py::handle(self)).held([&](py::handle o) {
+            py::cast<const Kind&>(py::handle(self)).traverse([&](py::handle o) {
                 if (o && !stop) stop = visit(o.ptr(), arg);
             });
             return stop;

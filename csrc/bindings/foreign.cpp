@@ -361,7 +361,7 @@ bool foreign_runs_code(py::handle object) {
     return source == Source::array_interface || source == Source::dlpack;
 }
 
-bool foreign_is_at(py::handle object, Source source, const void* data, std::int64_t size) {
+bool foreign_has_memory_at(py::handle object, Source source, const void* data, std::int64_t size) {
     if (source != Source::exchange_api) return true;  // a DLPack capsule keeps its memory, CuPy never moves an array
     dlpack::Tensor t;
     if (library_of(object).api->tensor_from_object(object.ptr(), &t) != 0) {

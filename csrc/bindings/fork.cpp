@@ -6,11 +6,11 @@ namespace gradfuse {
 
 namespace {
 
-int forks = 0;
-const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+int count = 0;
+const int registered = pthread_atfork(nullptr, nullptr, [] { ++count; });
 
 }  // namespace
 
-int generation() { return registered == 0 ? forks : 0; }
+int forks() { return registered == 0 ? count : 0; }
 
 }  // namespace gradfuse

@@ -1,9 +1,9 @@
-// Whether this process is still the one in which something was done, or its child.
+// Tells a process from its children.
 #pragma once
 
 namespace gradfuse {
 
-// 0, and one more in a child of fork().
-int generation();
+// How often fork() was called on the way to this process since gradfuse was imported.
+int forks();
 
 }  // namespace gradfuse

@@ -9,6 +9,7 @@ bool is_integer(py::handle value) { return PyIndex_Check(value.ptr()) && !PyBool
 
 std::uint64_t word(py::handle value, const Where& where) {
     if (!is_integer(value)) fail<py::type_error>(where, " must be an integer, got ", describe(value));
+    if (!PyLong_CheckExact(value.ptr())) Reading::note_foreign_code();
     const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     const unsigned long long v = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
     if (PyErr_Occurred()) {
@@ -101,7 +102,7 @@ Drawn Generator::next(const View& x) {
 std::uint64_t Generator::stream() const {
     std::uint64_t now = stream_;
     if (const auto count = count_) {
-        const Released released;
+        const WithoutGil without_gil;
         devices::read(device_, &now, count->data(), sizeof now);
     }
     return now;
@@ -111,7 +112,7 @@ void Generator::take(const Generator& state) {
     seed_ = state.seed_;
     stream_ = state.stream_;
     if (const auto count = count_) {  // a captured graph may still use this count
-        const Released released;
+        const WithoutGil without_gil;
         devices::set(device_, count->data(), &stream_, sizeof stream_);
     }
 }
@@ -119,10 +120,10 @@ void Generator::take(const Generator& state) {
 Rng Random::read(py::handle object, const Where& where) const {
     if (object.is_none()) {
         static Generator process(0);
-        static int seeded_in = -1;  // a child draws numbers of its own
-        if (seeded_in != generation()) {
+        static int seeded_in = -1;  // a child process gets another seed
+        if (seeded_in != forks()) {
             process = Generator(py::module_::import("secrets").attr("randbits")(64).cast<std::uint64_t>());
-            seeded_in = generation();
+            seeded_in = forks();
         }
         return Rng(process);
     }

@@ -28,26 +28,26 @@ auto or_sleep(const Ask& ask) {
 }
 
 // Other Python threads run while this exists.
-class Released {
+class WithoutGil {
 public:
-    Released() : state_(PyEval_SaveThread()) {}
-    ~Released() {
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    ~WithoutGil() {
         or_sleep([&] { PyEval_RestoreThread(state_); });
     }
-    Released(const Released&) = delete;
-    Released& operator=(const Released&) = delete;
+    WithoutGil(const WithoutGil&) = delete;
+    WithoutGil& operator=(const WithoutGil&) = delete;
 
 private:
     PyThreadState* const state_;
 };
 
 // This thread may call Python while this exists.
-class Acquired {
+class WithGil {
 public:
-    Acquired() : state_(or_sleep([] { return PyGILState_Ensure(); })) {}
-    ~Acquired() { PyGILState_Release(state_); }
-    Acquired(const Acquired&) = delete;
-    Acquired& operator=(const Acquired&) = delete;
+    WithGil() : state_(or_sleep([] { return PyGILState_Ensure(); })) {}
+    ~WithGil() { PyGILState_Release(state_); }
+    WithGil(const WithGil&) = delete;
+    WithGil& operator=(const WithGil&) = delete;
 
 private:
     const PyGILState_STATE state_;

@@ -8,7 +8,7 @@ namespace gradfuse {
 // The context of a backward: references to the forward's arrays, and the statistics that the forward used.
 struct NormalizationContext : Context {
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         for (const Saved* saved : {&x, &weight, &bias}) f(saved->object());
     }
 

@@ -45,7 +45,7 @@ void Reading::check() {
     if (!r) return;
     r->for_all([&](const Seen& s) {
         if (s.source != Source::numpy && !r->foreign_code_) return;  // asking takes longer there
-        if (is_at(s.object, s.source, s.data, s.size)) return;
+        if (has_memory_at(s.object, s.source, s.data, s.size)) return;
         fail<py::value_error>("an array must stay as it is while the arguments are read, got one that was resized");
     });
 }

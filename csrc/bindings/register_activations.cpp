@@ -52,6 +52,7 @@ Activation AnActivation::read(py::handle object, const Where& where) const {
     py::dict given;
     if (py::isinstance<py::tuple>(name) && py::len(name) == 2 && py::isinstance<py::dict>(name[py::int_(1)])) {
         given = name[py::int_(1)];
+        Reading::note_foreign_code();  // its keys may compare in their own way
         name = name[py::int_(0)];
     }
     if (!py::isinstance<py::str>(name)) {

@@ -20,8 +20,8 @@ namespace {
 struct ChannelContext : NormalizationContext {
     ChannelOp op;
     template <class F>
-    void held(const F& f) const {
-        NormalizationContext::held(f);
+    void traverse(const F& f) const {
+        NormalizationContext::traverse(f);
         f(residual.object());
         f(moments.object());
     }
@@ -325,7 +325,7 @@ py::object batch_norm_finish(const Args& args) {
 }  // namespace
 
 void register_channels(py::module_& m) {
-    py::class_<ChannelContext>(m, "ChannelContext", collected<ChannelContext>(),
+    py::class_<ChannelContext>(m, "ChannelContext", garbage_collected<ChannelContext>(),
                                "What the backward of batch_norm_forward or bias_act_forward needs. It refers to the "
                                "arrays given to the forward and makes no copies.");
     const std::string

@@ -26,7 +26,7 @@ py::object gated_backward(const Args& args) {
 
 struct GluContext : Context {
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         f(x.object());
     }
 
@@ -77,7 +77,7 @@ py::object glu_backward(const Args& args) {
 }  // namespace
 
 void register_gates(py::module_& m) {
-    py::class_<GluContext>(m, "GluContext", collected<GluContext>(), "What glu_backward needs. It holds x.");
+    py::class_<GluContext>(m, "GluContext", garbage_collected<GluContext>(), "What glu_backward needs. It holds x.");
     const std::string source = "Dauphin et al. 2017; Shazeer 2020 (GEGLU, SwiGLU)";
     define(m, "gated", {arg::a, arg::gate, arg::activation = "silu", keyword_only, arg::out = none}, "Array",
            {"y = a * act(gate): with 'silu' the gate of SwiGLU, with 'gelu' that of GEGLU.",

@@ -10,7 +10,7 @@ namespace {
 
 struct MaxoutContext : Context {
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         f(x.object());
     }
 
@@ -44,7 +44,7 @@ py::object maxout_backward(const Args& args) {
 }  // namespace
 
 void register_maxout(py::module_& m) {
-    py::class_<MaxoutContext>(m, "MaxoutContext", collected<MaxoutContext>(),
+    py::class_<MaxoutContext>(m, "MaxoutContext", garbage_collected<MaxoutContext>(),
                               "What maxout_backward needs. It holds x.");
     define(
         m, "maxout_forward", {arg::x, arg::num_pieces, keyword_only, arg::axis = 1}, "tuple[Array, Any]",

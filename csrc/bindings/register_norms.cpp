@@ -260,7 +260,7 @@ void register_norm(py::module_& m, int row) {
 }  // namespace
 
 void register_norms(py::module_& m) {
-    py::class_<NormContext>(m, "NormContext", collected<NormContext>(),
+    py::class_<NormContext>(m, "NormContext", garbage_collected<NormContext>(),
                             "What the backward of a normalization needs. It refers to the arrays that the forward was "
                             "given or returned and makes no copies.");
     for (int row = 0; row < Norms::size; ++row) register_norm(m, row);

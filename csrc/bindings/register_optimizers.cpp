@@ -114,7 +114,7 @@ public:
     std::vector<double> values() const {
         if (!array_) return values_;
         std::vector<double> read(static_cast<std::size_t>(count_));
-        const Released released;
+        const WithoutGil without_gil;
         devices::read(device_, read.data(), array_->array().data, count_ * std::int64_t(sizeof(double)));
         return read;
     }
@@ -172,6 +172,7 @@ std::vector<bool> axes_of(py::handle given, const Where& where, const View& x) {
     std::vector<bool> named(std::size_t(x.ndim), false);
     for (const py::handle a :
          PyTuple_Check(given.ptr()) ? py::tuple(py::reinterpret_borrow<py::tuple>(given)) : py::make_tuple(given)) {
+        if (!PyLong_CheckExact(a.ptr())) Reading::note_foreign_code();
         const Py_ssize_t axis = PyNumber_AsSsize_t(a.ptr(), nullptr);
         if (PyBool_Check(a.ptr()) || PyErr_Occurred()) {
             clear_error();
@@ -245,7 +246,7 @@ public:
     std::vector<Clock> read() const {
         std::vector<Clock> now = host_;
         if (memory_) {
-            const Released released;
+            const WithoutGil without_gil;
             devices::read(device_, now.data(), memory_->data(), bytes());
         }
         return now;
@@ -346,7 +347,7 @@ public:
 
     // f(*arguments); an error if another call of this plan is running, in another thread or around this call.
     py::object exclusively(const py::function& f, const py::args& arguments) {
-        const int busy = generation() + 1;  // in a child nobody is at work, whoever was in its parent
+        const int busy = forks() + 1;  // what the parent of this process was doing does not count
         if (busy_.exchange(busy) == busy) {
             throw std::runtime_error(name_ +
                                      ": this optimizer is already running, in another thread or around this call");
@@ -418,7 +419,7 @@ public:
     }
 
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         f(parameters_);
         f(state_);
         for (const py::object& array : owned_) f(array);
@@ -656,7 +657,7 @@ void register_optimizers(py::module_& m) {
                         read_values(py::tuple(py::reinterpret_borrow<py::object>(args(arg::values))), values);
                         return py::object(py::int_(optimizer_row(int(args(arg::row))).slots(values)));
                     });
-    py::class_<Plan>(m, "Plan", collected<Plan>(),
+    py::class_<Plan>(m, "Plan", garbage_collected<Plan>(),
                      "An optimizer's arrays, their state and the tasks into which a step is divided.")
         .def(py::init<int, const py::list&, const py::list&, const py::list&, bool, bool>(), py::arg("row"),
              py::arg("parameters"), py::arg("group_sizes"), py::arg("values"), py::arg("master_weights"),

@@ -10,7 +10,7 @@ namespace {
 
 struct PReluContext : Context {
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         f(x.object());
         f(weight.object());
     }
@@ -52,7 +52,7 @@ py::object prelu_backward(const Args& args) {
 }  // namespace
 
 void register_prelu(py::module_& m) {
-    py::class_<PReluContext>(m, "PReluContext", collected<PReluContext>(),
+    py::class_<PReluContext>(m, "PReluContext", garbage_collected<PReluContext>(),
                              "What prelu_backward needs. It holds x and weight.");
     define(m, "prelu_forward", {arg::x, arg::slope, keyword_only, arg::axis = 1}, "tuple[Array, Any]",
            {"(y, ctx), y = x if x > 0 else weight * x.",

@@ -42,7 +42,7 @@ py::object dropout_backward(const Args& args) {
 
 struct RReluContext : Context {
     template <class F>
-    void held(const F& f) const {
+    void traverse(const F& f) const {
         f(x.object());
     }
 
@@ -79,7 +79,8 @@ py::object rrelu_backward(const Args& args) {
 
 void register_random(py::module_& m) {
     py::class_<DropoutContext>(m, "DropoutContext", "What dropout's backward needs. It holds no array.");
-    py::class_<RReluContext>(m, "RReluContext", collected<RReluContext>(), "What rrelu_backward needs. It holds x.");
+    py::class_<RReluContext>(m, "RReluContext", garbage_collected<RReluContext>(),
+                             "What rrelu_backward needs. It holds x.");
 
     const Signature forward = {arg::x, arg::p = 0.5, keyword_only, arg::rng = none},
                     backward = {arg::grad_out, arg::ctx};

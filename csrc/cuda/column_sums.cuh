@@ -319,15 +319,16 @@ template <class S, class F, class Plain, class All>
 void reduce_map_and_columns(const F& f, const Grouping& g, const ReduceMapArrays& a,
                             const Columns<S, F::columns>& columns, const Plain* plain, const All& all) {
     const bool wanted = a.column_sum[0] || a.column_sum[1];
+    if (!wanted) return reduce_map<true, true, S>(f, g, a, columns, plain, all);
     const Call<F, S, All> call(f, g, a, all, columns);
     if constexpr (has_vectors<S>) {
         const bool rows = plain && call.wide && call.groups.one_run && columns.whole(per_access<S>) &&
                           !a.column_per_run && a.periods == 1;
-        if (wanted && rows && g.count() > 0) {
+        if (rows && g.count() > 0) {
             if (slots_of_rows(Call<F, S, Plain>(f, g, a, *plain, columns), a.column_sum)) return;
         }
     }
-    if (wanted) sums_of_columns(call, g, a);
+    sums_of_columns(call, g, a);
     reduce_map<true, true, S>(f, g, a, columns, plain, all);
 }
 

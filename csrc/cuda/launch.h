@@ -11,7 +11,7 @@
 
 #if defined(__CUDACC__)
 #define GRADFUSE_KERNEL(entry) reinterpret_cast<const void*>(entry)
-#define GRADFUSE_CALLED __device__ __noinline__
+#define GRADFUSE_CALLED __device__ __noinline__  // a function that is never inlined
 #else
 #define GRADFUSE_CALLED
 #define __grid_constant__

@@ -63,7 +63,7 @@ struct Current {
     std::list<Kept> kept;   // empty, or the memory that this call has taken
     std::int64_t used = 0;  // of its workspace
 };
-// The scopes of this thread. An allocation may run Python code, which may call gradfuse in a scope of its own.
+// The scopes of this thread, the innermost last: to allocate may run Python code that calls gradfuse again.
 thread_local std::list<Current> scopes;
 
 Current& current() {

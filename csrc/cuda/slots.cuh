@@ -242,8 +242,8 @@ inline void clear(const Array* a) {
     if (a) launch(Clear{{}, DoubleView(a), a->size}, blocks_for(a->size, Clear::threads));
 }
 
-// Runs the declarations of a call over channels. Layouts have kernels of their own, which sum in different orders. So
-// the reduced arrays must be WideDense, or InVectors false.
+// Runs the declarations of a call over channels. Each layout has its own kernels, and they sum in different orders. So
+// the reduced arrays must be WideDense, or InVectors must be false.
 template <class S, class Stages = NoStages, bool InVectors = true>
 class ChannelLoop {
 public:
